@@ -1,0 +1,40 @@
+"""Every error gpt2fast raises on purpose. Each message says what was wrong and what to do."""
+
+from __future__ import annotations
+
+
+class GPT2FastError(Exception):
+    """Base of all errors of this package; the command line prints its message and exits with 2."""
+
+
+class CheckpointError(GPT2FastError, ValueError):
+    """A checkpoint's files are missing, damaged or inconsistent. The message names the file."""
+
+
+class ConfigError(CheckpointError):
+    """A field of ``config.json`` has a value that no GPT-2 can have. The message names the field."""
+
+
+class UnsupportedError(CheckpointError):
+    """The checkpoint asks for something gpt2fast does not implement. The message names it."""
+
+
+class OptionError(GPT2FastError, ValueError):
+    """An option (of ``LLM``, ``SamplingParams``, a command) is unknown or out of range."""
+
+
+class RequestError(GPT2FastError, ValueError):
+    """A prompt cannot be run: empty, a token id out of range, or the like."""
+
+
+class ContextOverflowError(RequestError):
+    """Prompt and ``max_tokens`` together exceed the context and ``overflow`` is ``"error"``."""
+
+
+class CacheExhaustedError(GPT2FastError, MemoryError):
+    """The KV cache has no block left. The scheduler answers by preempting; a request that could
+    not fit even alone is given this error."""
+
+
+class MissingDependencyError(GPT2FastError, ImportError):
+    """An optional dependency is needed. The message names the extra that installs it."""
