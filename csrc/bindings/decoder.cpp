@@ -1,0 +1,126 @@
+#include "decoder/decoder.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include "bindings/module.h"
+
+namespace gpt2fast {
+namespace {
+
+namespace py = pybind11;
+using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+using Logits = py::array_t<float, py::array::c_style>;
+
+
+std::unique_ptr<Decoder> make_decoder(int32_t vocab, int32_t positions, int32_t width,
+                                      int32_t head_size, float epsilon,
+                                      const std::string& activation, bool tied_head,
+                                      const std::vector<std::tuple<int32_t, int32_t, float>>& layers,
+                                      int32_t num_threads, int32_t num_blocks,
+                                      int32_t max_batch_tokens) {
+  if (vocab < 1 || positions < 1 || width < 1 || head_size < 1 || head_size > kMaxHeadSize ||
+      layers.empty() || num_threads < 1 || num_blocks < 1 || max_batch_tokens < 1) {
+    throw std::invalid_argument(
+        "Decoder: sizes must be positive and the head size at most " + std::to_string(kMaxHeadSize));
+  }
+  ModelShape shape{vocab, positions, width, head_size, epsilon, activation_from_name(activation),
+                   tied_head, {}};
+  for (const auto& [heads, inner, scale] : layers) shape.layers.push_back({heads, inner, scale});
+  const py::gil_scoped_release release;
+  return std::make_unique<Decoder>(shape, select_isa(), num_threads, num_blocks, max_batch_tokens);
+}
+
+StoredType stored_type(const std::string& dtype) {
+  if (dtype == "F32") return StoredType::kFloat32;
+  if (dtype == "F16") return StoredType::kFloat16;
+  if (dtype == "BF16") return StoredType::kBFloat16;
+  if (dtype == "F64") return StoredType::kFloat64;
+  throw std::invalid_argument("unknown tensor type '" + dtype + "'; F32, F16, BF16 or F64 expected");
+}
+
+void load(Decoder& decoder, const std::string& name, const std::string& dtype,
+          const std::vector<int64_t>& shape, const py::buffer& data) {
+  const py::buffer_info info = data.request();
+  const StoredType type = stored_type(dtype);
+  int64_t bytes = type == StoredType::kFloat64 ? 8 : type == StoredType::kFloat32 ? 4 : 2;
+  for (const int64_t size : shape) bytes *= size;
+  if (info.ndim != 1 || info.itemsize != 1 || info.size != bytes) {
+    throw std::invalid_argument("tensor '" + name + "' needs " + std::to_string(bytes) +
+                                " bytes, not " + std::to_string(info.size * info.itemsize));
+  }
+  const py::gil_scoped_release release;
+  decoder.weights().load(name, {info.ptr, type, shape}, decoder.pool());
+}
+
+int32_t length_of(const Ids& array, const char* name, int ndim = 1) {
+  if (array.ndim() != ndim) {
+    throw std::invalid_argument(std::string("step: ") + name + " needs " + std::to_string(ndim) +
+                                " dimensions");
+  }
+  return static_cast<int32_t>(array.shape(0));
+}
+
+void step(Decoder& decoder, const Ids& token_ids, const Ids& query_starts, const Ids& context_lens,
+          const Ids& block_tables, const Ids& logit_rows, Logits& logits) {
+  const int32_t sequences = length_of(context_lens, "context_lens");
+  if (length_of(query_starts, "query_starts") != sequences + 1 ||
+      length_of(block_tables, "block_tables", 2) != sequences) {
+    throw std::invalid_argument("step: query_starts, context_lens and block_tables disagree");
+  }
+  const StepBatch batch{token_ids.data(),
+                        query_starts.data(),
+                        context_lens.data(),
+                        block_tables.data(),
+                        logit_rows.data(),
+                        length_of(token_ids, "token_ids"),
+                        sequences,
+                        static_cast<int32_t>(block_tables.shape(1)),
+                        length_of(logit_rows, "logit_rows")};
+  if (logits.ndim() != 2 || logits.shape(0) < batch.num_logit_rows ||
+      logits.shape(1) != decoder.shape().vocab) {
+    throw std::invalid_argument("step: logits must be a float32 array (R, vocabulary)");
+  }
+  float* out = logits.mutable_data();
+  const py::gil_scoped_release release;
+  decoder.step(batch, out);
+}
+
+void copy_blocks(Decoder& decoder, const Ids& pairs) {
+  if (pairs.ndim() != 2 || pairs.shape(1) != 2) {
+    throw std::invalid_argument("copy_blocks needs pairs (N, 2)");
+  }
+  for (py::ssize_t i = 0; i < pairs.shape(0); ++i) {
+    for (int side = 0; side < 2; ++side) {
+      if (pairs.at(i, side) < 0 || pairs.at(i, side) >= decoder.cache().num_blocks()) {
+        throw std::invalid_argument("copy_blocks: no cache block " +
+                                    std::to_string(pairs.at(i, side)));
+      }
+    }
+  }
+  for (py::ssize_t i = 0; i < pairs.shape(0); ++i) {
+    decoder.cache().copy_block(pairs.at(i, 0), pairs.at(i, 1));
+  }
+}
+
+}  // namespace
+
+void bind_decoder(py::module_& module) {
+  module.attr("BLOCK_TOKENS") = kBlockTokens;
+  module.attr("MAX_HEAD_SIZE") = kMaxHeadSize;
+  py::class_<Decoder>(module, "Decoder", "GPT-2 on the CPU: packed weights, cache, one step a call.")
+      .def(py::init(&make_decoder), py::kw_only(), py::arg("vocab"), py::arg("positions"),
+           py::arg("width"), py::arg("head_size"), py::arg("epsilon"), py::arg("activation"),
+           py::arg("tied_head"), py::arg("layers"), py::arg("num_threads"), py::arg("num_blocks"),
+           py::arg("max_batch_tokens"))
+      .def("load", &load, py::arg("name"), py::arg("dtype"), py::arg("shape"), py::arg("data"))
+      .def("missing", [](Decoder& decoder) { return decoder.weights().missing(); })
+      .def("step", &step, py::arg("token_ids"), py::arg("query_starts"), py::arg("context_lens"),
+           py::arg("block_tables"), py::arg("logit_rows"), py::arg("logits").noconvert())
+      .def("copy_blocks", &copy_blocks, py::arg("pairs"))
+      .def_property_readonly("weight_bytes", [](Decoder& d) { return d.weights().bytes(); })
+      .def_property_readonly("cache_bytes", [](Decoder& d) { return d.cache().bytes(); })
+      .def_property_readonly("num_threads", [](Decoder& d) { return d.pool().size(); });
+}
+
+}  // namespace gpt2fast

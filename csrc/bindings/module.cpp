@@ -1,0 +1,8 @@
+#include "bindings/module.h"
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "gpt2fast's compiled core: block pool, CPU decoder, instruction sets.";
+  gpt2fast::bind_isa(module);
+  gpt2fast::bind_block_pool(module);
+  gpt2fast::bind_decoder(module);
+}

@@ -1,0 +1,68 @@
+#include "core/buffer.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+namespace gpt2fast {
+namespace {
+
+constexpr size_t kAlignment = 64;          // a cache line, and the widest vector
+constexpr size_t kHugePage = size_t{2} << 20;
+
+size_t round_up(size_t value, size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace
+
+Buffer::Buffer(size_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  if (bytes < kHugePage) {
+    data_ = std::aligned_alloc(kAlignment, round_up(bytes, kAlignment));
+    if (data_ == nullptr) throw std::bad_alloc();
+    std::memset(data_, 0, round_up(bytes, kAlignment));
+    return;
+  }
+  const size_t wanted = round_up(bytes, kHugePage);
+  // One huge page more than needed, so that an aligned start can be cut out of the mapping.
+  const size_t padded = wanted + kHugePage;
+  if (padded < bytes) throw std::bad_alloc();
+  void* raw = mmap(nullptr, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (raw == MAP_FAILED) throw std::bad_alloc();
+  const auto start = reinterpret_cast<uintptr_t>(raw);
+  const uintptr_t aligned = round_up(start, kHugePage);
+  if (aligned != start) munmap(raw, aligned - start);
+  const uintptr_t end = start + padded;
+  if (aligned + wanted != end) munmap(reinterpret_cast<void*>(aligned + wanted), end - aligned - wanted);
+  data_ = reinterpret_cast<void*>(aligned);
+  mapped_ = wanted;
+#if defined(MADV_HUGEPAGE)
+  madvise(data_, wanted, MADV_HUGEPAGE);
+#endif
+}
+
+Buffer::~Buffer() {
+  if (mapped_ != 0) {
+    munmap(data_, mapped_);
+  } else {
+    std::free(data_);
+  }
+}
+
+Buffer::Buffer(Buffer&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)),
+      mapped_(std::exchange(other.mapped_, 0)) {}
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  std::swap(mapped_, other.mapped_);
+  return *this;
+}
+
+}  // namespace gpt2fast

@@ -1,0 +1,288 @@
+#include "decoder/decoder.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace gpt2fast {
+namespace {
+
+// Up to this many rows every thread computes LayerNorm for itself: cheaper than one more barrier.
+constexpr int32_t kRedundantRows = 4;
+// Query rows of one attention task: enough to share the loads of a key block, few enough to split
+// a long prompt over many threads.
+constexpr int32_t kQueryRows = 16;
+// Weight panels of one matmul task: a tenth of a megabyte or more, so that taking it costs nothing.
+constexpr int32_t kPanelsPerTask = 4;
+
+constexpr int32_t kPhasesPerLayer = 8;  // at most: two norms, q k v, append, attention, three products
+constexpr int32_t kPhasesOutside = 3;   // embedding, last norm, head
+
+std::vector<int32_t> heads_of(const ModelShape& shape) {
+  std::vector<int32_t> heads;
+  for (const LayerShape& layer : shape.layers) heads.push_back(layer.heads);
+  return heads;
+}
+
+Buffer rows_of(int64_t rows, int64_t stride) {
+  return Buffer(static_cast<size_t>(rows * stride) * sizeof(float));
+}
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("step: " + what); }
+
+}  // namespace
+
+Decoder::Decoder(const ModelShape& shape, Isa isa, int32_t num_threads, int32_t num_blocks,
+                 int32_t max_batch_tokens)
+    : shape_(shape),
+      kernels_(kernel_table(isa)),
+      max_batch_tokens_(max_batch_tokens),
+      pool_(num_threads),
+      weights_(shape),
+      cache_(heads_of(shape), shape.head_size, num_blocks),
+      counters_(kPhasesOutside + kPhasesPerLayer * shape.layers.size()) {
+  int64_t attended = 0, inner = 0;
+  for (const LayerShape& layer : shape_.layers) {
+    attended = std::max<int64_t>(attended, int64_t{layer.heads} * shape_.head_size);
+    inner = std::max<int64_t>(inner, layer.inner);
+  }
+  width_stride_ = round_up_lanes(shape_.width);
+  qkv_stride_ = round_up_lanes(3 * attended);
+  attended_stride_ = round_up_lanes(attended);
+  inner_stride_ = round_up_lanes(inner);
+  residual_ = rows_of(max_batch_tokens, width_stride_);
+  normal_ = rows_of(std::max(max_batch_tokens, kRedundantRows * num_threads), width_stride_);
+  qkv_ = rows_of(max_batch_tokens, qkv_stride_);
+  attended_ = rows_of(max_batch_tokens, attended_stride_);
+  inner_ = rows_of(max_batch_tokens, inner_stride_);
+}
+
+void Decoder::check_sequence(const StepBatch& batch, int32_t s) const {
+  const int32_t rows = batch.query_starts[s + 1] - batch.query_starts[s];
+  const int32_t context = batch.context_lens[s];
+  if (rows < 1) refuse("sequence " + std::to_string(s) + " has no new token");
+  if (context < 0 || int64_t{context} + rows > shape_.positions) {
+    refuse("sequence " + std::to_string(s) + " would reach position " +
+           std::to_string(int64_t{context} + rows - 1) + "; the model has " +
+           std::to_string(shape_.positions));
+  }
+  const int32_t blocks = (context + rows + kBlockTokens - 1) / kBlockTokens;
+  if (blocks > batch.table_width) refuse("block_tables is too narrow");
+  for (int32_t b = 0; b < blocks; ++b) {
+    const int32_t block = batch.block_tables[int64_t{s} * batch.table_width + b];
+    if (block < 0 || block >= cache_.num_blocks()) {
+      refuse("sequence " + std::to_string(s) + " names the cache block " + std::to_string(block));
+    }
+  }
+}
+
+void Decoder::check(const StepBatch& batch) const {
+  if (batch.num_tokens > max_batch_tokens_) {
+    refuse(std::to_string(batch.num_tokens) + " tokens exceed max_batch_tokens = " +
+           std::to_string(max_batch_tokens_));
+  }
+  if (batch.query_starts[0] != 0 || batch.query_starts[batch.num_sequences] != batch.num_tokens) {
+    refuse("query_starts must run from 0 to the number of tokens");
+  }
+  for (int32_t s = 0; s < batch.num_sequences; ++s) check_sequence(batch, s);
+  for (int32_t t = 0; t < batch.num_tokens; ++t) {
+    if (batch.token_ids[t] < 0 || batch.token_ids[t] >= shape_.vocab) {
+      refuse("token id " + std::to_string(batch.token_ids[t]) + " is outside of the vocabulary of " +
+             std::to_string(shape_.vocab));
+    }
+  }
+  for (int32_t r = 0; r < batch.num_logit_rows; ++r) {
+    if (batch.logit_rows[r] < 0 || batch.logit_rows[r] >= batch.num_tokens) {
+      refuse("logit row " + std::to_string(batch.logit_rows[r]) + " of " +
+             std::to_string(batch.num_tokens));
+    }
+  }
+}
+
+void Decoder::plan_attention(const StepBatch& batch) {
+  attention_tasks_.clear();
+  attention_split_ = false;
+  for (int32_t s = 0; s < batch.num_sequences; ++s) {
+    const int32_t rows = batch.query_starts[s + 1] - batch.query_starts[s];
+    attention_split_ |= rows > kQueryRows;
+    for (int32_t row = 0; row < rows; row += kQueryRows) {
+      attention_tasks_.push_back({s, row, std::min(row + kQueryRows, rows), 0});
+    }
+  }
+}
+
+void Decoder::step(const StepBatch& batch, float* logits) {
+  if (batch.num_sequences == 0) return;
+  check(batch);
+  plan_attention(batch);
+  for (TaskCounter& counter : counters_) counter.reset();
+  pool_.run([&](int thread) {
+    Worker worker{batch, logits, thread};
+    forward(worker);
+  });
+}
+
+template <typename Task>
+void Decoder::phase(Worker& worker, int32_t tasks, Task task) {
+  TaskCounter& counter = counters_[worker.phase++];
+  for (int32_t i = counter.take(); i < tasks; i = counter.take()) task(i);
+  pool_.barrier();
+}
+
+void Decoder::forward(Worker& worker) {
+  embed(worker);
+  for (size_t l = 0; l < shape_.layers.size(); ++l) {
+    attention_block(worker, static_cast<int32_t>(l));
+    mlp_block(worker, static_cast<int32_t>(l));
+  }
+  if (worker.batch.num_logit_rows > 0) head(worker);
+}
+
+void Decoder::embed(Worker& worker) {
+  const StepBatch& batch = worker.batch;
+  phase(worker, batch.num_sequences, [&](int32_t s) {
+    const int32_t begin = batch.query_starts[s];
+    for (int32_t t = begin; t < batch.query_starts[s + 1]; ++t) {
+      weights_.embed(batch.token_ids[t], batch.context_lens[s] + t - begin,
+                     residual_.floats() + t * width_stride_);
+    }
+  });
+}
+
+// LayerNorm of the given rows of the residual stream (all of them where `rows` is null), as
+// consecutive rows.
+const float* Decoder::normalise(Worker& worker, const LayerNormWeights& norm, const int32_t* rows,
+                                int32_t count) {
+  const bool redundant = count <= kRedundantRows;
+  float* out = normal_.floats() + (redundant ? worker.thread * kRedundantRows * width_stride_ : 0);
+  const auto one = [&](int32_t i) {
+    const int64_t row = rows == nullptr ? i : rows[i];
+    kernels_.layer_norm(residual_.floats() + row * width_stride_, norm.weight.floats(),
+                        norm.bias.floats(), shape_.epsilon, shape_.width, out + i * width_stride_);
+  };
+  if (redundant) {
+    for (int32_t i = 0; i < count; ++i) one(i);
+  } else {
+    phase(worker, count, one);
+  }
+  return out;
+}
+
+void Decoder::matmul(Worker& worker, const PackedMatrix& matrix, MatmulArgs args) {
+  args.inputs = matrix.inputs;
+  args.outputs = matrix.outputs;
+  args.panels = matrix.panels.floats();
+  args.bias = matrix.bias.floats();
+  const int32_t panels = matrix.num_panels();
+  phase(worker, (panels + kPanelsPerTask - 1) / kPanelsPerTask, [&](int32_t task) {
+    const int32_t begin = task * kPanelsPerTask;
+    kernels_.matmul(args, begin, std::min(begin + kPanelsPerTask, panels));
+  });
+}
+
+// residual += c_proj(attention(c_attn(ln_1(residual))))
+void Decoder::attention_block(Worker& worker, int32_t layer) {
+  const LayerWeights& weights = weights_.layers()[layer];
+  const int32_t rows = worker.batch.num_tokens;
+  MatmulArgs args{};
+  args.rows = rows;
+  args.x = normalise(worker, weights.ln_1, nullptr, rows);
+  args.x_stride = width_stride_;
+  args.out = qkv_.floats();
+  args.out_stride = qkv_stride_;
+  matmul(worker, weights.attention_in, args);
+
+  attend(worker, layer);
+
+  args.x = attended_.floats();
+  args.x_stride = attended_stride_;
+  args.out = residual_.floats();
+  args.out_stride = width_stride_;
+  args.residual = args.out;
+  matmul(worker, weights.attention_out, args);
+}
+
+// residual += c_proj(act(c_fc(ln_2(residual))))
+void Decoder::mlp_block(Worker& worker, int32_t layer) {
+  const LayerWeights& weights = weights_.layers()[layer];
+  const int32_t rows = worker.batch.num_tokens;
+  MatmulArgs args{};
+  args.rows = rows;
+  args.x = normalise(worker, weights.ln_2, nullptr, rows);
+  args.x_stride = width_stride_;
+  args.out = inner_.floats();
+  args.out_stride = inner_stride_;
+  args.activation = shape_.activation;
+  matmul(worker, weights.mlp_in, args);
+
+  args.x = inner_.floats();
+  args.x_stride = inner_stride_;
+  args.out = residual_.floats();
+  args.out_stride = width_stride_;
+  args.residual = args.out;
+  args.activation = Activation::kIdentity;
+  matmul(worker, weights.mlp_out, args);
+}
+
+void Decoder::head(Worker& worker) {
+  const int32_t rows = worker.batch.num_logit_rows;
+  MatmulArgs args{};
+  args.rows = rows;
+  args.x = normalise(worker, weights_.ln_f(), worker.batch.logit_rows, rows);
+  args.x_stride = width_stride_;
+  args.out = worker.logits;
+  args.out_stride = shape_.vocab;
+  matmul(worker, weights_.head(), args);
+}
+
+void Decoder::attend(Worker& worker, int32_t layer) {
+  const int32_t heads = shape_.layers[layer].heads;
+  const auto tasks = static_cast<int32_t>(attention_tasks_.size()) * heads;
+  const auto task_at = [&](int32_t i) {
+    AttentionTask task = attention_tasks_[i / heads];
+    task.head = i % heads;
+    return task;
+  };
+  // Where one task covers all new rows of a head it stores their keys and values itself; where
+  // they are split, each task needs those of the others first.
+  if (attention_split_) {
+    phase(worker, tasks, [&](int32_t i) { append_task(worker.batch, layer, task_at(i)); });
+  }
+  phase(worker, tasks, [&](int32_t i) {
+    const AttentionTask task = task_at(i);
+    if (!attention_split_) append_task(worker.batch, layer, task);
+    attend_task(worker.batch, layer, task);
+  });
+}
+
+HeadCache Decoder::head_cache(const StepBatch& batch, int32_t layer, const AttentionTask& task) {
+  return {cache_.layer(layer) + task.head * cache_.head_stride(), cache_.block_stride(layer),
+          batch.block_tables + int64_t{task.sequence} * batch.table_width, shape_.head_size};
+}
+
+void Decoder::append_task(const StepBatch& batch, int32_t layer, const AttentionTask& task) {
+  const HeadCache cache = head_cache(batch, layer, task);
+  const int64_t attended = int64_t{shape_.layers[layer].heads} * shape_.head_size;
+  for (int32_t row = task.row_begin; row < task.row_end; ++row) {
+    const float* key = qkv_.floats() + (batch.query_starts[task.sequence] + row) * qkv_stride_ +
+                       attended + int64_t{task.head} * shape_.head_size;
+    kernels_.append_kv(cache, batch.context_lens[task.sequence] + row, key, key + attended);
+  }
+}
+
+void Decoder::attend_task(const StepBatch& batch, int32_t layer, const AttentionTask& task) {
+  const int64_t row = batch.query_starts[task.sequence] + task.row_begin;
+  const int64_t column = int64_t{task.head} * shape_.head_size;
+  AttentionArgs args{};
+  args.q = qkv_.floats() + row * qkv_stride_ + column;
+  args.q_stride = qkv_stride_;
+  args.rows = task.row_end - task.row_begin;
+  args.position = batch.context_lens[task.sequence] + task.row_begin;
+  args.scale = shape_.layers[layer].attention_scale;
+  args.cache = head_cache(batch, layer, task);
+  args.out = attended_.floats() + row * attended_stride_ + column;
+  args.out_stride = attended_stride_;
+  kernels_.attention(args);
+}
+
+}  // namespace gpt2fast

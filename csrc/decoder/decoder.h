@@ -1,0 +1,97 @@
+// One forward step of GPT-2 over packed weights: any mix of prefill chunks and decode rows.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/thread_pool.h"
+#include "decoder/model_shape.h"
+#include "decoder/weights.h"
+#include "kernels/kernels.h"
+#include "kv_cache/kv_storage.h"
+
+namespace gpt2fast {
+
+// S sequences with T new tokens in all; the letters are those of gpt2fast/runners/base.py.
+struct StepBatch {
+  const int32_t* token_ids;     // (T,)
+  const int32_t* query_starts;  // (S + 1,)
+  const int32_t* context_lens;  // (S,)
+  const int32_t* block_tables;  // (S, table_width)
+  const int32_t* logit_rows;    // (R,)
+  int32_t num_tokens;           // T
+  int32_t num_sequences;        // S
+  int32_t table_width;
+  int32_t num_logit_rows;       // R
+};
+
+class Decoder {
+ public:
+  // Throws std::bad_alloc when weights, cache or workspace do not fit into memory.
+  Decoder(const ModelShape& shape, Isa isa, int32_t num_threads, int32_t num_blocks,
+          int32_t max_batch_tokens);
+
+  Weights& weights() { return weights_; }
+  ThreadPool& pool() { return pool_; }
+  KvStorage& cache() { return cache_; }
+  const ModelShape& shape() const { return shape_; }
+  int32_t max_batch_tokens() const { return max_batch_tokens_; }
+
+  // Writes keys and values to the cache and logits (R, V). Throws std::invalid_argument, before
+  // anything is written, for a batch that points outside of the model or the cache.
+  void step(const StepBatch& batch, float* logits);
+
+ private:
+  // Query rows of one head of one sequence.
+  struct AttentionTask {
+    int32_t sequence, row_begin, row_end;  // rows counted in the sequence
+    int32_t head;
+  };
+  // One thread's view of one step.
+  struct Worker {
+    const StepBatch& batch;
+    float* logits;
+    const int thread;
+    size_t phase = 0;  // advances alike on every thread
+  };
+
+  void check(const StepBatch& batch) const;
+  void check_sequence(const StepBatch& batch, int32_t sequence) const;
+  void plan_attention(const StepBatch& batch);
+
+  // Each method below is called by every thread of the team; they share out the tasks of a phase
+  // and meet at its end.
+  template <typename Task>
+  void phase(Worker& worker, int32_t tasks, Task task);
+  void forward(Worker& worker);
+  void embed(Worker& worker);
+  void attention_block(Worker& worker, int32_t layer);
+  void mlp_block(Worker& worker, int32_t layer);
+  void head(Worker& worker);
+  const float* normalise(Worker& worker, const LayerNormWeights& norm, const int32_t* rows,
+                         int32_t count);
+  void matmul(Worker& worker, const PackedMatrix& matrix, MatmulArgs args);
+  void attend(Worker& worker, int32_t layer);
+
+  HeadCache head_cache(const StepBatch& batch, int32_t layer, const AttentionTask& task);
+  void append_task(const StepBatch& batch, int32_t layer, const AttentionTask& task);
+  void attend_task(const StepBatch& batch, int32_t layer, const AttentionTask& task);
+
+  const ModelShape shape_;
+  const KernelTable& kernels_;
+  const int32_t max_batch_tokens_;
+  ThreadPool pool_;
+  Weights weights_;
+  KvStorage cache_;
+
+  // Workspace, rows padded to whole vectors: the residual stream, its LayerNorm, q k v, the
+  // attention output, the MLP.
+  int64_t width_stride_, qkv_stride_, attended_stride_, inner_stride_;
+  Buffer residual_, normal_, qkv_, attended_, inner_;
+  std::vector<AttentionTask> attention_tasks_;  // for one head; others repeat it
+  bool attention_split_ = false;  // a sequence has several tasks a head
+  std::vector<TaskCounter> counters_;  // one a phase
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,62 @@
+// The activations, sixteen lanes at a time. The common ones are vectorised; the others call the C
+// library lane by lane, which a memory-bound step does not notice.
+#pragma once
+
+#include <math.h>
+
+#include "kernels/kernels.h"
+#include "kernels/vec.h"
+
+namespace gpt2fast {
+namespace GPT2FAST_ISA {
+
+GPT2FAST_INLINE V16 sigmoid(V16 x) {
+  return splat(1.0f) / (splat(1.0f) + exp(splat(0.0f) - x));
+}
+
+// 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+GPT2FAST_INLINE V16 gelu_tanh(V16 x) {
+  const V16 cubic = fma(x * x * x, splat(0.044715f), x);
+  return x * sigmoid(cubic * splat(2.0f * 0.7978845608028654f));
+}
+
+static inline float gelu_erf(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
+
+static inline float activate_scalar(Activation kind, float x) {
+  switch (kind) {
+    case Activation::kGeluErf: return gelu_erf(x);
+    case Activation::kGelu10: return fminf(fmaxf(gelu_erf(x), -10.0f), 10.0f);
+    case Activation::kTanh: return tanhf(x);
+    // log(1 + e^x) is x itself, to float precision, from 20 on.
+    case Activation::kMish: return x * tanhf(x > 20.0f ? x : log1pf(expf(x)));
+    case Activation::kLaplace:
+      return 0.5f * (1.0f + erff((x - 0.707107f) / (0.282095f * 1.41421356237309505f)));
+    default: return x;
+  }
+}
+
+static inline V16 activate_lanes(Activation kind, V16 x) {
+  float lanes[16];
+  store(lanes, x);
+  for (int i = 0; i < 16; ++i) lanes[i] = activate_scalar(kind, lanes[i]);
+  return load(lanes);
+}
+
+GPT2FAST_INLINE V16 activate(Activation kind, V16 x) {
+  const V16 zero = splat(0.0f);
+  switch (kind) {
+    case Activation::kIdentity: return x;
+    case Activation::kGeluTanh: return gelu_tanh(x);
+    case Activation::kGeluQuick: return x * sigmoid(x * splat(1.702f));
+    case Activation::kRelu: return max(x, zero);
+    case Activation::kRelu2: return max(x, zero) * max(x, zero);
+    case Activation::kRelu6: return min(max(x, zero), splat(6.0f));
+    case Activation::kLeakyRelu: return select_less(x, zero, x * splat(0.01f), x);
+    case Activation::kSilu: return x * sigmoid(x);
+    case Activation::kSigmoid: return sigmoid(x);
+    default: return activate_lanes(kind, x);
+  }
+}
+
+}  // namespace GPT2FAST_ISA
+}  // namespace gpt2fast

@@ -1,0 +1,13 @@
+// Compiled once per instruction set, with GPT2FAST_ISA naming the namespace.
+#include "kernels/attention.h"
+#include "kernels/layer_norm.h"
+#include "kernels/matmul.h"
+
+namespace gpt2fast {
+namespace GPT2FAST_ISA {
+
+extern const KernelTable kTable;
+const KernelTable kTable = {matmul, layer_norm, append_kv, attention};
+
+}  // namespace GPT2FAST_ISA
+}  // namespace gpt2fast

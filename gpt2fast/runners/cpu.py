@@ -1,0 +1,158 @@
+"""The CPU runner: the C++ decoder behind the runner interface. No torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast import _C
+from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
+from gpt2fast.runners.base import StepBatch
+
+if TYPE_CHECKING:
+    from gpt2fast.checkpoint import Checkpoint
+
+
+class CpuRunner:
+    """Runs a checkpoint in fp32 on the CPU.
+
+    Args:
+        checkpoint: an open checkpoint; its tensors are packed one by one and then released, so
+            that the peak is little more than the weights.
+        num_threads: default: one for each physical core this process may use.
+        num_blocks: cache blocks of 16 tokens; memory is taken as they are used.
+        max_batch_tokens: the largest number of new tokens in a step.
+        max_seqs: the largest number of sequences in a step.
+
+    Raises:
+        CheckpointError: a tensor holds NaN or infinite values.
+        UnsupportedError: the head size is beyond what the kernels hold.
+        OptionError: an option is out of range, or memory does not suffice.
+    """
+
+    block_size: int = _C.BLOCK_TOKENS
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        num_threads: int | None = None,
+        num_blocks: int,
+        max_batch_tokens: int = 512,
+        max_seqs: int = 64,
+    ) -> None:
+        self.config = checkpoint.config
+        self.num_blocks = num_blocks
+        self.max_batch_tokens = max_batch_tokens
+        self.max_seqs = max_seqs
+        self.num_threads = check_threads(num_threads)
+        self._decoder = self._make_decoder()
+        self._load(checkpoint)
+        self._logits = np.empty((0, self.config.vocab_size), np.float32)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weights: what a decode step at batch 1 reads."""
+        return self._decoder.weight_bytes
+
+    def step(self, batch: StepBatch) -> NDArray[np.float32]:
+        """Run one step; the rows returned are overwritten by the next one."""
+        rows = len(batch.logit_rows)
+        if rows > len(self._logits):
+            self._logits = np.empty((rows, self.config.vocab_size), np.float32)
+        logits = self._logits[:rows]
+        self._decoder.step(
+            batch.token_ids,
+            batch.query_starts,
+            batch.context_lens,
+            batch.block_tables,
+            batch.logit_rows,
+            logits,
+        )
+        return logits
+
+    def copy_blocks(self, pairs: NDArray[np.int32]) -> None:
+        """Copy cache blocks, all layers: ``pairs`` (N, 2) holds (source, destination)."""
+        self._decoder.copy_blocks(pairs)
+
+    def _make_decoder(self) -> _C.Decoder:
+        config = self.config
+        if config.head_size > _C.MAX_HEAD_SIZE:
+            raise UnsupportedError(
+                f"heads of {config.head_size} exceed the CPU runner's {_C.MAX_HEAD_SIZE}; "
+                "use device='torch'"
+            )
+        layers = [
+            (config.n_head, config.n_inner, config.attention_scale(layer))
+            for layer in range(config.n_layer)
+        ]
+        try:
+            return _C.Decoder(
+                vocab=config.vocab_size,
+                positions=config.n_positions,
+                width=config.n_embd,
+                head_size=config.head_size,
+                epsilon=config.layer_norm_epsilon,
+                activation=config.activation_function,
+                tied_head=config.tie_word_embeddings,
+                layers=layers,
+                num_threads=self.num_threads,
+                num_blocks=self.num_blocks,
+                max_batch_tokens=self.max_batch_tokens,
+            )
+        except MemoryError:
+            raise OptionError(
+                f"no memory for the weights and a cache of {self.num_blocks} blocks of "
+                f"{self.block_size} tokens; lower kv_cache_tokens"
+            ) from None
+        except ValueError as error:  # GPT2FAST_FORCE_ISA names what cannot be had
+            raise OptionError(str(error)) from None
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        for name in checkpoint.names:
+            tensor = checkpoint.tensor(name)
+            try:
+                self._decoder.load(name, tensor.dtype, list(tensor.shape), tensor.data)
+            except ValueError as error:
+                raise CheckpointError(f"{checkpoint.path}: {error}") from None
+            tensor.release()
+        if missing := self._decoder.missing():
+            raise CheckpointError(f"{checkpoint.path}: missing tensors: {', '.join(missing)}")
+
+
+def check_threads(num_threads: int | None) -> int:
+    """``num_threads``, or the default for this machine. Raises OptionError below 1."""
+    if num_threads is None:
+        return default_num_threads()
+    if num_threads < 1 or num_threads > 1024:
+        raise OptionError(f"num_threads={num_threads}: a number from 1 to 1024 is needed")
+    return num_threads
+
+
+def default_num_threads() -> int:
+    """Physical cores that this process may use: a second thread on a core shares its memory
+    bandwidth and vector units, and slows the barriers down."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        try:
+            core = (topology / "core_id").read_text(), (topology / "physical_package_id").read_text()
+        except OSError:
+            core = (str(cpu), "")
+        cores.add(core)
+    return max(1, min(len(cores), _cgroup_cpus()))
+
+
+def _cgroup_cpus() -> int:
+    """The CPU quota of a container, rounded up; a huge number where there is none."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
+        return -(-int(quota) // int(period))
+    except (OSError, ValueError):
+        return 1 << 20

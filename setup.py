@@ -1,0 +1,66 @@
+"""Builds ``gpt2fast._C``: the core once, the kernels once per instruction set."""
+
+from __future__ import annotations
+
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pybind11.setup_helpers import Pybind11Extension
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+# Contraction is off so that a multiply-add is fused where the source says so and nowhere else:
+# that is what makes a row's bits independent of the batch it came in.
+FLAGS = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off",
+         "-fno-math-errno", "-pthread"]  # fmt: skip
+X86_ISAS = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma",
+               "-mprefer-vector-width=512"],
+}  # fmt: skip
+KERNELS = "csrc/kernels/table.cpp"
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+
+class BuildPerIsa(build_ext):
+    """Compiles the kernel table for each instruction set beside the portable sources."""
+
+    def build_extension(self, ext: Pybind11Extension) -> None:
+        """Compile every source in parallel, then link."""
+        isas = {"generic": []} | (X86_ISAS if IS_X86 else {})
+        jobs = [(source, [], self.build_temp) for source in ext.sources]
+        for isa, flags in isas.items():
+            defines = [f"-DGPT2FAST_ISA={isa}"]
+            jobs.append((KERNELS, defines + flags, f"{self.build_temp}/{isa}"))
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            objects = list(threads.map(lambda job: self.compile_one(ext, *job), jobs))
+        path = Path(self.get_ext_fullpath(ext.name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(
+            [name for names in objects for name in names],
+            str(path),
+            extra_postargs=["-pthread"],
+            target_lang="c++",
+        )
+
+    def compile_one(self, ext: Pybind11Extension, source: str, flags: list[str], out: str) -> list:
+        """Object files of one source."""
+        macros = [("GPT2FAST_X86", "1")] if IS_X86 else []
+        return self.compiler.compile(
+            [source],
+            output_dir=out,
+            macros=macros,
+            include_dirs=[*ext.include_dirs, "csrc"],
+            extra_postargs=FLAGS + flags,
+            depends=ext.depends,
+        )
+
+
+sources = sorted(str(path) for path in Path("csrc").glob("*/*.cpp") if str(path) != KERNELS)
+headers = sorted(str(path) for path in Path("csrc").glob("*/*.h"))
+setup(
+    ext_modules=[Pybind11Extension("gpt2fast._C", sources, depends=headers)],
+    cmdclass={"build_ext": BuildPerIsa},
+)
