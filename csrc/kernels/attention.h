@@ -38,14 +38,14 @@ static void append_kv(const HeadCache& cache, int32_t position, const float* key
 template <int ROWS>
 GPT2FAST_INLINE void block_scores(const AttentionArgs& a, int row, const float* keys,
                                   V16 (&scores)[ROWS]) {
-  for (int r = 0; r < ROWS; ++r) scores[r] = splat(0.0f);
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) scores[r] = splat(0.0f);
   for (int d = 0; d < a.cache.head_size; ++d) {
     const V16 key = load(keys + d * kBlockTokens);
-    for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
       scores[r] = fma(splat(a.q[(row + r) * a.q_stride + d]), key, scores[r]);
     }
   }
-  for (int r = 0; r < ROWS; ++r) scores[r] = scores[r] * splat(a.scale);
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) scores[r] = scores[r] * splat(a.scale);
 }
 
 struct Running {
@@ -96,7 +96,7 @@ static void attend(const AttentionArgs& a, int row) {
     V16 scores[ROWS];
     block_scores<ROWS>(a, row, keys_of(a.cache, block), scores);
     const float* values = values_of(a.cache, block);
-    for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
       const int behind = a.position + row + r + 1 - block * kBlockTokens;
       if (behind <= 0) continue;
       accumulate(a.cache, values, scores[r], behind < kBlockTokens ? behind : kBlockTokens,

@@ -26,7 +26,7 @@ constexpr int kTileRows = 3, kTilePanels = 1, kVectorPanels = 2;
 // Each panel is a stream of its own; the hardware prefetcher stops at page ends, this does not.
 constexpr int kPrefetchFloats = 512;
 
-GPT2FAST_INLINE void finish(const MatmulArgs& a, int row, int panel, V16 value) {
+static void finish(const MatmulArgs& a, int row, int panel, V16 value) {
   const int column = panel * kLanes;
   if (a.bias != nullptr) value = value + load(a.bias + column);
   value = activate(a.activation, value);
@@ -47,23 +47,31 @@ static void tile(const MatmulArgs& a, int row, int panel) {
   const float* w = a.panels + panel * panel_floats;
   const float* x = a.x + row * a.x_stride;
   V16 acc[ROWS][PANELS];
-  for (int r = 0; r < ROWS; ++r) {
-    for (int p = 0; p < PANELS; ++p) acc[r][p] = splat(0.0f);
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) acc[r][p] = splat(0.0f);
   }
   for (int k = 0; k < a.inputs; ++k) {
     V16 weights[PANELS];
-    for (int p = 0; p < PANELS; ++p) {
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
       const float* at = w + p * panel_floats + static_cast<int64_t>(k) * kLanes;
       weights[p] = load(at);
       if (ROWS == 1) __builtin_prefetch(at + kPrefetchFloats, 0, 0);
     }
-    for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
       const V16 input = splat(x[r * a.x_stride + k]);
-      for (int p = 0; p < PANELS; ++p) acc[r][p] = fma(input, weights[p], acc[r][p]);
+      GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+        acc[r][p] = fma(input, weights[p], acc[r][p]);
+      }
     }
   }
+  // Through memory, once: a loop over the accumulators that is not unrolled would make the
+  // compiler keep them in memory in the loop above as well.
+  float sums[ROWS][PANELS][kLanes];
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) store(sums[r][p], acc[r][p]);
+  }
   for (int r = 0; r < ROWS; ++r) {
-    for (int p = 0; p < PANELS; ++p) finish(a, row + r, panel + p, acc[r][p]);
+    for (int p = 0; p < PANELS; ++p) finish(a, row + r, panel + p, load(sums[r][p]));
   }
 }
 

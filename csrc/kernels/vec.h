@@ -17,6 +17,12 @@
 #endif
 
 #define GPT2FAST_INLINE static inline __attribute__((always_inline))
+// On loops over arrays of V16 that should live in registers.
+#if defined(__clang__)
+#define GPT2FAST_UNROLL _Pragma("unroll")
+#else
+#define GPT2FAST_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 namespace gpt2fast {
 namespace GPT2FAST_ISA {

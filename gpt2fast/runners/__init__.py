@@ -1,0 +1,75 @@
+"""Runners: one forward step over a paged cache, each on its kind of device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpt2fast.errors import OptionError, UnsupportedError
+from gpt2fast.runners.base import Runner, StepBatch
+
+if TYPE_CHECKING:
+    from gpt2fast.checkpoint import Checkpoint
+
+__all__ = ["Runner", "StepBatch", "make_runner"]
+
+_DEVICES = "'auto', 'cpu', 'torch' or 'torch:<device>' (such as 'torch:cuda')"
+BLOCK_SIZE = 16  # tokens in a cache block
+
+
+def make_runner(
+    checkpoint: Checkpoint,
+    *,
+    device: str,
+    dtype: str,
+    num_threads: int | None,
+    num_blocks: int,
+    block_size: int = BLOCK_SIZE,
+    max_batch_tokens: int,
+    max_seqs: int,
+) -> Runner:
+    """The runner for ``device``: "auto" and "cpu" are the C++ one, "torch[:device]" PyTorch's.
+
+    Raises ``OptionError`` for a device that does not exist, ``UnsupportedError`` for one, or for a
+    dtype or block size on it, that this version cannot run.
+    """
+    kind, _, torch_device = device.partition(":")
+    if device in ("auto", "cpu"):
+        if dtype not in ("auto", "float32"):
+            raise UnsupportedError(
+                f"dtype = {dtype!r} is not available on the cpu runner; use 'auto' or 'float32'"
+            )
+        if block_size != BLOCK_SIZE:
+            raise UnsupportedError(
+                f"block_size = {block_size} is not available on the cpu runner; use {BLOCK_SIZE}"
+            )
+        from gpt2fast.runners.cpu import CpuRunner
+
+        return CpuRunner(
+            checkpoint,
+            num_threads=num_threads,
+            num_blocks=num_blocks,
+            max_batch_tokens=max_batch_tokens,
+            max_seqs=max_seqs,
+        )
+    if kind == "torch":
+        if num_threads is not None:
+            raise OptionError(
+                f"num_threads = {num_threads} is for the cpu runner; with device = {device!r} set "
+                "OMP_NUM_THREADS or call torch.set_num_threads"
+            )
+        from gpt2fast.runners.torch import TorchRunner
+
+        return TorchRunner(
+            checkpoint,
+            device=torch_device or "cpu",
+            dtype="float32" if dtype == "auto" else dtype,
+            block_size=block_size,
+            num_blocks=num_blocks,
+            max_batch_tokens=max_batch_tokens,
+            max_seqs=max_seqs,
+        )
+    if kind == "cuda":
+        raise UnsupportedError(
+            f"device = {device!r} has no runner of its own yet; use 'torch:{device}' or 'cpu'"
+        )
+    raise OptionError(f"device = {device!r} is not known; use {_DEVICES}")

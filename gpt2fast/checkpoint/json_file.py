@@ -1,0 +1,35 @@
+"""Reading the small JSON files of a checkpoint, with one clear error for a damaged one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gpt2fast.errors import CheckpointError
+
+# The vocabulary of the largest GPT-2 takes 1 MB; beyond this a file is not what its name says.
+MAX_JSON_BYTES = 64 * 2**20
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``. Raises CheckpointError when it is absent or is not one."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in ``path``. Raises CheckpointError when it is absent or damaged."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path}: larger than {MAX_JSON_BYTES} bytes; is it JSON at all?")
+    try:
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is not valid JSON: {error}") from error

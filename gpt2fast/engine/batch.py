@@ -1,0 +1,51 @@
+"""Laying out the scheduled chunks of many sequences as one ``StepBatch``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt2fast.engine.cache import BlockPool
+from gpt2fast.engine.sequence import Sequence
+from gpt2fast.runners.base import StepBatch
+
+
+@dataclass(slots=True)
+class Chunk:
+    """The next tokens of one sequence to run in this step."""
+
+    sequence: Sequence
+    handle: int  # of the sequence in the block pool
+    num_tokens: int
+    copies: list[tuple[int, int]]  # blocks (source, destination) to copy before the step
+    completes: bool  # the window's last token is among them: its logits are wanted
+
+
+def assemble(chunks: list[Chunk], pool: BlockPool, block_size: int) -> StepBatch:
+    """The batch of ``chunks``, in their order. All of them have room reserved in ``pool``."""
+    token_ids: list[int] = []
+    starts = [0]
+    contexts: list[int] = []
+    rows: list[int] = []
+    longest = 0
+    for chunk in chunks:
+        sequence, count = chunk.sequence, chunk.num_tokens
+        context = sequence.num_computed
+        first = sequence.window_start + context
+        token_ids += sequence.token_ids[first : first + count]
+        starts.append(len(token_ids))
+        contexts.append(context)
+        longest = max(longest, context + count)
+        if chunk.completes:
+            rows.append(len(token_ids) - 1)
+    tables = np.empty((len(chunks), -(-longest // block_size)), dtype=np.int32)
+    handles = np.array([chunk.handle for chunk in chunks], dtype=np.int64)
+    pool.fill_block_tables(handles, tables)
+    return StepBatch(
+        token_ids=np.array(token_ids, dtype=np.int32),
+        query_starts=np.array(starts, dtype=np.int32),
+        context_lens=np.array(contexts, dtype=np.int32),
+        block_tables=tables,
+        logit_rows=np.array(rows, dtype=np.int32),
+    )

@@ -1,0 +1,259 @@
+"""The engine: requests in, tokens out, one ``step`` at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as ReadOnlyList
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast.engine.batch import Chunk, assemble
+from gpt2fast.engine.beam_search import BeamSearch, advance_beams
+from gpt2fast.engine.cache import BlockPool
+from gpt2fast.engine.completion import append_token, record_logprobs, request_output, start_text
+from gpt2fast.engine.detokenizer import Detokenizer
+from gpt2fast.engine.intake import build_request
+from gpt2fast.engine.outputs import StepOutput
+from gpt2fast.engine.rng import uniform
+from gpt2fast.engine.sampler import Logits, check_finite, process_logits, sample_row
+from gpt2fast.engine.scheduler import Scheduler
+from gpt2fast.engine.scoring import teacher_forced_logits
+from gpt2fast.engine.sequence import Request, Sequence
+from gpt2fast.errors import RequestError
+from gpt2fast.runners.base import Runner
+from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
+
+
+class Engine:
+    """Runs many requests at once on one runner. Not thread-safe; ``LLM`` adds the lock.
+
+    ``pool`` keeps the books of the runner's cache. ``tokenizer`` (a ``tokenizers.Tokenizer``)
+    turns tokens into text; without it all text is empty and stop strings are refused.
+    """
+
+    def __init__(self, runner: Runner, pool: BlockPool, tokenizer: Any = None) -> None:
+        self.runner = runner
+        self.pool = pool
+        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
+        self._scheduler = Scheduler(
+            pool, runner.block_size, runner.max_batch_tokens, runner.max_seqs
+        )
+        self._requests: dict[str, Request] = {}
+        self._num_arrived = 0
+
+    def add_request(
+        self,
+        prompt_token_ids: ReadOnlyList[int],
+        params: SamplingParams | BeamSearchParams,
+        *,
+        prompt: str | None = None,
+        request_id: str | None = None,
+    ) -> str:
+        """Queue a request; returns its id. Raises what ``intake.build_request`` raises."""
+        request = self.build_request(prompt_token_ids, params, prompt=prompt, request_id=request_id)
+        self.enqueue(request)
+        return request.request_id
+
+    def build_request(
+        self,
+        prompt_token_ids: ReadOnlyList[int],
+        params: SamplingParams | BeamSearchParams,
+        *,
+        prompt: str | None = None,
+        request_id: str | None = None,
+    ) -> Request:
+        """A checked request, not yet queued."""
+        return build_request(
+            self.runner.config,
+            prompt_token_ids,
+            params,
+            prompt=prompt,
+            request_id=request_id,
+            has_tokenizer=self._detokenizer is not None,
+        )
+
+    def enqueue(self, request: Request) -> None:
+        """Queue a checked request. Raises ``RequestError`` if its id is in use."""
+        if request.request_id in self._requests:
+            raise RequestError(f"request id {request.request_id!r} is in use; give another")
+        request.arrival = self._num_arrived
+        self._num_arrived += 1
+        self._requests[request.request_id] = request
+        first = Sequence(request, 0, request.prompt_token_ids)
+        request.sequences.append(first)
+        self._slide_window(first)
+        if isinstance(request.params, BeamSearchParams):
+            request.beams = BeamSearch(request.params, request.stop_ids, request.max_tokens, first)
+        start_text(first, self._detokenizer)
+        self._scheduler.add(first)
+
+    def abort(self, request_id: str) -> bool:
+        """Forget a request and free its cache; False if it is not (or no longer) known."""
+        request = self._requests.pop(request_id, None)
+        if request is None:
+            return False
+        for sequence in request.sequences:
+            self._scheduler.remove(sequence)
+        return True
+
+    def knows(self, request_id: str) -> bool:
+        """Whether a request is queued or under way."""
+        return request_id in self._requests
+
+    def has_unfinished(self) -> bool:
+        """Whether another ``step`` has something to do."""
+        return bool(self._requests)
+
+    def step(self) -> StepOutput:
+        """Schedule, run, postprocess: at most one forward step over all requests.
+
+        Never raises for a request's sake: one that cannot be run, or whose step failed in the
+        runner, ends with ``RequestOutput.error``, and the others go on.
+        """
+        result = StepOutput([], [])
+        chunks = self._scheduler.schedule()
+        self._report_failures(result)
+        if chunks:
+            try:
+                logits, tokens = self._run(chunks)
+            except Exception as error:
+                for request in dict.fromkeys(chunk.sequence.request for chunk in chunks):
+                    self._fail(request, error, result)
+            else:
+                self._postprocess(chunks, logits, tokens, result)
+        return result
+
+    def _report_failures(self, result: StepOutput) -> None:
+        failed, self._scheduler.failed = self._scheduler.failed, []
+        for request, error in failed:
+            self._fail(request, error, result)
+
+    def _run(self, chunks: list[Chunk]) -> tuple[Logits, NDArray[np.int32]]:
+        copies = [pair for chunk in chunks for pair in chunk.copies]
+        if copies:
+            self.runner.copy_blocks(np.array(copies, dtype=np.int32))
+        batch = assemble(chunks, self.pool, self.runner.block_size)
+        return self.runner.step(batch), batch.token_ids
+
+    def _postprocess(
+        self,
+        chunks: list[Chunk],
+        logits: Logits,
+        tokens: NDArray[np.int32],
+        result: StepOutput,
+    ) -> None:
+        start = 0
+        completed: list[Sequence] = []
+        for chunk in chunks:
+            end = start + chunk.num_tokens
+            self.pool.commit(chunk.handle, tokens[start:end])
+            chunk.sequence.num_computed += chunk.num_tokens
+            start = end
+            if not chunk.sequence.request.scheduled_time:
+                chunk.sequence.request.scheduled_time = time.perf_counter()
+            if chunk.completes:
+                completed.append(chunk.sequence)
+        for sequence, row in zip(completed, logits, strict=True):
+            request = sequence.request
+            if request.request_id not in self._requests:
+                continue  # it has failed or ended with another of its rows in this very step
+            try:
+                if request.beams is not None:
+                    self._observe_beam(request, sequence, row, result)
+                else:
+                    for each in (sequence, *self._fork_completions(sequence)):
+                        self._extend(each, row, result)
+            except Exception as error:
+                self._fail(request, error, result)
+
+    def _fork_completions(self, first: Sequence) -> list[Sequence]:
+        """The other completions of a prompt that was just run once for all of them."""
+        request = first.request
+        if len(request.sequences) == request.params.n:
+            return []
+        for index in range(1, request.params.n):
+            child = Sequence(request, index, first.token_ids)
+            child.window_start = first.window_start
+            start_text(child, self._detokenizer)
+            request.sequences.append(child)
+            self._scheduler.add_fork(first, child)
+        return request.sequences[1:]
+
+    def _extend(self, sequence: Sequence, row: Logits, result: StepOutput) -> None:
+        """Choose the next token from the raw logits ``row`` (V,) and append it."""
+        request = sequence.request
+        params = request.params
+        assert isinstance(params, SamplingParams)
+        if request.is_greedy:
+            token = int(row.argmax())
+            check_finite(float(row[token]))
+        else:
+            token = self._sample(sequence, params, row)
+        if params.logprobs is not None:
+            record_logprobs(sequence, row, token, params.logprobs, self._detokenizer)
+        if not request.first_token_time:
+            request.first_token_time = time.perf_counter()
+        result.deltas.append(append_token(sequence, token))
+        if sequence.finish_reason is None:
+            if self._slide_window(sequence):
+                self._scheduler.restart(sequence)
+            return
+        self._scheduler.remove(sequence)
+        if all(each.finish_reason for each in request.sequences):
+            self._finish(request, result)
+
+    def _sample(self, sequence: Sequence, params: SamplingParams, row: Logits) -> int:
+        request = sequence.request
+        row = process_logits(
+            row, params, sequence.token_ids, sequence.num_prompt, request.banned_early
+        )
+        draw = 0.0
+        if params.temperature:
+            draw = uniform(request.seed, sequence.index, sequence.num_output)
+        return sample_row(row, params, draw)
+
+    def _slide_window(self, sequence: Sequence) -> bool:
+        """Drop the oldest tokens if the window has outgrown the context; whether it had."""
+        context = self.runner.config.n_positions
+        if len(sequence.token_ids) - sequence.window_start <= context:
+            return False
+        sequence.window_start = len(sequence.token_ids) - max(context // 2, 1)
+        return True
+
+    def _observe_beam(
+        self, request: Request, beam: Sequence, row: Logits, result: StepOutput
+    ) -> None:
+        search = request.beams
+        assert search is not None
+        check_finite(float(row.max()))
+        search.observe(beam, row)
+        beam.parked = True
+        if not search.ready:
+            return
+        if not request.first_token_time:
+            request.first_token_time = time.perf_counter()
+        if not advance_beams(request, self._scheduler):
+            self._finish(request, result)
+
+    def _finish(self, request: Request, result: StepOutput) -> None:
+        self.abort(request.request_id)
+        result.finished.append(request_output(request, self._detokenizer))
+
+    def _fail(self, request: Request, error: Exception, result: StepOutput) -> None:
+        self.abort(request.request_id)
+        result.finished.append(request_output(request, self._detokenizer, error))
+
+    def logits(self, token_ids: ReadOnlyList[int]) -> NDArray[np.float32]:
+        """Teacher-forced logits (T, V): row t predicts token t + 1. See ``scoring``."""
+        return teacher_forced_logits(self.runner, self.pool, self._scheduler, token_ids)
+
+    def stats(self) -> dict[str, int]:
+        """The pool's statistics, and the number of running, waiting and preempted sequences."""
+        return {
+            **self.pool.stats(),
+            "running": len(self._scheduler.running),
+            "waiting": len(self._scheduler.waiting),
+            "preemptions": self._scheduler.num_preemptions,
+        }

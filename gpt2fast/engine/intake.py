@@ -1,0 +1,124 @@
+"""Checking a prompt and its options against the model before they enter the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as ReadOnlyList
+from itertools import count
+from numbers import Integral
+
+from gpt2fast.config import ModelConfig
+from gpt2fast.engine.rng import fresh_seed
+from gpt2fast.engine.sampler import changes_logits
+from gpt2fast.engine.sequence import Request
+from gpt2fast.errors import ContextOverflowError, OptionError, RequestError
+from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
+
+_serial_numbers = count()
+
+
+def build_request(
+    config: ModelConfig,
+    prompt_token_ids: ReadOnlyList[int],
+    params: SamplingParams | BeamSearchParams,
+    *,
+    prompt: str | None = None,
+    request_id: str | None = None,
+    has_tokenizer: bool = True,
+) -> Request:
+    """A request that this model can run.
+
+    Raises ``RequestError`` for a prompt that is empty or has ids outside the vocabulary,
+    ``ContextOverflowError`` for one that does not fit with its ``max_tokens``, and ``OptionError``
+    for options that this model's vocabulary cannot meet.
+    """
+    tokens = check_token_ids(prompt_token_ids, config.vocab_size)
+    stop_ids = frozenset(params.stop_token_ids) | frozenset(
+        () if params.ignore_eos else config.eos_token_ids
+    )
+    seed = 0
+    if isinstance(params, SamplingParams):
+        _check_sampling_options(params, config.vocab_size, has_tokenizer)
+        seed = fresh_seed() if params.seed is None else params.seed
+    _check_option_ids("stop_token_ids", params.stop_token_ids, config.vocab_size)
+    request = Request(
+        f"request-{next(_serial_numbers)}" if request_id is None else request_id,
+        prompt,
+        tokens,
+        params,
+        max_tokens=_resolve_max_tokens(len(tokens), params, config.n_positions),
+        stop_ids=frozenset(token for token in stop_ids if token < config.vocab_size),
+        seed=seed,
+    )
+    if isinstance(params, SamplingParams):
+        request.is_greedy = params.temperature == 0.0 and not changes_logits(params)
+    return request
+
+
+def check_token_ids(tokens: ReadOnlyList[int], vocab_size: int) -> list[int]:
+    """``tokens`` as a list of plain ints in [0, V); ``RequestError`` names the first bad one."""
+    checked = list(tokens)
+    if not checked:
+        raise RequestError("the prompt is empty; give at least one token (such as the bos token)")
+    for position, token in enumerate(checked):
+        if not isinstance(token, Integral) or isinstance(token, bool):
+            raise RequestError(
+                f"token {position} of the prompt is {token!r}; give integers in [0, {vocab_size})"
+            )
+        if not 0 <= token < vocab_size:
+            raise RequestError(
+                f"token {position} of the prompt is {token}, outside the vocabulary "
+                f"[0, {vocab_size}); was it made by another model's tokenizer?"
+            )
+    return [int(token) for token in checked]
+
+
+def _check_sampling_options(params: SamplingParams, vocab_size: int, has_tokenizer: bool) -> None:
+    if params.logit_bias:
+        _check_option_ids("logit_bias", params.logit_bias, vocab_size)
+    if params.logprobs is not None and params.logprobs > vocab_size:
+        raise OptionError(
+            f"logprobs = {params.logprobs} exceeds the vocabulary of {vocab_size}; lower it"
+        )
+    if params.stop and not has_tokenizer:
+        raise OptionError(
+            "stop needs a tokenizer, and this checkpoint has none; use stop_token_ids"
+        )
+
+
+def _check_option_ids(option: str, tokens: object, vocab_size: int) -> None:
+    for token in tokens:  # type: ignore[attr-defined]
+        if token >= vocab_size:
+            raise OptionError(
+                f"{option} holds token {token}, outside the vocabulary [0, {vocab_size})"
+            )
+
+
+def _resolve_max_tokens(
+    num_prompt: int, params: SamplingParams | BeamSearchParams, n_positions: int
+) -> int:
+    overflow = params.overflow if isinstance(params, SamplingParams) else "error"
+    room = n_positions - num_prompt
+    if overflow == "slide":
+        assert params.max_tokens is not None
+        return params.max_tokens
+    if room < 1:
+        raise ContextOverflowError(
+            f"the prompt has {num_prompt} tokens and leaves no room for output in the context of "
+            f"{n_positions}; shorten it by at least {1 - room}, or set overflow='slide'"
+        )
+    if params.max_tokens is None or (overflow == "stop" and params.max_tokens > room):
+        return room
+    if params.max_tokens > room:
+        remedies = (
+            ""
+            if isinstance(params, BeamSearchParams)
+            else (
+                ", or set overflow='stop' (end there) or overflow='slide' (drop the oldest tokens)"
+            )
+        )
+        raise ContextOverflowError(
+            f"the prompt's {num_prompt} tokens and max_tokens = {params.max_tokens} exceed the "
+            f"context of {n_positions} by {params.max_tokens - room}; shorten the prompt, lower "
+            f"max_tokens to at most {room}{remedies}"
+        )
+    return params.max_tokens

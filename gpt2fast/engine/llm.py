@@ -1,0 +1,260 @@
+"""``LLM``: a checkpoint, a runner and an engine behind five methods."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast.config import ModelConfig
+from gpt2fast.engine.cache import num_blocks
+from gpt2fast.engine.engine import Engine
+from gpt2fast.engine.options import EngineOptions
+from gpt2fast.engine.outputs import RequestOutput
+from gpt2fast.engine.prompts import Prompt, Prompts, as_list, as_params
+from gpt2fast.engine.sequence import Request
+from gpt2fast.engine.text_stream import Mailbox, TextStream
+from gpt2fast.errors import GPT2FastError, OptionError, RequestError
+from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class LLM:
+    """A model ready to generate.
+
+    Args:
+        model: ``"demo"``, a directory in Hugging Face format, or a hub id such as ``"gpt2"``.
+        device: "auto" and "cpu": the C++ runner; "torch" or "torch:<device>": PyTorch.
+        dtype: "auto" or what the runner offers ("float32" on the CPU).
+        quantization: None; no compressed format can be run yet.
+        kv_cache_dtype: "auto" or "float32".
+        num_threads: of the C++ runner; by default one for each physical core.
+        revision: branch, tag or commit of a hub id.
+        max_batch_tokens: tokens in one forward step; longer prompts are run in chunks.
+        max_seqs: sequences that run at the same time; others wait.
+        kv_cache_tokens: tokens that the KV cache holds over all sequences. By default room for two
+            full contexts and at least 8,192 tokens, but for no more than a quarter of the memory of
+            the machine, and never for less than one context. Memory is touched as it is needed.
+        prefix_caching: keep what finished prompts left in the cache for prompts that begin alike.
+
+    Raises ``OptionError`` or ``UnsupportedError`` naming an option that cannot be honoured, and
+    ``CheckpointError`` naming the file for a damaged checkpoint. Safe to use from several threads:
+    their requests share the steps. A context manager.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantization: str | None = None,
+        kv_cache_dtype: str = "auto",
+        num_threads: int | None = None,
+        revision: str | None = None,
+        max_batch_tokens: int = 512,
+        max_seqs: int = 64,
+        kv_cache_tokens: int | None = None,
+        prefix_caching: bool = True,
+    ) -> None:
+        options = EngineOptions(
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            kv_cache_dtype=kv_cache_dtype,
+            num_threads=num_threads,
+            max_batch_tokens=max_batch_tokens,
+            max_seqs=max_seqs,
+            kv_cache_tokens=kv_cache_tokens,
+            prefix_caching=prefix_caching,
+        )
+        from gpt2fast._C import BlockPool
+        from gpt2fast.checkpoint import open_checkpoint
+        from gpt2fast.runners import BLOCK_SIZE, make_runner
+
+        with open_checkpoint(model, revision=revision) as checkpoint:
+            self.tokenizer: Tokenizer | None = checkpoint.load_tokenizer()
+            self.config: ModelConfig = checkpoint.config
+            blocks = num_blocks(self.config, BLOCK_SIZE, kv_cache_tokens)
+            runner = make_runner(
+                checkpoint,
+                device=device,
+                dtype=dtype,
+                num_threads=num_threads,
+                num_blocks=blocks,
+                block_size=BLOCK_SIZE,
+                max_batch_tokens=options.max_batch_tokens,
+                max_seqs=options.max_seqs,
+            )
+        pool = BlockPool(runner.num_blocks, runner.block_size, prefix_caching)
+        self._engine: Engine | None = Engine(runner, pool, self.tokenizer)
+        self._lock = threading.Lock()
+        self._mail: dict[str, Mailbox] = {}
+        self._abandoned: deque[str] = deque()  # requests to be aborted by whoever has the lock
+
+    def generate(
+        self,
+        prompts: Prompts,
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Complete every prompt; outputs in the order of the prompts.
+
+        ``prompts`` is one string, one list of token ids, or a list of either; ``params`` is one for
+        all or one for each. Raises ``RequestError``, ``ContextOverflowError`` or ``OptionError``
+        before anything is run, and ``CacheExhaustedError`` for a prompt that alone exceeds the
+        cache, after the others are done.
+        """
+        listed = as_list(prompts)
+        each = as_params(listed, SamplingParams() if params is None else params, SamplingParams)
+        return self._run([self._build(*pair) for pair in zip(listed, each, strict=True)])
+
+    def beam_search(
+        self, prompts: Prompts, params: BeamSearchParams | Sequence[BeamSearchParams] | None = None
+    ) -> list[RequestOutput]:
+        """The best continuations of every prompt by beam search. Raises what ``generate`` does."""
+        listed = as_list(prompts)
+        each = as_params(listed, BeamSearchParams() if params is None else params, BeamSearchParams)
+        return self._run([self._build(*pair) for pair in zip(listed, each, strict=True)])
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> TextStream:
+        """The text of one completion, piece by piece. Raises what ``generate`` does.
+
+        The prompt and its options are checked at once; running starts with the first piece asked
+        for.
+        """
+        (only,) = as_params(
+            [prompt], SamplingParams() if params is None else params, SamplingParams
+        )
+        if only.n != 1:
+            raise OptionError(f"n = {only.n} cannot be streamed; use n = 1, or generate()")
+        request = self._build(prompt, only)
+        mail = Mailbox(request.request_id, keep_pieces=True)
+        return TextStream(self._pieces(request, mail), mail)
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Teacher-forced logits (T, V), float32, of ``token_ids`` (T,): row t predicts token t + 1.
+
+        Raises ``RequestError`` for ids outside the vocabulary, ``ContextOverflowError`` if T
+        exceeds the context.
+        """
+        with self._locked() as engine:
+            return engine.logits(token_ids)
+
+    def stats(self) -> dict[str, int]:
+        """Counters of the KV cache (blocks, hits, evictions) and of the scheduler."""
+        with self._locked() as engine:
+            return engine.stats()
+
+    def close(self) -> None:
+        """Free the model and its cache. Requests under way in other threads end with an error."""
+        with self._lock:
+            self._engine = None
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open_engine(self) -> Engine:
+        if self._engine is None:
+            raise GPT2FastError("this LLM is closed; make a new one")
+        return self._engine
+
+    def _build(self, prompt: Prompt, params: SamplingParams | BeamSearchParams) -> Request:
+        engine = self._open_engine()
+        if not isinstance(prompt, str):
+            return engine.build_request(prompt, params)
+        if self.tokenizer is None:
+            raise RequestError("this checkpoint has no tokenizer; give the prompt as token ids")
+        try:
+            ids = self.tokenizer.encode(prompt).ids
+        except (TypeError, UnicodeEncodeError) as error:  # surrogates are no characters
+            raise RequestError(f"the prompt is not valid Unicode text: {error}") from error
+        return engine.build_request(ids, params, prompt=prompt)
+
+    def _run(self, requests: list[Request]) -> list[RequestOutput]:
+        mail = [Mailbox(request.request_id, keep_pieces=False) for request in requests]
+        try:
+            for request, box in zip(requests, mail, strict=True):
+                self._enqueue(request, box)
+            outputs = [self._wait(box) for box in mail]
+        finally:
+            self._abandon(mail)
+        for output in outputs:
+            if output.error is not None:
+                raise output.error
+        return outputs
+
+    def _pieces(self, request: Request, mail: Mailbox) -> Generator[str, None, None]:
+        try:
+            self._enqueue(request, mail)
+            while mail.output is None or mail.pieces:
+                while mail.pieces:
+                    yield mail.pieces.popleft()
+                self._step_for(mail)
+            if mail.output.error is not None:
+                raise mail.output.error
+        finally:
+            self._abandon([mail])
+
+    def _enqueue(self, request: Request, mail: Mailbox) -> None:
+        with self._locked() as engine:
+            engine.enqueue(request)
+            self._mail[request.request_id] = mail
+
+    def _wait(self, mail: Mailbox) -> RequestOutput:
+        while mail.output is None:
+            self._step_for(mail)
+        return mail.output
+
+    def _step_for(self, mail: Mailbox) -> None:
+        """Run one step, whoever's requests it serves, unless ``mail`` has come meanwhile."""
+        with self._locked() as engine:
+            if mail.has_news:
+                return
+            if not engine.knows(mail.request_id):
+                raise GPT2FastError("the request was interrupted in another thread; repeat it")
+            result = engine.step()
+            for delta in result.deltas:
+                self._mail[delta.request_id].put(delta)
+            for output in result.finished:
+                self._mail[output.request_id].output = output
+
+    @contextmanager
+    def _locked(self) -> Iterator[Engine]:
+        with self._lock:
+            self._abort_abandoned()
+            yield self._open_engine()
+        self._abandon([])
+
+    def _abandon(self, mail: list[Mailbox]) -> None:
+        # A stream can be collected as garbage in any thread at any moment, even inside a step of
+        # its own thread: waiting for the lock could then last for ever.
+        self._abandoned.extend(box.request_id for box in mail)
+        while self._abandoned and self._lock.acquire(blocking=False):
+            try:
+                self._abort_abandoned()
+            finally:
+                self._lock.release()
+
+    def _abort_abandoned(self) -> None:
+        while self._abandoned:
+            request_id = self._abandoned.popleft()
+            self._mail.pop(request_id, None)
+            if self._engine is not None:
+                self._engine.abort(request_id)

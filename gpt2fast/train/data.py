@@ -1,0 +1,80 @@
+"""Documents as one stream of tokens, and which windows of it each step sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from gpt2fast.errors import OptionError
+from gpt2fast.train.corpus import Document
+
+_ENCODE_BATCH = 64
+
+
+def tokenize(
+    tokenizer: Tokenizer, documents: Sequence[Document], end_of_text: int | None
+) -> NDArray[np.int32]:
+    """All documents in one row of token ids (N,), each followed by ``end_of_text``."""
+    end = [] if end_of_text is None else [end_of_text]
+    parts: list[NDArray[np.int32]] = []
+    for start in range(0, len(documents), _ENCODE_BATCH):
+        texts = [document.text for document in documents[start : start + _ENCODE_BATCH]]
+        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+        parts += [np.asarray(encoding.ids + end, dtype=np.int32) for encoding in encoded]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class WindowSampler:
+    """Windows of ``context`` + 1 tokens (inputs and shifted targets), a pure function of the step.
+
+    An epoch visits every window once, in an order and from an offset drawn from the seed and the
+    epoch's number; a resumed run needs nothing but the step to see the same data.
+    """
+
+    tokens: NDArray[np.int32]  # (N,)
+    context: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.windows_per_epoch < 1:
+            raise OptionError(
+                f"the corpus is too small: {len(self.tokens)} training tokens, but sequences of "
+                f"{self.context} need at least {2 * self.context}; give more text or a smaller "
+                "--context"
+            )
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Windows that fit whatever the epoch's offset."""
+        return (len(self.tokens) - self.context) // self.context
+
+    def batch(self, first: int, count: int) -> NDArray[np.int64]:
+        """Windows ``first`` to ``first + count`` since the run began: (count, context + 1)."""
+        rows = np.empty((count, self.context + 1), dtype=np.int64)
+        for row, index in enumerate(range(first, first + count)):
+            epoch, position = divmod(index, self.windows_per_epoch)
+            offset, order = _epoch_order(self.seed, epoch, self.context, self.windows_per_epoch)
+            start = offset + order[position] * self.context
+            rows[row] = self.tokens[start : start + self.context + 1]
+        return rows
+
+
+@lru_cache(maxsize=2)  # a batch at the border of two epochs needs both
+def _epoch_order(
+    seed: int, epoch: int, context: int, windows: int
+) -> tuple[int, NDArray[np.int64]]:
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return int(generator.integers(context)), generator.permutation(windows)
+
+
+def evaluation_windows(tokens: NDArray[np.int32], context: int) -> list[NDArray[np.int32]]:
+    """Cut ``tokens`` into windows of at most ``context`` + 1 that overlap by one token, so that
+    every token but the first is predicted exactly once."""
+    starts = range(0, len(tokens) - 1, context)
+    return [tokens[start : start + context + 1] for start in starts]

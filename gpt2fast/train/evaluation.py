@@ -1,0 +1,78 @@
+"""Held-out loss of the model in training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from gpt2fast.train.data import evaluation_windows
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Mean loss over ``tokens`` held-out tokens. ``bytes_per_token`` is that of the whole text."""
+
+    nats_per_token: float
+    tokens: int
+    bytes_per_token: float
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean loss."""
+        return math.exp(self.nats_per_token)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """A measure that does not depend on the tokenizer."""
+        return self.nats_per_token / math.log(2) / self.bytes_per_token
+
+    def as_dict(self) -> dict[str, float | int]:
+        """For metrics.jsonl and training.json."""
+        return {
+            "nats_per_token": self.nats_per_token,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "tokens": self.tokens,
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    accelerator: Accelerator,
+    model: nn.Module,
+    tokens: NDArray[np.int32],
+    num_bytes: int,
+    context: int,
+    max_tokens: int | None = None,
+) -> HeldOut:
+    """Loss of the first ``max_tokens`` of ``tokens`` (N,), in windows of ``context`` side by side:
+    each token is predicted once, from at most ``context`` tokens before it. The processes share
+    the windows.
+    """
+    chosen = tokens if max_tokens is None else tokens[: max_tokens + 1]
+    windows = evaluation_windows(chosen, context)
+    mine = windows[accelerator.process_index :: accelerator.num_processes]
+    # Sums over millions of tokens need float64, which MPS does not have.
+    wide = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    total = torch.zeros(2, dtype=wide, device=accelerator.device)
+    was_training = model.training
+    model.eval()
+    for window in mine:
+        row = torch.from_numpy(window.astype(np.int64)).to(accelerator.device)[None]
+        logits = model(row[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), row[:, 1:].flatten(), reduction="sum")
+        total[0] += loss.detach()
+        total[1] += row.shape[1] - 1
+    model.train(was_training)
+    nats, count = accelerator.reduce(total, "sum").tolist()
+    return HeldOut(nats / count, int(count), num_bytes / len(tokens))

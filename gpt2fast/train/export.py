@@ -1,0 +1,74 @@
+"""The trained model as a Hugging Face directory that transformers and gpt2fast load."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gpt2fast.config import ModelConfig
+from gpt2fast.train.options import TrainOptions
+from gpt2fast.train.prepare import PreparedRun
+from gpt2fast.train.tokenizer import END_OF_TEXT, copy_tokenizer, write_tokenizer
+
+
+def export_model(
+    state: Mapping[str, Tensor], run: PreparedRun, options: TrainOptions, record: dict[str, Any]
+) -> None:
+    """Write weights in ``options.dtype``, configuration, tokenizer and ``training.json`` to
+    ``options.out``. Each file appears whole, by a rename."""
+    directory = Path(options.out)
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_weights(state, getattr(torch, options.dtype), directory / "model.safetensors")
+    if options.init is None:
+        end = END_OF_TEXT if run.end_of_text is not None else None
+        write_tokenizer(run.tokenizer, directory, run.config.n_positions, end)
+    else:
+        from gpt2fast.checkpoint import open_checkpoint
+
+        copy_tokenizer(open_checkpoint(options.init).path, directory)
+    write_json(directory / "config.json", config_json(run.config, options.dropout, options.dtype))
+    write_json(directory / "generation_config.json", _generation_config(run.config))
+    write_json(directory / "training.json", record)
+
+
+def _write_weights(state: Mapping[str, Tensor], dtype: torch.dtype, path: Path) -> None:
+    tensors = {
+        name if name.startswith("lm_head.") else f"transformer.{name}": tensor.detach()
+        .to("cpu", dtype)
+        .contiguous()
+        for name, tensor in state.items()
+    }
+    partial = path.with_suffix(".partial")
+    save_file(tensors, str(partial), metadata={"format": "pt"})
+    os.replace(partial, path)
+
+
+def config_json(config: ModelConfig, dropout: float, dtype: str) -> dict[str, Any]:
+    """``config.json``: the shape, and what training adds to it in the names of transformers."""
+    return {
+        **config.to_dict(),
+        "attn_pdrop": dropout,
+        "embd_pdrop": dropout,
+        "resid_pdrop": dropout,
+        "torch_dtype": dtype,
+    }
+
+
+def _generation_config(config: ModelConfig) -> dict[str, Any]:
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    fields = config.to_dict()
+    return {name: fields[name] for name in names if fields[name] is not None}
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` so that the file is never seen half written."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)

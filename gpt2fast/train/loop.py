@@ -1,0 +1,213 @@
+"""The training loop, on ``accelerate``: one process on a CPU or GPU, or many under
+``accelerate launch``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt2fast.errors import MissingDependencyError, OptionError
+from gpt2fast.model.gpt2 import GPT2
+from gpt2fast.train.checkpointing import load_checkpoint, save_checkpoint
+from gpt2fast.train.data import WindowSampler
+from gpt2fast.train.disk import check_disk, clear_disk_errors
+from gpt2fast.train.evaluation import HeldOut, evaluate
+from gpt2fast.train.export import export_model
+from gpt2fast.train.metrics import MetricsLog
+from gpt2fast.train.options import TrainOptions
+from gpt2fast.train.plot import plot_losses
+from gpt2fast.train.prepare import PreparedRun, load_prepared, prepare
+from gpt2fast.train.record import training_record
+from gpt2fast.train.schedule import learning_rate, make_optimizer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def train(options: TrainOptions) -> dict[str, Any]:
+    """Train as ``options`` say, write the model to ``options.out``, return ``training.json``.
+
+    Raises OptionError for what the user can put right: options, text, a full disk.
+    """
+    accelerator = _make_accelerator(options)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    with clear_disk_errors(options.out):
+        with accelerator.main_process_first():
+            if accelerator.is_main_process:
+                prepare(options)
+        return Trainer(options, accelerator, load_prepared(options)).run()
+
+
+class Trainer:
+    """Model, optimizer and data of one run, and the steps it takes."""
+
+    def __init__(self, options: TrainOptions, accelerator: Accelerator, run: PreparedRun) -> None:
+        self.options, self.accelerator, self.run_data = options, accelerator, run
+        self.context = options.context or run.config.n_positions
+        if self.context > run.config.n_positions:
+            raise OptionError(
+                f"--context {self.context} exceeds the model's {run.config.n_positions} positions"
+            )
+        self.sampler = WindowSampler(run.train_tokens, self.context, options.seed)
+        torch.manual_seed(options.seed)
+        model = _make_model(options, run)
+        self.num_parameters = sum(p.numel() for p in model.parameters())
+        check_disk(options.out, self.num_parameters, options.keep)
+        model.to(accelerator.device)
+        optimizer = make_optimizer(model, options, accelerator.device)
+        self.model: nn.Module
+        self.optimizer: Any
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        torch.manual_seed(options.seed + 1 + accelerator.process_index)  # dropout
+        self.directory = Path(options.out)
+        self.checkpoints = self.directory / "checkpoints"
+        self.first_step = load_checkpoint(accelerator, self.checkpoints) if options.resume else 0
+        self.metrics: MetricsLog | None = None
+        if accelerator.is_main_process:
+            self.metrics = MetricsLog(self.directory / "metrics.jsonl", self.first_step)
+
+    def run(self) -> dict[str, Any]:
+        """All steps, then evaluation on the whole held-out text and export."""
+        last = min(self.options.steps, self.options.stop_at or self.options.steps)
+        done = self._steps(last)
+        held_out = self._evaluate(None)
+        if self.metrics and held_out and done > self.first_step:
+            self.metrics.write(done, held_out_loss=held_out.nats_per_token)
+        return self._finish(done, held_out)
+
+    def _steps(self, last: int) -> int:
+        options, step = self.options, self.first_step
+        self.model.train()
+        loss_sum = torch.zeros((), device=self.accelerator.device)
+        started, since = time.perf_counter(), step
+        with self._progress(last) as bar:
+            while step < last:
+                loss_sum += self._step(step)
+                step += 1
+                bar.update(1)
+                if step % options.log_every == 0 or step == last:
+                    loss = self._mean(loss_sum) / (step - since)
+                    elapsed = time.perf_counter() - started
+                    rate = (step - since) * self._tokens_per_step / elapsed
+                    self._log(step, loss, rate)
+                    bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tok/s")
+                    loss_sum.zero_()
+                    started, since = time.perf_counter(), step
+                if step % options.save_every == 0 or step == last:
+                    save_checkpoint(self.accelerator, self.checkpoints, step, options.keep)
+                if step % options.eval_every == 0 and step < last:
+                    self._evaluate_and_plot(step)
+        return step
+
+    def _step(self, step: int) -> Tensor:
+        """One optimizer step over ``grad_accum`` micro-batches; its mean loss, nats/token."""
+        options, accelerator = self.options, self.accelerator
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, options)
+        total = torch.zeros((), device=accelerator.device)
+        for micro in range(options.grad_accum):
+            rows = self._micro_batch(step * options.grad_accum + micro)
+            with accelerator.accumulate(self.model):
+                logits = self.model(rows[:, :-1])
+                loss = F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
+                accelerator.backward(loss)
+                if accelerator.sync_gradients and options.clip:
+                    accelerator.clip_grad_norm_(self.model.parameters(), options.clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            total += loss.detach() / options.grad_accum
+        return total
+
+    def _micro_batch(self, micro: int) -> Tensor:
+        """Token ids (B, context + 1) of this process in micro-batch ``micro`` of the run."""
+        index = micro * self.accelerator.num_processes + self.accelerator.process_index
+        rows = self.sampler.batch(index * self.options.batch_size, self.options.batch_size)
+        return torch.from_numpy(rows).to(self.accelerator.device)
+
+    @property
+    def _tokens_per_step(self) -> int:
+        sequences = self.options.batch_size * self.options.grad_accum
+        return int(sequences * self.accelerator.num_processes * self.context)
+
+    def _mean(self, value: Tensor) -> float:
+        return float(self.accelerator.reduce(value.clone(), "mean").item())
+
+    def _log(self, step: int, loss: float, rate: float) -> None:
+        if self.metrics:
+            lr = learning_rate(step - 1, self.options)
+            self.metrics.write(step, loss=loss, lr=lr, tokens_per_second=round(rate))
+
+    def _evaluate(self, max_tokens: int | None) -> HeldOut | None:
+        tokens = self.run_data.held_out_tokens
+        if len(tokens) < 2:
+            return None
+        num_bytes = self.run_data.held_out_bytes
+        return evaluate(self.accelerator, self.model, tokens, num_bytes, self.context, max_tokens)
+
+    def _evaluate_and_plot(self, step: int) -> None:
+        held_out = self._evaluate(self.options.eval_tokens)
+        if self.metrics:
+            if held_out:
+                self.metrics.write(step, held_out_loss=held_out.nats_per_token)
+            plot_losses(self.metrics.read(), self.directory / "loss_curve.png")
+
+    def _finish(self, done: int, held_out: HeldOut | None) -> dict[str, Any]:
+        state = self.accelerator.get_state_dict(self.model)
+        record = training_record(
+            self.options,
+            self.run_data,
+            done,
+            done * self._tokens_per_step,
+            self.num_parameters,
+            held_out,
+        )
+        if self.metrics:
+            export_model(state, self.run_data, self.options, record)
+            plot_losses(self.metrics.read(), self.directory / "loss_curve.png")
+        self.accelerator.wait_for_everyone()
+        return record
+
+    def _progress(self, last: int) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(
+            total=last,
+            initial=min(self.first_step, last),
+            desc="train",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self.accelerator.is_main_process,
+        )
+
+
+def _make_accelerator(options: TrainOptions) -> Accelerator:
+    try:
+        from accelerate import Accelerator
+    except ImportError:
+        raise MissingDependencyError(
+            "training needs accelerate: pip install 'gpt2fast[torch]'"
+        ) from None
+    precision = {"fp32": "no"}.get(options.precision, options.precision)
+    try:
+        return Accelerator(
+            mixed_precision=precision, gradient_accumulation_steps=options.grad_accum
+        )
+    except ValueError as error:
+        raise OptionError(f"--precision {options.precision} cannot be had here: {error}") from None
+
+
+def _make_model(options: TrainOptions, run: PreparedRun) -> GPT2:
+    if options.init is None:
+        return GPT2(run.config, options.dropout)
+    from gpt2fast.checkpoint import open_checkpoint
+    from gpt2fast.model.weights import load_weights
+
+    model = GPT2(run.config, options.dropout)
+    load_weights(model, open_checkpoint(options.init))
+    return model

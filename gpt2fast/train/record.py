@@ -1,0 +1,45 @@
+"""``training.json``: how a model came about, exactly enough to make it again."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from gpt2fast.train.evaluation import HeldOut
+from gpt2fast.train.options import TrainOptions
+from gpt2fast.train.prepare import PreparedRun
+
+_PACKAGES = ("torch", "accelerate", "tokenizers", "numpy", "safetensors")
+
+
+def training_record(
+    options: TrainOptions,
+    run: PreparedRun,
+    steps: int,
+    tokens_seen: int,
+    num_parameters: int,
+    held_out: HeldOut | None,
+) -> dict[str, Any]:
+    """Command, versions, date, corpus and held-out quality, as JSON holds them."""
+    return {
+        "command": options.command(),
+        "options": options.as_dict(),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "seed": options.seed,
+        "steps": steps,
+        "planned_steps": options.steps,
+        "tokens_seen": tokens_seen,
+        "parameters": num_parameters,
+        "corpus": {
+            **run.corpus,
+            "train_tokens": len(run.train_tokens),
+            "held_out_tokens": len(run.held_out_tokens),
+        },
+        "held_out": held_out.as_dict() if held_out else None,
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+        },
+    }

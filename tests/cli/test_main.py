@@ -1,0 +1,121 @@
+"""The command line: one clear line for bad input, the right exit code, and a light start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2fast import cli
+from gpt2fast.cli import info, main
+from gpt2fast.errors import CheckpointError
+
+
+def run(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gpt2fast", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = run("info", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"gpt2fast: error: {tmp_path}/config.json: cannot be read")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("args", [[], ["nonsense"], ["info"], ["info", "x", "--nonsense"]])
+def test_unknown_arguments(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    assert caught.value.code == 2
+    assert "usage: gpt2fast" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_subcommand_has_help_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"gpt2fast {command} " in capsys.readouterr().out.partition("example")[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (CheckpointError("a file\nis wrong"), 2, "gpt2fast: error: a file is wrong\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(28, "No space left on device", "out"), 1, "No space left on device: 'out'"),
+    ],
+)
+def test_exit_codes(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    says: str,
+) -> None:
+    def fail(args: Any) -> int:
+        raise error
+
+    monkeypatch.setattr(info, "run", fail)
+    assert main(["info", "x"]) == code
+    assert says in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(info, "run", lambda args: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["info", "x"])
+
+
+def test_warnings_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(args: Any) -> int:
+        warnings.warn("odd", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(info, "run", warn)
+    assert main(["info", "x"]) == 0
+    assert capsys.readouterr().err == "gpt2fast: warning: odd\n"
+
+
+def test_closed_pipe_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys; from gpt2fast import cli; from gpt2fast.cli import info\n"
+        "def flood(args):\n    while True: print('x' * 1000)\n"
+        "info.run = flood\nsys.exit(cli.main(['info', 'x']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 141
+
+
+def test_the_parser_is_light() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter()\n"
+        "import importlib; from gpt2fast import cli\n"
+        "modules = {n: importlib.import_module('gpt2fast.cli.' + n) for n in cli.COMMANDS}\n"
+        "cli.build_parser(modules)\n"
+        "print(time.perf_counter() - start)\n"
+        "print(sorted({'numpy', 'torch', 'tokenizers', 'safetensors'} & set(sys.modules)))"
+    )
+    done = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(5)
+    ]
+    seconds, heavy = zip(*(each.stdout.splitlines() for each in done), strict=True)
+    assert set(heavy) == {"[]"}
+    assert min(map(float, seconds)) < 0.05

@@ -1,0 +1,57 @@
+"""Fixtures shared by the tests of all floors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer_files() -> Path:
+    """Directory with the real ``vocab.json`` and ``merges.txt`` of GPT-2."""
+    path = REPOSITORY.parent / "shared" / "data" / "gpt2-tokenizer"
+    if not (path / "vocab.json").is_file():
+        pytest.skip("GPT-2's vocab.json and merges.txt are not beside the checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Any]]:
+    """Factory: ``make_checkpoint(seed=0, std=0.12, **GPT2Config fields) -> (path, hf_model)``.
+
+    The model is transformers' ``GPT2LMHeadModel`` in eval mode, float32, eager attention (the only
+    one that knows every flag), saved as safetensors. Weights, biases and LayerNorm parameters are
+    all random and larger than the defaults, so that logits spread and no term vanishes. Equal
+    arguments give the same directory and model: treat both as read-only.
+    """
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    made: dict[str, tuple[Path, Any]] = {}
+
+    def make(seed: int = 0, std: float = 0.12, **overrides: Any) -> tuple[Path, Any]:
+        key = json.dumps([seed, std, overrides], sort_keys=True)
+        if key not in made:
+            config = transformers.GPT2Config(attn_implementation="eager", **overrides)
+            model = transformers.GPT2LMHeadModel(config).eval()
+            _randomize(torch, model, seed, std)
+            path = tmp_path_factory.mktemp("checkpoint")
+            model.save_pretrained(path)
+            made[key] = (path, model)
+        return made[key]
+
+    return make
+
+
+def _randomize(torch: Any, model: Any, seed: int, std: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * std
+            is_gain = ".ln_" in f".{name}" and name.endswith("weight")
+            parameter.copy_(noise + 1.0 if is_gain else noise)

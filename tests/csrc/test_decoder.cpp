@@ -1,0 +1,160 @@
+#include "decoder/decoder.h"
+
+#include <cstring>
+#include <limits>
+
+#include "check.h"
+
+namespace gpt2fast {
+namespace {
+
+using test::random_floats;
+
+const ModelShape kShape{53, 64, 40, 10, 1e-5f, Activation::kGeluTanh, false,
+                        {{4, 96, 0.3f}, {3, 50, 0.2f}}};  // layers of different shape
+
+void load(Decoder& decoder, const std::string& name, std::vector<int64_t> shape, unsigned seed) {
+  size_t count = 1;
+  for (const int64_t size : shape) count *= static_cast<size_t>(size);
+  const auto values = random_floats(count, seed, 0.3f);
+  decoder.weights().load(name, {values.data(), StoredType::kFloat32, shape}, decoder.pool());
+}
+
+void load_all(Decoder& decoder) {
+  const ModelShape& s = decoder.shape();
+  load(decoder, "wte.weight", {s.vocab, s.width}, 1);
+  load(decoder, "lm_head.weight", {s.vocab, s.width}, 2);
+  load(decoder, "wpe.weight", {s.positions, s.width}, 3);
+  unsigned seed = 10;
+  for (size_t l = 0; l < s.layers.size(); ++l) {
+    const std::string p = "h." + std::to_string(l) + ".";
+    const int64_t attended = s.layers[l].heads * s.head_size, inner = s.layers[l].inner;
+    for (const char* norm : {"ln_1", "ln_2"}) {
+      load(decoder, p + norm + ".weight", {s.width}, seed++);
+      load(decoder, p + norm + ".bias", {s.width}, seed++);
+    }
+    const auto conv = [&](const char* name, int64_t in, int64_t out) {
+      load(decoder, p + name + ".weight", {in, out}, seed++);
+      load(decoder, p + name + ".bias", {out}, seed++);
+    };
+    conv("attn.c_attn", s.width, 3 * attended);
+    conv("attn.c_proj", attended, s.width);
+    conv("mlp.c_fc", s.width, inner);
+    conv("mlp.c_proj", inner, s.width);
+  }
+  load(decoder, "ln_f.weight", {s.width}, 4);
+  load(decoder, "ln_f.bias", {s.width}, 5);
+  CHECK(decoder.weights().missing().empty());
+}
+
+// Two sequences of 40 tokens in the given chunk sizes, both in each step; all logits.
+std::vector<float> run(Decoder& decoder, const std::vector<int32_t>& chunks) {
+  constexpr int32_t kTokens = 40, kBlocks = 3;
+  const int32_t vocab = decoder.shape().vocab;
+  std::vector<float> logits(static_cast<size_t>(2 * kTokens * vocab));
+  const std::vector<int32_t> tables{5, 0, 2, 1, 3, 4};
+  int32_t done = 0;
+  for (const int32_t chunk : chunks) {
+    std::vector<int32_t> ids, rows;
+    for (int32_t s = 0; s < 2; ++s) {
+      for (int32_t t = done; t < done + chunk; ++t) ids.push_back((t * 7 + s * 13) % vocab);
+    }
+    for (int32_t r = 0; r < 2 * chunk; ++r) rows.push_back(r);
+    const std::vector<int32_t> starts{0, chunk, 2 * chunk}, contexts{done, done};
+    std::vector<float> out(static_cast<size_t>(2 * chunk * vocab));
+    decoder.step({ids.data(), starts.data(), contexts.data(), tables.data(), rows.data(), 2 * chunk,
+                  2, kBlocks, 2 * chunk},
+                 out.data());
+    const size_t half = out.size() / 2;
+    std::memcpy(&logits[static_cast<size_t>(done * vocab)], out.data(), half * sizeof(float));
+    std::memcpy(&logits[static_cast<size_t>((kTokens + done) * vocab)], &out[half], half * sizeof(float));
+    done += chunk;
+  }
+  return logits;
+}
+
+TEST(logits_are_the_same_bits_for_any_threads_and_chunks) {
+  for (const Isa isa : available_isas()) {
+    std::vector<float> first;
+    for (const int32_t threads : {1, 3}) {
+      Decoder decoder(kShape, isa, threads, 6, 80);
+      load_all(decoder);
+      for (const auto& chunks : {std::vector<int32_t>{40}, {1, 38, 1}, {17, 23}, {16, 16, 2, 2, 2, 1, 1}}) {
+        const auto logits = run(decoder, chunks);
+        if (first.empty()) first = logits;
+        CHECK(std::memcmp(first.data(), logits.data(), first.size() * sizeof(float)) == 0);
+      }
+    }
+  }
+}
+
+TEST(a_batch_that_points_outside_is_refused) {
+  Decoder decoder(kShape, Isa::kGeneric, 1, 6, 8);
+  load_all(decoder);
+  std::vector<float> out(53);
+  std::vector<int32_t> id{1}, starts{0, 1}, context{0}, table{0}, row{0};
+  const auto step = [&] {
+    decoder.step({id.data(), starts.data(), context.data(), table.data(), row.data(), 1, 1, 1, 1},
+                 out.data());
+  };
+  step();
+  const auto refused = [&](int32_t& field, int32_t bad) {
+    const int32_t good = field;
+    field = bad;
+    CHECK_THROWS(step(), std::invalid_argument);
+    field = good;
+  };
+  refused(id[0], 53);
+  refused(id[0], -1);
+  refused(table[0], 6);
+  refused(table[0], -1);
+  refused(context[0], 64);
+  refused(context[0], 16);  // needs a second block
+  refused(context[0], -1);
+  refused(row[0], 1);
+  refused(starts[1], 2);
+  refused(starts[1], 0);
+  step();
+}
+
+TEST(bad_tensors_are_refused_by_name) {
+  Decoder decoder(kShape, Isa::kGeneric, 2, 6, 8);
+  CHECK_THROWS(load(decoder, "h.9.ln_1.weight", {40}, 1), std::invalid_argument);
+  CHECK_THROWS(load(decoder, "wte.weight", {40, 53}, 1), std::invalid_argument);
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    auto values = random_floats(53 * 40, 1);
+    values[1234] = bad;
+    CHECK_THROWS(decoder.weights().load("wte.weight", {values.data(), StoredType::kFloat32, {53, 40}},
+                                        decoder.pool()),
+                 std::invalid_argument);
+  }
+  CHECK(!decoder.weights().missing().empty());
+}
+
+TEST(stored_types_convert_exactly) {
+  const ModelShape shape{2, 2, 8, 4, 1e-5f, Activation::kRelu, true, {{2, 8, 1.0f}}};
+  Decoder decoder(shape, Isa::kGeneric, 1, 1, 2);
+  const std::vector<float> zero(16, 0.0f);
+  decoder.weights().load("wte.weight", {zero.data(), StoredType::kFloat32, {2, 8}}, decoder.pool());
+  const auto loaded = [&](const void* data, StoredType type) {
+    decoder.weights().load("wpe.weight", {data, type, {2, 8}}, decoder.pool());
+    std::vector<float> out(16);
+    for (int32_t row = 0; row < 2; ++row) decoder.weights().embed(0, row, &out[static_cast<size_t>(row * 8)]);
+    return out;
+  };
+  // 1, -2, 65504 (largest), 2^-14 (smallest normal), 2^-24 (smallest subnormal), 0.333...
+  const std::vector<uint16_t> half{0x3c00, 0xc000, 0x7bff, 0x0400, 0x0001, 0x3555, 0x83ff, 0x8000,
+                                   0, 0, 0, 0, 0, 0, 0, 0};
+  const auto from_half = loaded(half.data(), StoredType::kFloat16);
+  const std::vector<float> want{1.0f, -2.0f, 65504.0f, 0x1p-14f, 0x1p-24f, 0.333251953125f,
+                                -1023 * 0x1p-24f, 0.0f};
+  for (size_t i = 0; i < want.size(); ++i) CHECK(from_half[i] == want[i]);
+  const std::vector<uint16_t> brain{0x3f80, 0xc000, 0x7f7f, 0x0001, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  const auto from_brain = loaded(brain.data(), StoredType::kBFloat16);
+  CHECK(from_brain[0] == 1.0f && from_brain[1] == -2.0f && from_brain[2] > 3.3e38f && from_brain[3] == 0x1p-133f);
+  const std::vector<double> wide(16, 0.1);
+  CHECK(loaded(wide.data(), StoredType::kFloat64)[3] == 0.1f);
+}
+
+}  // namespace
+}  // namespace gpt2fast

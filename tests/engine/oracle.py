@@ -1,0 +1,58 @@
+"""What the engine must produce, computed one request at a time without batches or cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from mock_runner import EOS, MockModel, MockRunner, byte_tokenizer
+
+from gpt2fast._C import BlockPool
+from gpt2fast.engine.engine import Engine
+from gpt2fast.engine.outputs import RequestOutput
+from gpt2fast.engine.rng import uniform
+from gpt2fast.engine.sampler import process_logits, sample_row
+from gpt2fast.sampling_params import SamplingParams
+
+MODEL = MockModel()
+TOKENIZER = byte_tokenizer()
+
+
+def make_engine(prefix_caching: bool = True, **runner_options: object) -> Engine:
+    runner = MockRunner(model=MODEL, **runner_options)  # type: ignore[arg-type]
+    pool = BlockPool(runner.num_blocks, runner.block_size, prefix_caching)
+    return Engine(runner, pool, TOKENIZER)
+
+
+def run(engine: Engine, max_steps: int = 10_000) -> dict[str, RequestOutput]:
+    """Step until nothing is left."""
+    outputs: dict[str, RequestOutput] = {}
+    for _ in range(max_steps):
+        if not engine.has_unfinished():
+            return outputs
+        outputs.update({output.request_id: output for output in engine.step().finished})
+    raise AssertionError("the engine does not come to an end")
+
+
+def assert_clean(engine: Engine) -> None:
+    stats = engine.stats()
+    assert stats["sequences"] == stats["used"] == stats["running"] == stats["waiting"] == 0
+    assert stats["cached"] + stats["free"] == stats["num_blocks"]
+
+
+def expected_tokens(prompt: Sequence[int], params: SamplingParams, index: int = 0) -> list[int]:
+    """Output tokens of completion ``index``; stop strings and the context's end are left out."""
+    tokens, window_start, n_positions = list(prompt), 0, 128
+    stop = {*params.stop_token_ids, *(() if params.ignore_eos else (EOS,))}
+    banned = np.array(sorted(stop), dtype=np.int64)
+    assert params.max_tokens is not None
+    for position in range(params.max_tokens):
+        if len(tokens) - window_start > n_positions:
+            window_start = len(tokens) - n_positions // 2
+        logits = MODEL.logits(tokens[window_start:])
+        row = process_logits(logits, params, tokens, len(prompt), banned)
+        draw = uniform(params.seed or 0, index, position) if params.temperature else 0.0
+        tokens.append(sample_row(row, params, draw))
+        if tokens[-1] in stop:
+            break
+    return tokens[len(prompt) :]

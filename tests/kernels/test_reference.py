@@ -1,0 +1,76 @@
+"""The reference operations against transformers' activations and against formulas in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from gpt2fast.config import SUPPORTED_ACTIVATIONS  # noqa: E402
+from gpt2fast.errors import UnsupportedError  # noqa: E402
+from gpt2fast.kernels import reference  # noqa: E402
+
+
+@pytest.mark.parametrize("name", sorted(SUPPORTED_ACTIVATIONS))
+def test_activation_equals_transformers(name: str) -> None:
+    activations = pytest.importorskip("transformers.activations")
+    x = torch.cat([torch.linspace(-30, 30, 2001), torch.randn(1000), torch.tensor([0.0, -0.0])])
+    expected = activations.ACT2FN[name](x)
+    torch.testing.assert_close(reference.activation(name)(x), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_activations_are_those_the_configuration_accepts() -> None:
+    assert set(reference._ACTIVATIONS) == set(SUPPORTED_ACTIVATIONS)
+
+
+@pytest.mark.parametrize("name", ["prelu", "xielu"])
+def test_learned_activations_are_refused_by_name(name: str) -> None:
+    with pytest.raises(UnsupportedError, match=f'"{name}" has learned parameters'):
+        reference.activation(name)
+
+
+def test_unknown_activation_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedError, match='"gelu_11" is not known'):
+        reference.activation("gelu_11")
+
+
+def test_layer_norm_formula() -> None:
+    x = torch.randn(3, 5, 37, dtype=torch.float64) * 4 + 1
+    weight, bias = torch.randn(2, 37, dtype=torch.float64)
+    variance = x.var(-1, unbiased=False, keepdim=True)
+    expected = (x - x.mean(-1, keepdim=True)) / (variance + 1e-2).sqrt() * weight + bias
+    torch.testing.assert_close(reference.layer_norm(x, weight, bias, 1e-2), expected)
+
+
+@pytest.mark.parametrize("past", [0, 1, 13])
+@pytest.mark.parametrize("upcast", [False, True])
+def test_attention_formula(past: int, upcast: bool) -> None:
+    new, heads, size, scale = 6, 3, 5, 0.7
+    q = torch.randn(2, heads, new, size)
+    k, v = torch.randn(2, 2, heads, past + new, size)
+    result = reference.attention(q, k, v, scale, upcast)
+    for t in range(new):
+        seen = past + t + 1
+        for b in range(2):
+            for h in range(heads):
+                scores = [
+                    scale * float(q[b, h, t].double() @ k[b, h, s].double()) for s in range(seen)
+                ]
+                weights = [math.exp(score - max(scores)) for score in scores]
+                mixed = sum(w * v[b, h, s].double() for s, w in enumerate(weights)) / sum(weights)
+                torch.testing.assert_close(result[b, h, t].double(), mixed, atol=1e-5, rtol=1e-5)
+
+
+def test_upcast_attention_is_closer_to_the_truth() -> None:
+    q, k, v = torch.randn(3, 1, 2, 40, 16)
+    truth = reference.attention(q, k, v, 1.0)
+    low = [t.bfloat16() for t in (q, k, v)]
+    exact_inputs = reference.attention(*(t.float() for t in low), 1.0)
+    plain = reference.attention(*low, 1.0).float()
+    upcast = reference.attention(*low, 1.0, upcast=True)
+    assert upcast.dtype == torch.bfloat16
+    error = (upcast.float() - exact_inputs).abs().mean()
+    assert error < (plain - exact_inputs).abs().mean()
+    assert (truth - exact_inputs).abs().max() > 0
