@@ -13,7 +13,8 @@ from gpt2fast.errors import ConfigError, UnsupportedError
 
 _ACTIVATIONS = """
     gelu gelu_10 gelu_fast gelu_new gelu_python gelu_python_tanh gelu_pytorch_tanh gelu_accurate
-    laplace leaky_relu linear mish quick_gelu relu relu2 relu6 sigmoid silu swish tanh
+    hardswish laplace leaky_relu linear mish quick_gelu relu relu2 relu6 sigmoid silu sqrtsoftplus
+    swish tanh
 """
 SUPPORTED_ACTIVATIONS = frozenset(_ACTIVATIONS.split())
 

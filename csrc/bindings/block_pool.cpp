@@ -101,7 +101,8 @@ void bind_block_pool(py::module_& module) {
             return py::array_t<int32_t>(static_cast<py::ssize_t>(blocks.size()), blocks.data());
           },
           py::arg("sequence"))
-      .def("fill_block_tables", &fill_block_tables, py::arg("sequences"), py::arg("out").noconvert())
+      .def("fill_block_tables", &fill_block_tables, py::arg("sequences"),
+           py::arg("out").noconvert())
       .def_property_readonly("block_size", &BlockPool::block_size)
       .def_property_readonly("num_free", &BlockPool::num_free)
       .def("stats", &stats)

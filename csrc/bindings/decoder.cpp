@@ -12,20 +12,18 @@ namespace py = pybind11;
 using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 using Logits = py::array_t<float, py::array::c_style>;
 
-
-std::unique_ptr<Decoder> make_decoder(int32_t vocab, int32_t positions, int32_t width,
-                                      int32_t head_size, float epsilon,
-                                      const std::string& activation, bool tied_head,
-                                      const std::vector<std::tuple<int32_t, int32_t, float>>& layers,
-                                      int32_t num_threads, int32_t num_blocks,
-                                      int32_t max_batch_tokens) {
+std::unique_ptr<Decoder> make_decoder(
+    int32_t vocab, int32_t positions, int32_t width, int32_t head_size, float epsilon,
+    const std::string& activation, bool tied_head,
+    const std::vector<std::tuple<int32_t, int32_t, float>>& layers, int32_t num_threads,
+    int32_t num_blocks, int32_t max_batch_tokens) {
   if (vocab < 1 || positions < 1 || width < 1 || head_size < 1 || head_size > kMaxHeadSize ||
       layers.empty() || num_threads < 1 || num_blocks < 1 || max_batch_tokens < 1) {
-    throw std::invalid_argument(
-        "Decoder: sizes must be positive and the head size at most " + std::to_string(kMaxHeadSize));
+    throw std::invalid_argument("Decoder: sizes must be positive and the head size at most " +
+                                std::to_string(kMaxHeadSize));
   }
-  ModelShape shape{vocab, positions, width, head_size, epsilon, activation_from_name(activation),
-                   tied_head, {}};
+  ModelShape shape{
+      vocab, positions, width, head_size, epsilon, activation_from_name(activation), tied_head, {}};
   for (const auto& [heads, inner, scale] : layers) shape.layers.push_back({heads, inner, scale});
   const py::gil_scoped_release release;
   return std::make_unique<Decoder>(shape, select_isa(), num_threads, num_blocks, max_batch_tokens);
@@ -36,7 +34,8 @@ StoredType stored_type(const std::string& dtype) {
   if (dtype == "F16") return StoredType::kFloat16;
   if (dtype == "BF16") return StoredType::kBFloat16;
   if (dtype == "F64") return StoredType::kFloat64;
-  throw std::invalid_argument("unknown tensor type '" + dtype + "'; F32, F16, BF16 or F64 expected");
+  throw std::invalid_argument("unknown tensor type '" + dtype +
+                              "'; F32, F16, BF16 or F64 expected");
 }
 
 void load(Decoder& decoder, const std::string& name, const std::string& dtype,
@@ -108,7 +107,8 @@ void copy_blocks(Decoder& decoder, const Ids& pairs) {
 void bind_decoder(py::module_& module) {
   module.attr("BLOCK_TOKENS") = kBlockTokens;
   module.attr("MAX_HEAD_SIZE") = kMaxHeadSize;
-  py::class_<Decoder>(module, "Decoder", "GPT-2 on the CPU: packed weights, cache, one step a call.")
+  py::class_<Decoder>(module, "Decoder",
+                      "GPT-2 on the CPU: packed weights, cache, one step a call.")
       .def(py::init(&make_decoder), py::kw_only(), py::arg("vocab"), py::arg("positions"),
            py::arg("width"), py::arg("head_size"), py::arg("epsilon"), py::arg("activation"),
            py::arg("tied_head"), py::arg("layers"), py::arg("num_threads"), py::arg("num_blocks"),

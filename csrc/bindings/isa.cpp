@@ -2,6 +2,7 @@
 
 #include "bindings/module.h"
 #include "core/cpu_isa.h"
+#include "kernels/bandwidth.h"
 
 namespace gpt2fast {
 
@@ -17,6 +18,17 @@ void bind_isa(pybind11::module_& module) {
         return names;
       },
       "The instruction sets that this build has and this CPU can run, weakest first.");
+  module.def(
+      "measure_read_bandwidth",
+      [](int num_threads, int megabytes, int repeats) {
+        if (num_threads < 1 || megabytes < 1 || repeats < 1) {
+          throw std::invalid_argument("measure_read_bandwidth: all arguments must be positive");
+        }
+        const pybind11::gil_scoped_release release;
+        return measure_read_bandwidth(select_isa(), num_threads, megabytes, repeats);
+      },
+      pybind11::arg("num_threads"), pybind11::arg("megabytes") = 512, pybind11::arg("repeats") = 5,
+      "Bytes per second of each of `repeats` passes over `megabytes` (2^20) of memory.");
 }
 
 }  // namespace gpt2fast

@@ -10,7 +10,7 @@
 namespace gpt2fast {
 namespace {
 
-constexpr size_t kAlignment = 64;          // a cache line, and the widest vector
+constexpr size_t kAlignment = 64;  // a cache line, and the widest vector
 constexpr size_t kHugePage = size_t{2} << 20;
 
 size_t round_up(size_t value, size_t multiple) {
@@ -37,7 +37,8 @@ Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   const uintptr_t aligned = round_up(start, kHugePage);
   if (aligned != start) munmap(raw, aligned - start);
   const uintptr_t end = start + padded;
-  if (aligned + wanted != end) munmap(reinterpret_cast<void*>(aligned + wanted), end - aligned - wanted);
+  if (aligned + wanted != end)
+    munmap(reinterpret_cast<void*>(aligned + wanted), end - aligned - wanted);
   data_ = reinterpret_cast<void*>(aligned);
   mapped_ = wanted;
 #if defined(MADV_HUGEPAGE)

@@ -90,7 +90,9 @@ void ThreadPool::run(const std::function<void(int)>& body) {
   // sleeps, or this thread sees that it is parked.
   epoch_.fetch_add(1);
   if (parked_.load() > 0) {
-    { const std::lock_guard<std::mutex> lock(park_mutex_); }
+    {
+      const std::lock_guard<std::mutex> lock(park_mutex_);
+    }
     park_.notify_all();
   }
   body(0);

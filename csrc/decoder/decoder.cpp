@@ -15,8 +15,9 @@ constexpr int32_t kQueryRows = 16;
 // Weight panels of one matmul task: a tenth of a megabyte or more, so that taking it costs nothing.
 constexpr int32_t kPanelsPerTask = 4;
 
-constexpr int32_t kPhasesPerLayer = 8;  // at most: two norms, q k v, append, attention, three products
-constexpr int32_t kPhasesOutside = 3;   // embedding, last norm, head
+constexpr int32_t kPhasesPerLayer =
+    8;  // at most: two norms, q k v, append, attention, three products
+constexpr int32_t kPhasesOutside = 3;  // embedding, last norm, head
 
 std::vector<int32_t> heads_of(const ModelShape& shape) {
   std::vector<int32_t> heads;
@@ -78,8 +79,8 @@ void Decoder::check_sequence(const StepBatch& batch, int32_t s) const {
 
 void Decoder::check(const StepBatch& batch) const {
   if (batch.num_tokens > max_batch_tokens_) {
-    refuse(std::to_string(batch.num_tokens) + " tokens exceed max_batch_tokens = " +
-           std::to_string(max_batch_tokens_));
+    refuse(std::to_string(batch.num_tokens) +
+           " tokens exceed max_batch_tokens = " + std::to_string(max_batch_tokens_));
   }
   if (batch.query_starts[0] != 0 || batch.query_starts[batch.num_sequences] != batch.num_tokens) {
     refuse("query_starts must run from 0 to the number of tokens");
@@ -87,8 +88,8 @@ void Decoder::check(const StepBatch& batch) const {
   for (int32_t s = 0; s < batch.num_sequences; ++s) check_sequence(batch, s);
   for (int32_t t = 0; t < batch.num_tokens; ++t) {
     if (batch.token_ids[t] < 0 || batch.token_ids[t] >= shape_.vocab) {
-      refuse("token id " + std::to_string(batch.token_ids[t]) + " is outside of the vocabulary of " +
-             std::to_string(shape_.vocab));
+      refuse("token id " + std::to_string(batch.token_ids[t]) +
+             " is outside of the vocabulary of " + std::to_string(shape_.vocab));
     }
   }
   for (int32_t r = 0; r < batch.num_logit_rows; ++r) {

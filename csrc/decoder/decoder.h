@@ -23,7 +23,7 @@ struct StepBatch {
   int32_t num_tokens;           // T
   int32_t num_sequences;        // S
   int32_t table_width;
-  int32_t num_logit_rows;       // R
+  int32_t num_logit_rows;  // R
 };
 
 class Decoder {
@@ -90,8 +90,8 @@ class Decoder {
   int64_t width_stride_, qkv_stride_, attended_stride_, inner_stride_;
   Buffer residual_, normal_, qkv_, attended_, inner_;
   std::vector<AttentionTask> attention_tasks_;  // for one head; others repeat it
-  bool attention_split_ = false;  // a sequence has several tasks a head
-  std::vector<TaskCounter> counters_;  // one a phase
+  bool attention_split_ = false;                // a sequence has several tasks a head
+  std::vector<TaskCounter> counters_;           // one a phase
 };
 
 }  // namespace gpt2fast

@@ -28,6 +28,8 @@ Activation activation_from_name(const std::string& name) {
       {"tanh", Activation::kTanh},
       {"mish", Activation::kMish},
       {"laplace", Activation::kLaplace},
+      {"hardswish", Activation::kHardSwish},
+      {"sqrtsoftplus", Activation::kSqrtSoftplus},
   };
   const auto it = kNames.find(name);
   if (it == kNames.end()) throw std::invalid_argument("unknown activation function '" + name + "'");

@@ -22,7 +22,7 @@ struct ModelShape {
   int32_t head_size;  // D
   float epsilon;      // of LayerNorm
   Activation activation;
-  bool tied_head;     // the head is wte
+  bool tied_head;  // the head is wte
   std::vector<LayerShape> layers;
 };
 

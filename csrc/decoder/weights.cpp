@@ -50,7 +50,8 @@ void convert(const StoredArray& array, int64_t start, int64_t count, float* out)
                   static_cast<size_t>(count) * 4);
       return;
     case StoredType::kFloat16:
-      for (int64_t i = 0; i < count; ++i) out[i] = from_half(element<uint16_t>(array.data, start + i));
+      for (int64_t i = 0; i < count; ++i)
+        out[i] = from_half(element<uint16_t>(array.data, start + i));
       return;
     case StoredType::kBFloat16:
       for (int64_t i = 0; i < count; ++i) {
@@ -170,8 +171,8 @@ void Weights::load(const std::string& name, const StoredArray& array, ThreadPool
   float* out = target.buffer->floats();
   std::atomic<bool> finite{true};
   if (target.layout == Layout::kVector || target.layout == Layout::kRows) {
-    const int64_t count = target.layout == Layout::kVector ? target.shape[0]
-                                                           : target.shape[0] * target.shape[1];
+    const int64_t count =
+        target.layout == Layout::kVector ? target.shape[0] : target.shape[0] * target.shape[1];
     convert(array, 0, count, out);
     finite = all_finite(out, count);
   } else {
@@ -182,7 +183,8 @@ void Weights::load(const std::string& name, const StoredArray& array, ThreadPool
     pool.run([&](int) {
       for (int p = tasks.take(); p < panels; p = tasks.take()) {
         float* panel = out + p * inputs * kLanes;
-        const bool ok = conv1d ? pack_conv1d_panel(array, p, panel) : pack_linear_panel(array, p, panel);
+        const bool ok =
+            conv1d ? pack_conv1d_panel(array, p, panel) : pack_linear_panel(array, p, panel);
         if (!ok) finite.store(false, std::memory_order_relaxed);
       }
     });

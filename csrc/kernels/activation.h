@@ -10,9 +10,7 @@
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
-GPT2FAST_INLINE V16 sigmoid(V16 x) {
-  return splat(1.0f) / (splat(1.0f) + exp(splat(0.0f) - x));
-}
+GPT2FAST_INLINE V16 sigmoid(V16 x) { return splat(1.0f) / (splat(1.0f) + exp(splat(0.0f) - x)); }
 
 // 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
 GPT2FAST_INLINE V16 gelu_tanh(V16 x) {
@@ -22,13 +20,16 @@ GPT2FAST_INLINE V16 gelu_tanh(V16 x) {
 
 static inline float gelu_erf(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
 
+// log(1 + e^x), which is x itself, to float precision, from 20 on.
+static inline float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
+
 static inline float activate_scalar(Activation kind, float x) {
   switch (kind) {
     case Activation::kGeluErf: return gelu_erf(x);
     case Activation::kGelu10: return fminf(fmaxf(gelu_erf(x), -10.0f), 10.0f);
     case Activation::kTanh: return tanhf(x);
-    // log(1 + e^x) is x itself, to float precision, from 20 on.
-    case Activation::kMish: return x * tanhf(x > 20.0f ? x : log1pf(expf(x)));
+    case Activation::kMish: return x * tanhf(softplus(x));
+    case Activation::kSqrtSoftplus: return sqrtf(softplus(x));
     case Activation::kLaplace:
       return 0.5f * (1.0f + erff((x - 0.707107f) / (0.282095f * 1.41421356237309505f)));
     default: return x;
@@ -51,6 +52,8 @@ GPT2FAST_INLINE V16 activate(Activation kind, V16 x) {
     case Activation::kRelu: return max(x, zero);
     case Activation::kRelu2: return max(x, zero) * max(x, zero);
     case Activation::kRelu6: return min(max(x, zero), splat(6.0f));
+    case Activation::kHardSwish:
+      return x * min(max(x + splat(3.0f), zero), splat(6.0f)) / splat(6.0f);
     case Activation::kLeakyRelu: return select_less(x, zero, x * splat(0.01f), x);
     case Activation::kSilu: return x * sigmoid(x);
     case Activation::kSigmoid: return sigmoid(x);

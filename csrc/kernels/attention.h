@@ -17,7 +17,7 @@ namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
 constexpr int kMaxHeadVectors = kMaxHeadSize / kLanes;
-constexpr int kQueryTile = 4;        // queries that share each load of a key block
+constexpr int kQueryTile = 4;  // queries that share each load of a key block
 
 GPT2FAST_INLINE float* keys_of(const HeadCache& cache, int block) {
   return cache.base + cache.blocks[block] * cache.block_stride;

@@ -13,8 +13,8 @@
 
 namespace gpt2fast {
 
-constexpr int kLanes = 16;        // outputs in a weight panel
-constexpr int kBlockTokens = 16;  // tokens in a cache block: one vector of scores
+constexpr int kLanes = 16;          // outputs in a weight panel
+constexpr int kBlockTokens = 16;    // tokens in a cache block: one vector of scores
 constexpr int kMaxHeadSize = 1024;  // attention keeps one output row a query on the stack
 
 constexpr int64_t round_up_lanes(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
@@ -36,11 +36,13 @@ enum class Activation : int32_t {
   kTanh,
   kMish,
   kLaplace,
+  kHardSwish,     // x relu6(x + 3) / 6
+  kSqrtSoftplus,  // sqrt(log(1 + e^x))
 };
 
 // out[m][n] = act(sum_k x[m][k] * w[k][n] + bias[n]) + residual[m][n]
 struct MatmulArgs {
-  const float* x;         // (M, K), rows x_stride apart
+  const float* x;  // (M, K), rows x_stride apart
   int64_t x_stride;
   int32_t rows;           // M
   int32_t inputs;         // K
@@ -55,20 +57,20 @@ struct MatmulArgs {
 
 // One head's cache as seen by one sequence.
 struct HeadCache {
-  float* base;              // this layer's storage at this head
-  int64_t block_stride;     // floats
-  const int32_t* blocks;    // the sequence's block table
-  int32_t head_size;        // D
+  float* base;            // this layer's storage at this head
+  int64_t block_stride;   // floats
+  const int32_t* blocks;  // the sequence's block table
+  int32_t head_size;      // D
 };
 
 struct AttentionArgs {
-  const float* q;      // (M, D), rows q_stride apart
+  const float* q;  // (M, D), rows q_stride apart
   int64_t q_stride;
-  int32_t rows;        // M
-  int32_t position;    // of row 0; row i attends to tokens 0 .. position + i
-  float scale;         // on q . k
+  int32_t rows;      // M
+  int32_t position;  // of row 0; row i attends to tokens 0 .. position + i
+  float scale;       // on q . k
   HeadCache cache;
-  float* out;          // (M, D), rows out_stride apart
+  float* out;  // (M, D), rows out_stride apart
   int64_t out_stride;
 };
 
@@ -79,9 +81,10 @@ struct KernelTable {
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon,
                      int32_t width, float* out);
   // Stores the key and value (D,) of the token at `position`.
-  void (*append_kv)(const HeadCache& cache, int32_t position, const float* key,
-                    const float* value);
+  void (*append_kv)(const HeadCache& cache, int32_t position, const float* key, const float* value);
   void (*attention)(const AttentionArgs& args);
+  // The sum of `count` floats, a multiple of 64: reads memory and does nothing else.
+  float (*stream)(const float* data, int64_t count);
 };
 
 // The table compiled for `isa`, which must be one of available_isas().

@@ -36,8 +36,8 @@ static void layer_norm(const float* x, const float* weight, const float* bias, f
   }
   if (tail > 0) {
     const V16 normal = (load_partial(x + full, tail, mean) - splat(mean)) * scale;
-    const V16 value = fma(normal, load_partial(weight + full, tail, 0.0f),
-                          load_partial(bias + full, tail, 0.0f));
+    const V16 value =
+        fma(normal, load_partial(weight + full, tail, 0.0f), load_partial(bias + full, tail, 0.0f));
     store_partial(out + full, value, tail);
   }
 }

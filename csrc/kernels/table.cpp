@@ -2,12 +2,13 @@
 #include "kernels/attention.h"
 #include "kernels/layer_norm.h"
 #include "kernels/matmul.h"
+#include "kernels/stream.h"
 
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
 extern const KernelTable kTable;
-const KernelTable kTable = {matmul, layer_norm, append_kv, attention};
+const KernelTable kTable = {matmul, layer_norm, append_kv, attention, stream};
 
 }  // namespace GPT2FAST_ISA
 }  // namespace gpt2fast

@@ -89,8 +89,8 @@ GPT2FAST_INLINE V16 select_less(V16 a, V16 b, V16 yes, V16 no) {
           _mm256_blendv_ps(no.hi, yes.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ))};
 }
 GPT2FAST_INLINE __m256 scale_half(__m256 a, __m256 n_bits) {
-  return _mm256_castsi256_ps(_mm256_add_epi32(
-      _mm256_castps_si256(a), _mm256_slli_epi32(_mm256_castps_si256(n_bits), 23)));
+  return _mm256_castsi256_ps(
+      _mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_castps_si256(n_bits), 23)));
 }
 GPT2FAST_INLINE V16 scale_by_power(V16 a, V16 n_bits) {
   return {scale_half(a.lo, n_bits.lo), scale_half(a.hi, n_bits.hi)};
@@ -105,9 +105,9 @@ typedef uint32_t U4 __attribute__((vector_size(16)));
 struct V16 {
   F4 q[4];
 };
-#define GPT2FAST_EACH(expression)                      \
-  V16 r;                                               \
-  for (int i = 0; i < 4; ++i) r.q[i] = (expression);   \
+#define GPT2FAST_EACH(expression)                    \
+  V16 r;                                             \
+  for (int i = 0; i < 4; ++i) r.q[i] = (expression); \
   return r
 GPT2FAST_INLINE V16 load(const float* p) {
   V16 r;
@@ -122,7 +122,9 @@ GPT2FAST_INLINE V16 operator*(V16 a, V16 b) { GPT2FAST_EACH(a.q[i] * b.q[i]); }
 GPT2FAST_INLINE V16 operator/(V16 a, V16 b) { GPT2FAST_EACH(a.q[i] / b.q[i]); }
 // Two roundings: a fused one would be a library call where the CPU has no such instruction.
 GPT2FAST_INLINE V16 fma(V16 a, V16 b, V16 c) { GPT2FAST_EACH(a.q[i] * b.q[i] + c.q[i]); }
-GPT2FAST_INLINE F4 blend(I4 mask, F4 yes, F4 no) { return (F4)((mask & (I4)yes) | (~mask & (I4)no)); }
+GPT2FAST_INLINE F4 blend(I4 mask, F4 yes, F4 no) {
+  return (F4)((mask & (I4)yes) | (~mask & (I4)no));
+}
 GPT2FAST_INLINE V16 max(V16 a, V16 b) { GPT2FAST_EACH(blend(a.q[i] > b.q[i], a.q[i], b.q[i])); }
 GPT2FAST_INLINE V16 min(V16 a, V16 b) { GPT2FAST_EACH(blend(a.q[i] < b.q[i], a.q[i], b.q[i])); }
 GPT2FAST_INLINE V16 select_less(V16 a, V16 b, V16 yes, V16 no) {
@@ -157,7 +159,8 @@ GPT2FAST_INLINE float max_lane(V16 a) {
   float lanes[16];
   store(lanes, a);
   for (int half = 8; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+    for (int i = 0; i < half; ++i)
+      lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
   }
   return lanes[0];
 }

@@ -8,8 +8,9 @@ namespace gpt2fast {
 BlockPool::BlockPool(int32_t num_blocks, int32_t block_size, bool prefix_caching)
     : block_size_(block_size), prefix_caching_(prefix_caching) {
   if (num_blocks < 1 || block_size < 1) {
-    throw std::invalid_argument("a block pool needs at least one block of at least one token, not " +
-                                std::to_string(num_blocks) + " of " + std::to_string(block_size));
+    throw std::invalid_argument(
+        "a block pool needs at least one block of at least one token, not " +
+        std::to_string(num_blocks) + " of " + std::to_string(block_size));
   }
   blocks_.resize(static_cast<size_t>(num_blocks));
   free_.reserve(blocks_.size());

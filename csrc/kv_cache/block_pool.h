@@ -74,8 +74,8 @@ class BlockPool {
     ContentId content = 0;  // 0: not published
     ContentId parent = 0;
     uint64_t hash = 0;
-    std::vector<int32_t> tokens;       // of a published block
-    int32_t older = -1, newer = -1;    // neighbours in the eviction list
+    std::vector<int32_t> tokens;     // of a published block
+    int32_t older = -1, newer = -1;  // neighbours in the eviction list
   };
 
   struct Sequence {

@@ -85,6 +85,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_python": _gelu_python,
     "gelu_python_tanh": _gelu_tanh,
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "hardswish": F.hardswish,
     "laplace": _laplace,
     "leaky_relu": F.leaky_relu,
     "linear": lambda x: x,
@@ -95,6 +96,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "relu6": F.relu6,
     "sigmoid": torch.sigmoid,
     "silu": F.silu,
+    "sqrtsoftplus": lambda x: F.softplus(x).sqrt(),
     "swish": F.silu,
     "tanh": torch.tanh,
 }

@@ -54,11 +54,10 @@ class Trainer:
             raise OptionError(
                 f"--context {self.context} exceeds the model's {run.config.n_positions} positions"
             )
+        check_disk(options.out, run.config.num_parameters, options.keep)
         self.sampler = WindowSampler(run.train_tokens, self.context, options.seed)
         torch.manual_seed(options.seed)
         model = _make_model(options, run)
-        self.num_parameters = sum(p.numel() for p in model.parameters())
-        check_disk(options.out, self.num_parameters, options.keep)
         model.to(accelerator.device)
         optimizer = make_optimizer(model, options, accelerator.device)
         self.model: nn.Module
@@ -164,7 +163,7 @@ class Trainer:
             self.run_data,
             done,
             done * self._tokens_per_step,
-            self.num_parameters,
+            self.run_data.config.num_parameters,
             held_out,
         )
         if self.metrics:

@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from gpt2fast.config import SUPPORTED_ACTIVATIONS
 from gpt2fast.errors import OptionError
 
 SHAPE_DEFAULTS: dict[str, int | str] = {
@@ -23,6 +24,12 @@ SHAPE_DEFAULTS: dict[str, int | str] = {
 _FREE_ON_RESUME = frozenset(
     {"out", "resume", "stop_at", "threads", "log_every", "eval_every", "eval_tokens", "save_every"}
     | {"keep", "dtype"}
+)
+
+_COUNTS = (
+    *("vocab_size", "n_embd", "n_layer", "n_head", "n_positions", "n_inner", "context"),
+    *("batch_size", "grad_accum", "steps", "threads", "log_every", "eval_every", "eval_tokens"),
+    *("save_every", "keep", "stop_at"),
 )
 
 
@@ -77,14 +84,9 @@ class TrainOptions:
             raise OptionError("--out is missing; name the directory to write the model to")
         if bool(self.data) == bool(self.corpus):
             raise OptionError("give either text files or --corpus, and only one of the two")
-        for name in ("batch_size", "grad_accum", "steps", "log_every", "eval_every", "save_every"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("keep", "eval_tokens"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in (*SHAPE_DEFAULTS, "n_inner", "context", "threads", "stop_at"):
+        for name in _COUNTS:
             value = getattr(self, name)
-            if isinstance(value, int):
-                self._check(name, value >= 1, "at least 1")
+            self._check(name, value is None or value >= 1, "at least 1")
         self._check("lr", 0 < self.lr < math.inf, "above 0")
         self._check("min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "from 0 to 1")
         self._check("warmup", 0 <= self.warmup <= self.steps, "from 0 to --steps")
@@ -109,6 +111,8 @@ class TrainOptions:
         if self.init and (given or self.untied):
             names = ", ".join(flag_name(name) for name in (*given, *["untied"] * self.untied))
             raise OptionError(f"{names} cannot go with --init: the model decides its shape")
+        known = self.activation is None or self.activation in SUPPORTED_ACTIVATIONS
+        self._check("activation", known, f"one of {', '.join(sorted(SUPPORTED_ACTIVATIONS))}")
         width, heads = self.shape("n_embd"), self.shape("n_head")
         self._check("n_embd", width % heads == 0, f"a multiple of --n-head ({heads})")
         if not self.init and self.context is not None:

@@ -21,7 +21,9 @@ inline std::vector<Case>& cases() {
 }
 
 struct Register {
-  Register(const char* name, std::function<void()> body) { cases().push_back({name, std::move(body)}); }
+  Register(const char* name, std::function<void()> body) {
+    cases().push_back({name, std::move(body)});
+  }
 };
 
 inline std::vector<float> random_floats(size_t count, unsigned seed, float scale = 1.0f) {
@@ -34,26 +36,26 @@ inline std::vector<float> random_floats(size_t count, unsigned seed, float scale
 
 }  // namespace gpt2fast::test
 
-#define TEST(name)                                                            \
-  static void name();                                                         \
-  static const ::gpt2fast::test::Register register_##name(#name, name);       \
+#define TEST(name)                                                      \
+  static void name();                                                   \
+  static const ::gpt2fast::test::Register register_##name(#name, name); \
   static void name()
 
-#define CHECK(condition)                                                      \
-  do {                                                                        \
-    if (!(condition)) {                                                       \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);    \
-      std::exit(1);                                                           \
-    }                                                                         \
+#define CHECK(condition)                                                   \
+  do {                                                                     \
+    if (!(condition)) {                                                    \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      std::exit(1);                                                        \
+    }                                                                      \
   } while (false)
 
-#define CHECK_THROWS(expression, type)                                        \
-  do {                                                                        \
-    bool thrown = false;                                                      \
-    try {                                                                     \
-      (void)(expression);                                                     \
-    } catch (const type&) {                                                   \
-      thrown = true;                                                          \
-    }                                                                         \
-    CHECK(thrown && #expression);                                             \
+#define CHECK_THROWS(expression, type) \
+  do {                                 \
+    bool thrown = false;               \
+    try {                              \
+      (void)(expression);              \
+    } catch (const type&) {            \
+      thrown = true;                   \
+    }                                  \
+    CHECK(thrown && #expression);      \
   } while (false)

@@ -30,7 +30,7 @@ TEST(a_published_prefix_is_reused_but_never_whole) {
   const auto [first, cached] = create(pool, counting(12));
   CHECK(cached == 0);
   append(pool, first, counting(12));
-  CHECK(create(pool, counting(12)).second == 8);   // one token must be left to run
+  CHECK(create(pool, counting(12)).second == 8);  // one token must be left to run
   CHECK(create(pool, counting(13)).second == 12);
   CHECK(create(pool, counting(12, 1)).second == 0);
   pool.free(first);

@@ -10,8 +10,10 @@ namespace {
 
 using test::random_floats;
 
-const ModelShape kShape{53, 64, 40, 10, 1e-5f, Activation::kGeluTanh, false,
-                        {{4, 96, 0.3f}, {3, 50, 0.2f}}};  // layers of different shape
+const ModelShape kShape{53,    64,
+                        40,    10,
+                        1e-5f, Activation::kGeluTanh,
+                        false, {{4, 96, 0.3f}, {3, 50, 0.2f}}};  // layers of different shape
 
 void load(Decoder& decoder, const std::string& name, std::vector<int64_t> shape, unsigned seed) {
   size_t count = 1;
@@ -67,7 +69,8 @@ std::vector<float> run(Decoder& decoder, const std::vector<int32_t>& chunks) {
                  out.data());
     const size_t half = out.size() / 2;
     std::memcpy(&logits[static_cast<size_t>(done * vocab)], out.data(), half * sizeof(float));
-    std::memcpy(&logits[static_cast<size_t>((kTokens + done) * vocab)], &out[half], half * sizeof(float));
+    std::memcpy(&logits[static_cast<size_t>((kTokens + done) * vocab)], &out[half],
+                half * sizeof(float));
     done += chunk;
   }
   return logits;
@@ -79,7 +82,8 @@ TEST(logits_are_the_same_bits_for_any_threads_and_chunks) {
     for (const int32_t threads : {1, 3}) {
       Decoder decoder(kShape, isa, threads, 6, 80);
       load_all(decoder);
-      for (const auto& chunks : {std::vector<int32_t>{40}, {1, 38, 1}, {17, 23}, {16, 16, 2, 2, 2, 1, 1}}) {
+      for (const auto& chunks :
+           {std::vector<int32_t>{40}, {1, 38, 1}, {17, 23}, {16, 16, 2, 2, 2, 1, 1}}) {
         const auto logits = run(decoder, chunks);
         if (first.empty()) first = logits;
         CHECK(std::memcmp(first.data(), logits.data(), first.size() * sizeof(float)) == 0);
@@ -121,11 +125,12 @@ TEST(bad_tensors_are_refused_by_name) {
   Decoder decoder(kShape, Isa::kGeneric, 2, 6, 8);
   CHECK_THROWS(load(decoder, "h.9.ln_1.weight", {40}, 1), std::invalid_argument);
   CHECK_THROWS(load(decoder, "wte.weight", {40, 53}, 1), std::invalid_argument);
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     auto values = random_floats(53 * 40, 1);
     values[1234] = bad;
-    CHECK_THROWS(decoder.weights().load("wte.weight", {values.data(), StoredType::kFloat32, {53, 40}},
-                                        decoder.pool()),
+    CHECK_THROWS(decoder.weights().load(
+                     "wte.weight", {values.data(), StoredType::kFloat32, {53, 40}}, decoder.pool()),
                  std::invalid_argument);
   }
   CHECK(!decoder.weights().missing().empty());
@@ -139,19 +144,22 @@ TEST(stored_types_convert_exactly) {
   const auto loaded = [&](const void* data, StoredType type) {
     decoder.weights().load("wpe.weight", {data, type, {2, 8}}, decoder.pool());
     std::vector<float> out(16);
-    for (int32_t row = 0; row < 2; ++row) decoder.weights().embed(0, row, &out[static_cast<size_t>(row * 8)]);
+    for (int32_t row = 0; row < 2; ++row)
+      decoder.weights().embed(0, row, &out[static_cast<size_t>(row * 8)]);
     return out;
   };
   // 1, -2, 65504 (largest), 2^-14 (smallest normal), 2^-24 (smallest subnormal), 0.333...
   const std::vector<uint16_t> half{0x3c00, 0xc000, 0x7bff, 0x0400, 0x0001, 0x3555, 0x83ff, 0x8000,
-                                   0, 0, 0, 0, 0, 0, 0, 0};
+                                   0,      0,      0,      0,      0,      0,      0,      0};
   const auto from_half = loaded(half.data(), StoredType::kFloat16);
-  const std::vector<float> want{1.0f, -2.0f, 65504.0f, 0x1p-14f, 0x1p-24f, 0.333251953125f,
-                                -1023 * 0x1p-24f, 0.0f};
+  const std::vector<float> want{1.0f,     -2.0f,           65504.0f,         0x1p-14f,
+                                0x1p-24f, 0.333251953125f, -1023 * 0x1p-24f, 0.0f};
   for (size_t i = 0; i < want.size(); ++i) CHECK(from_half[i] == want[i]);
-  const std::vector<uint16_t> brain{0x3f80, 0xc000, 0x7f7f, 0x0001, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  const std::vector<uint16_t> brain{0x3f80, 0xc000, 0x7f7f, 0x0001, 0, 0, 0, 0,
+                                    0,      0,      0,      0,      0, 0, 0, 0};
   const auto from_brain = loaded(brain.data(), StoredType::kBFloat16);
-  CHECK(from_brain[0] == 1.0f && from_brain[1] == -2.0f && from_brain[2] > 3.3e38f && from_brain[3] == 0x1p-133f);
+  CHECK(from_brain[0] == 1.0f && from_brain[1] == -2.0f && from_brain[2] > 3.3e38f &&
+        from_brain[3] == 0x1p-133f);
   const std::vector<double> wide(16, 0.1);
   CHECK(loaded(wide.data(), StoredType::kFloat64)[3] == 0.1f);
 }

@@ -12,7 +12,8 @@ using test::random_floats;
 
 // (K, N) row-major into panels of 16 outputs.
 std::vector<float> pack(const std::vector<float>& w, int inputs, int outputs) {
-  std::vector<float> panels(static_cast<size_t>(round_up_lanes(outputs)) * static_cast<size_t>(inputs));
+  std::vector<float> panels(static_cast<size_t>(round_up_lanes(outputs)) *
+                            static_cast<size_t>(inputs));
   for (int k = 0; k < inputs; ++k) {
     for (int n = 0; n < outputs; ++n) {
       panels[static_cast<size_t>((n / kLanes * inputs + k) * kLanes + n % kLanes)] =
@@ -34,8 +35,17 @@ void check_matmul(Isa isa, int rows, int inputs, int outputs) {
   auto bias = random_floats(static_cast<size_t>(round_up_lanes(outputs)), 3);
   const auto residual = random_floats(static_cast<size_t>(rows * outputs), 4);
   std::vector<float> out(static_cast<size_t>(rows * outputs + 1), 77.0f);
-  MatmulArgs args{x.data(), inputs, rows, inputs, outputs, panels.data(), bias.data(),
-                  residual.data(), out.data(), outputs, Activation::kIdentity};
+  MatmulArgs args{x.data(),
+                  inputs,
+                  rows,
+                  inputs,
+                  outputs,
+                  panels.data(),
+                  bias.data(),
+                  residual.data(),
+                  out.data(),
+                  outputs,
+                  Activation::kIdentity};
   const auto num_panels = static_cast<int32_t>(round_up_lanes(outputs) / kLanes);
   kernels.matmul(args, 0, num_panels);
   CHECK(out.back() == 77.0f);  // nothing beyond N
@@ -110,7 +120,10 @@ double exact(Activation kind, double x) {
     case Activation::kSigmoid: return sigmoid;
     case Activation::kTanh: return std::tanh(x);
     case Activation::kMish: return x * std::tanh(std::log1p(std::exp(x)));
-    case Activation::kLaplace: return 0.5 * (1 + std::erf((x - 0.707107) / (0.282095 * std::sqrt(2.0))));
+    case Activation::kHardSwish: return x * std::fmin(std::fmax(x + 3, 0), 6) / 6;
+    case Activation::kSqrtSoftplus: return std::sqrt(std::log1p(std::exp(x)));
+    case Activation::kLaplace:
+      return 0.5 * (1 + std::erf((x - 0.707107) / (0.282095 * std::sqrt(2.0))));
   }
   return 0;
 }
@@ -119,15 +132,16 @@ double exact(Activation kind, double x) {
 TEST(activations_match_double_precision) {
   constexpr int kCount = 4001;
   std::vector<float> x(kCount), out(kCount);
-  for (int i = 0; i < kCount; ++i) x[static_cast<size_t>(i)] = static_cast<float>(i - 2000) * 0.015f;
+  for (int i = 0; i < kCount; ++i)
+    x[static_cast<size_t>(i)] = static_cast<float>(i - 2000) * 0.015f;
   x[0] = -300.0f;
   x[kCount - 1] = 300.0f;
   const std::vector<float> panels = pack({1.0f}, 1, 1);
   for (const Isa isa : available_isas()) {
-    for (int kind = 0; kind <= static_cast<int>(Activation::kLaplace); ++kind) {
+    for (int kind = 0; kind <= static_cast<int>(Activation::kSqrtSoftplus); ++kind) {
       const auto activation = static_cast<Activation>(kind);
-      const MatmulArgs args{x.data(), 1, kCount, 1, 1, panels.data(), nullptr,
-                            nullptr, out.data(), 1, activation};
+      const MatmulArgs args{x.data(), 1,       kCount,     1, 1,         panels.data(),
+                            nullptr,  nullptr, out.data(), 1, activation};
       kernel_table(isa).matmul(args, 0, 1);
       for (int i = 0; i < kCount; ++i) {
         const double want = exact(activation, x[static_cast<size_t>(i)]);
@@ -150,7 +164,9 @@ void check_attention(Isa isa, int head_size, int tokens) {
   const HeadCache cache{storage.data(), stride, table.data(), head_size};
   const float scale = 0.3f;
   std::vector<float> whole(n), single(n);
-  for (int t = 0; t < tokens; ++t) kernels.append_kv(cache, t, &k[static_cast<size_t>(t * head_size)], &v[static_cast<size_t>(t * head_size)]);
+  for (int t = 0; t < tokens; ++t)
+    kernels.append_kv(cache, t, &k[static_cast<size_t>(t * head_size)],
+                      &v[static_cast<size_t>(t * head_size)]);
   kernels.attention({q.data(), head_size, tokens, 0, scale, cache, whole.data(), head_size});
   for (int t = 0; t < tokens; ++t) {
     const auto row = static_cast<size_t>(t * head_size);
@@ -159,13 +175,16 @@ void check_attention(Isa isa, int head_size, int tokens) {
     double total = 0;
     for (int s = 0; s <= t; ++s) {
       double score = 0;
-      for (int d = 0; d < head_size; ++d) score += double{q[row + static_cast<size_t>(d)]} * k[static_cast<size_t>(s * head_size + d)];
+      for (int d = 0; d < head_size; ++d)
+        score +=
+            double{q[row + static_cast<size_t>(d)]} * k[static_cast<size_t>(s * head_size + d)];
       weights.push_back(std::exp(score * scale));
       total += weights.back();
     }
     for (int d = 0; d < head_size; ++d) {
       double want = 0;
-      for (int s = 0; s <= t; ++s) want += weights[static_cast<size_t>(s)] / total * v[static_cast<size_t>(s * head_size + d)];
+      for (int s = 0; s <= t; ++s)
+        want += weights[static_cast<size_t>(s)] / total * v[static_cast<size_t>(s * head_size + d)];
       CHECK(std::abs(whole[row + static_cast<size_t>(d)] - want) < 1e-5);
     }
   }

@@ -22,7 +22,8 @@ TEST(every_task_runs_once_and_barriers_separate_phases) {
       for (int i = first.take(); i < kTasks; i = first.take()) done[static_cast<size_t>(i)]++;
       pool.barrier();
       // Plain reads of what other threads wrote: right, and free of races, only behind a barrier.
-      for (int i = second.take(); i < kTasks; i = second.take()) sum += done[static_cast<size_t>(kTasks - 1 - i)];
+      for (int i = second.take(); i < kTasks; i = second.take())
+        sum += done[static_cast<size_t>(kTasks - 1 - i)];
     });
     CHECK(sum == kTasks);
   }

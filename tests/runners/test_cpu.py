@@ -1,0 +1,171 @@
+"""The CPU runner: exact against transformers, and the same bits however the work is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from model_grid import BASE, FLAG_GRID
+from numpy.typing import NDArray
+from paged import PagedSequences
+
+from gpt2fast import _C
+from gpt2fast.checkpoint import open_checkpoint
+from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
+from gpt2fast.runners.cpu import CpuRunner, default_num_threads
+
+MakeCheckpoint = Callable[..., tuple[Path, Any]]
+
+
+def make_runner(path: Path, **options: Any) -> CpuRunner:
+    with open_checkpoint(path) as checkpoint:
+        return CpuRunner(checkpoint, **{"num_blocks": 32, "num_threads": 2, **options})
+
+
+def tokens_for(config: Any, count: int, seed: int = 0) -> NDArray[np.int32]:
+    return np.random.default_rng(seed).integers(0, config.vocab_size, count).astype(np.int32)
+
+
+@pytest.mark.parametrize("isa", _C.available_isas())
+@pytest.mark.parametrize("overrides", FLAG_GRID)
+def test_logits_equal_transformers(
+    make_checkpoint: MakeCheckpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: dict[str, Any],
+    isa: str,
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setenv("GPT2FAST_FORCE_ISA", isa)
+    path, model = make_checkpoint(**overrides)
+    runner = make_runner(path)
+    tokens = tokens_for(runner.config, runner.config.n_positions)
+    with torch.no_grad():
+        want = model(torch.from_numpy(tokens[None].astype(np.int64))).logits[0].numpy()
+    got = PagedSequences(runner).logits(tokens, [len(tokens)])
+    assert np.ptp(want) > 1.0, "logits that do not spread would prove little"
+    np.testing.assert_allclose(got, want, atol=1e-4, rtol=0)
+
+
+INVARIANCE_MODELS: list[dict[str, Any]] = [
+    BASE,
+    {**BASE, "n_embd": 60, "n_head": 3, "activation_function": "gelu", "n_inner": 77},
+    {**BASE, "n_embd": 35, "n_head": 5, "tie_word_embeddings": False},
+]
+
+
+@pytest.mark.parametrize("isa", _C.available_isas())
+@pytest.mark.parametrize("overrides", INVARIANCE_MODELS)
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_bits_do_not_depend_on_batch_chunks_prefix_or_threads(
+    make_checkpoint: MakeCheckpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: dict[str, Any],
+    isa: str,
+    data: st.DataObject,
+) -> None:
+    monkeypatch.setenv("GPT2FAST_FORCE_ISA", isa)
+    path, _ = make_checkpoint(**overrides)
+    alone = make_runner(path, num_threads=1)
+    runner = make_runner(path, num_threads=data.draw(st.integers(1, 3), "threads"))
+    lengths = data.draw(st.lists(st.integers(2, 90), min_size=1, max_size=5), "lengths")
+    shared = data.draw(st.integers(0, 48), "shared prefix")
+    prompts = [tokens_for(runner.config, n, seed=i + 1) for i, n in enumerate(lengths)]
+    for prompt in prompts[1:]:
+        common = min(shared, len(prompt), len(prompts[0]))
+        prompt[:common] = prompts[0][:common]
+    want = [PagedSequences(alone).logits(p, [len(p)]) for p in prompts]
+
+    paged = PagedSequences(runner, prefix_caching=True)
+    live: dict[int, tuple[int, int]] = {}
+    waiting = list(range(len(prompts)))
+    while waiting or live:
+        if waiting and (not live or data.draw(st.booleans(), "admit")):
+            index = waiting.pop(0)
+            live[index] = paged.create(prompts[index])
+        chunks = {}
+        for index, (sequence, done) in live.items():
+            size = data.draw(st.integers(1, 40), "chunk")
+            chunks[index] = (sequence, prompts[index][done : done + size])
+        for (index, (sequence, tokens)), got in zip(
+            chunks.items(), paged.step(list(chunks.values())), strict=True
+        ):
+            done = live[index][1]
+            end = done + len(tokens)
+            assert got.tobytes() == want[index][done:end].tobytes()
+            live[index] = (sequence, end)
+            if end == len(prompts[index]):
+                paged.pool.free(sequence)
+                del live[index]
+
+
+def test_forks_write_to_blocks_of_their_own(make_checkpoint: MakeCheckpoint) -> None:
+    path, _ = make_checkpoint(**BASE)
+    runner = make_runner(path)
+    stem, left, right = (tokens_for(runner.config, n, seed=n) for n in (21, 30, 17))
+    want = [
+        PagedSequences(runner).logits(np.concatenate([stem, tail]), [21 + len(tail)])[21:]
+        for tail in (left, right)
+    ]
+    paged = PagedSequences(runner)
+    first, _ = paged.create(stem)
+    paged.step([(first, stem)])
+    second = paged.pool.fork(first)
+    got = paged.step([(first, left), (second, right)])
+    assert paged.pool.stats()["copies"] == 1
+    assert [g.tobytes() for g in got] == [w.tobytes() for w in want]
+
+
+def damage(path: Path, out: Path, value: float) -> Path:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(path / "model.safetensors")
+    name = next(n for n in tensors if n.endswith("h.1.mlp.c_fc.weight"))
+    tensors[name] = tensors[name].copy()
+    tensors[name][3, 5] = value
+    save_file(tensors, out / "model.safetensors")
+    (out / "config.json").write_bytes((path / "config.json").read_bytes())
+    return out
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, value: float
+) -> None:
+    path, _ = make_checkpoint(**BASE)
+    with pytest.raises(CheckpointError, match=r"h\.1\.mlp\.c_fc\.weight.*NaN or infinite"):
+        make_runner(damage(path, tmp_path, value))
+
+
+def test_options_out_of_range_are_refused(
+    make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = make_checkpoint(**BASE)
+    for threads in (0, -1, 5000):
+        with pytest.raises(OptionError, match="num_threads"):
+            make_runner(path, num_threads=threads)
+    with pytest.raises(OptionError, match="kv_cache_tokens"):
+        make_runner(path, num_blocks=2**31 - 1)
+    monkeypatch.setenv("GPT2FAST_FORCE_ISA", "sse9")
+    with pytest.raises(OptionError, match=r"GPT2FAST_FORCE_ISA=sse9.*generic"):
+        make_runner(path)
+
+
+def test_a_head_too_large_is_refused(make_checkpoint: MakeCheckpoint) -> None:
+    wide = {**BASE, "n_embd": _C.MAX_HEAD_SIZE + 8, "n_head": 1, "n_inner": 8, "n_layer": 1}
+    path, _ = make_checkpoint(**wide)
+    with pytest.raises(UnsupportedError, match="heads of"):
+        make_runner(path)
+
+
+def test_default_threads_are_within_the_machine() -> None:
+    import os
+
+    assert 1 <= default_num_threads() <= (os.cpu_count() or 1)
