@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from random_checkpoint import SIZES, random_checkpoint
 
-from gpt2fast import LLM, SamplingParams, _C
+from gpt2fast import _C, LLM, SamplingParams
 from gpt2fast.runners.cpu import default_num_threads
+from random_checkpoint import SIZES, random_checkpoint
 
 Generate = Callable[[list[int], int], list[int]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class GPT2FastError(Exception):
-    """Base of all errors of this package; the command line prints its message and exits with 2."""
+    """Base of all errors of this package; the command line prints it and exits with 2."""
 
 
 class CheckpointError(GPT2FastError, ValueError):
@@ -12,7 +12,7 @@ class CheckpointError(GPT2FastError, ValueError):
 
 
 class ConfigError(CheckpointError):
-    """A field of ``config.json`` has a value that no GPT-2 can have. The message names the field."""
+    """A field of ``config.json`` has a value that no GPT-2 can have; the message names it."""
 
 
 class UnsupportedError(CheckpointError):

@@ -1,8 +1,9 @@
-"""Drives a runner directly: sequences with chunks of any size, books kept by the real block pool."""
+"""Drives a runner directly: chunks of any size, books kept by the real block pool."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class PagedSequences:
         logits = self.runner.step(batch).copy()
         for sequence, tokens in chunks:
             self.pool.commit(sequence, tokens)
-        return [logits[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        return [logits[a:b] for a, b in pairwise(starts)]
 
     def logits(self, tokens: NDArray[np.int32], chunks: Sequence[int]) -> NDArray[np.float32]:
         """Logits (T, V) of one sequence alone, prefilled in the given chunk sizes."""

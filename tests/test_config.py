@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from model_grid import FLAG_GRID
 
 from gpt2fast.config import SUPPORTED_ACTIVATIONS, ModelConfig
 from gpt2fast.errors import ConfigError, GPT2FastError, UnsupportedError
+from model_grid import FLAG_GRID
 
 SOURCE = "some/config.json"
 

@@ -61,9 +61,10 @@ def add_parser(subparsers: Any) -> None:
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
         "--max-tokens",
-        default=_DEFAULT_MAX_TOKENS,
         type=_max_tokens,
-        help=f"tokens to generate, or 'none': up to the end of the context ({_DEFAULT_MAX_TOKENS})",
+        default=argparse.SUPPRESS,  # "not given" is not "none"
+        help="tokens to generate, or 'none': up to the end of the context "
+        f"({_DEFAULT_MAX_TOKENS}, or as many as the context holds)",
     )
     _add_options(sampling, _SAMPLING_OPTIONS)
     sampling.add_argument("--stop", action="append", help="text that ends it; may be repeated")
@@ -173,7 +174,7 @@ def _params(args: argparse.Namespace) -> Any:
     sampling = _given(args, _SAMPLING_OPTIONS)
     beam = _given(args, _BEAM_OPTIONS)
     shared: dict[str, Any] = {
-        "max_tokens": args.max_tokens,
+        "max_tokens": getattr(args, "max_tokens", _DEFAULT_MAX_TOKENS),
         "ignore_eos": args.ignore_eos,
         "stop_token_ids": args.stop_token_id or (),
         "skip_special_tokens": not args.keep_special_tokens,
@@ -182,6 +183,8 @@ def _params(args: argparse.Namespace) -> Any:
         if beam:
             name = next(iter(beam)).replace("_", "-")
             raise OptionError(f"--{name} is an option of beam search; give --beam-width too")
+        if not hasattr(args, "max_tokens"):
+            sampling.setdefault("overflow", "stop")
         if args.stop:
             sampling["stop"] = [_unescape(each) for each in args.stop]
         if args.logit_bias:
@@ -206,7 +209,7 @@ def _given(args: argparse.Namespace, options: tuple[tuple[str, type, str], ...])
 
 
 def _unescape(text: str) -> str:
-    """A shell cannot easily pass a newline: ``\\n``, ``\\t`` and ``\\\\`` are written as in Python."""
+    """Newline, tab and backslash may be written as in Python: shells make them hard to type."""
     plain = text.replace("\\\\", "\0").replace("\\n", "\n").replace("\\t", "\t")
     return plain.replace("\0", "\\")
 

@@ -142,7 +142,10 @@ def default_num_threads() -> int:
     for cpu in os.sched_getaffinity(0):
         topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
         try:
-            core = (topology / "core_id").read_text(), (topology / "physical_package_id").read_text()
+            core = (
+                (topology / "core_id").read_text(),
+                (topology / "physical_package_id").read_text(),
+            )
         except OSError:
             core = (str(cpu), "")
         cores.add(core)

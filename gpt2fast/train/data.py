@@ -73,8 +73,17 @@ def _epoch_order(
     return int(generator.integers(context)), generator.permutation(windows)
 
 
-def evaluation_windows(tokens: NDArray[np.int32], context: int) -> list[NDArray[np.int32]]:
-    """Cut ``tokens`` into windows of at most ``context`` + 1 that overlap by one token, so that
-    every token but the first is predicted exactly once."""
-    starts = range(0, len(tokens) - 1, context)
-    return [tokens[start : start + context + 1] for start in starts]
+def evaluation_batches(
+    tokens: NDArray[np.int32], context: int, batch_size: int
+) -> list[NDArray[np.int64]]:
+    """Cut ``tokens`` into windows of ``context`` + 1 that overlap by one token, so that every token
+    but the first is predicted exactly once: batches (B, context + 1) with B <= ``batch_size``, and
+    a shorter window (1, n) at the end where one is left over."""
+    count = (len(tokens) - 1) // context
+    starts = np.arange(count)[:, None] * context + np.arange(context + 1)
+    batches = [
+        tokens[starts[first : first + batch_size]].astype(np.int64)
+        for first in range(0, count, batch_size)
+    ]
+    rest = tokens[count * context :].astype(np.int64)
+    return [*batches, rest[None]] if len(rest) > 1 else batches

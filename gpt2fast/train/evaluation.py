@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from gpt2fast.train.data import evaluation_windows
+from gpt2fast.train.data import evaluation_batches
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -53,26 +52,28 @@ def evaluate(
     tokens: NDArray[np.int32],
     num_bytes: int,
     context: int,
+    batch_size: int,
     max_tokens: int | None = None,
 ) -> HeldOut:
     """Loss of the first ``max_tokens`` of ``tokens`` (N,), in windows of ``context`` side by side:
     each token is predicted once, from at most ``context`` tokens before it. The processes share
-    the windows.
+    the batches of ``batch_size`` windows.
     """
     chosen = tokens if max_tokens is None else tokens[: max_tokens + 1]
-    windows = evaluation_windows(chosen, context)
-    mine = windows[accelerator.process_index :: accelerator.num_processes]
+    mine = evaluation_batches(chosen, context, batch_size)[
+        accelerator.process_index :: accelerator.num_processes
+    ]
     # Sums over millions of tokens need float64, which MPS does not have.
     wide = torch.float32 if accelerator.device.type == "mps" else torch.float64
     total = torch.zeros(2, dtype=wide, device=accelerator.device)
     was_training = model.training
     model.eval()
-    for window in mine:
-        row = torch.from_numpy(window.astype(np.int64)).to(accelerator.device)[None]
-        logits = model(row[:, :-1])
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), row[:, 1:].flatten(), reduction="sum")
+    for batch in mine:
+        rows = torch.from_numpy(batch).to(accelerator.device)
+        logits, targets = model(rows[:, :-1]), rows[:, 1:].flatten()
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")
         total[0] += loss.detach()
-        total[1] += row.shape[1] - 1
+        total[1] += len(targets)
     model.train(was_training)
     nats, count = accelerator.reduce(total, "sum").tolist()
     return HeldOut(nats / count, int(count), num_bytes / len(tokens))

@@ -146,8 +146,15 @@ class Trainer:
         tokens = self.run_data.held_out_tokens
         if len(tokens) < 2:
             return None
-        num_bytes = self.run_data.held_out_bytes
-        return evaluate(self.accelerator, self.model, tokens, num_bytes, self.context, max_tokens)
+        return evaluate(
+            self.accelerator,
+            self.model,
+            tokens,
+            self.run_data.held_out_bytes,
+            self.context,
+            self.options.batch_size,
+            max_tokens,
+        )
 
     def _evaluate_and_plot(self, step: int) -> None:
         held_out = self._evaluate(self.options.eval_tokens)

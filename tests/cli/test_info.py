@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_grid import BASE
 
 from gpt2fast import _C
 from gpt2fast.cli import main
+from model_grid import BASE
 
 Make = Callable[..., tuple[Path, Any]]
 

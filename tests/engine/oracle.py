@@ -40,9 +40,11 @@ def assert_clean(engine: Engine) -> None:
     assert stats["cached"] + stats["free"] == stats["num_blocks"]
 
 
-def expected_tokens(prompt: Sequence[int], params: SamplingParams, index: int = 0) -> list[int]:
+def expected_tokens(
+    prompt: Sequence[int], params: SamplingParams, index: int = 0, n_positions: int = 128
+) -> list[int]:
     """Output tokens of completion ``index``; stop strings and the context's end are left out."""
-    tokens, window_start, n_positions = list(prompt), 0, 128
+    tokens, window_start = list(prompt), 0
     stop = {*params.stop_token_ids, *(() if params.ignore_eos else (EOS,))}
     banned = np.array(sorted(stop), dtype=np.int64)
     assert params.max_tokens is not None

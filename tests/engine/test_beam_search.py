@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 
 PROMPTS = [[5], [1, 2, 3, 4, 5, 6, 7], list(range(40, 60))]
 STOP = [11, 12, 13, 80]
+PAD = 99
 SIZES = {"vocab_size": 101, "n_positions": 64, "n_embd": 24, "n_layer": 2, "n_head": 2}
 
 
@@ -54,7 +55,7 @@ def test_equals_transformers(
                 length_penalty=length_penalty,
                 early_stopping=early_stopping,
                 eos_token_id=STOP,
-                pad_token_id=0,
+                pad_token_id=PAD,
                 return_dict_in_generate=True,
                 output_scores=True,
             )
@@ -63,7 +64,7 @@ def test_equals_transformers(
         for found, row, score in zip(output.outputs, rows, scores, strict=True):
             length = len(found.token_ids)
             assert found.token_ids == row[:length]
-            assert set(row[length:]) <= {0}  # padding
+            assert set(row[length:]) <= {PAD}
             assert (found.finish_reason == "stop") == (found.token_ids[-1] in STOP)
             assert found.cumulative_logprob / length**length_penalty == pytest.approx(
                 score, rel=1e-4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.mock_runner import mock_config
 from engine.oracle import assert_clean, expected_tokens, make_engine
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -12,16 +13,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from gpt2fast.errors import CacheExhaustedError
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
-PROMPTS = st.lists(st.sampled_from([1, 2, 299]), min_size=1, max_size=24)
+N_POSITIONS = 32  # short, so that windows slide
+PROMPTS = st.lists(st.sampled_from([1, 2, 299]), min_size=1, max_size=23)
 SAMPLING = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.5, 1.0]),
     n=st.integers(1, 3),
-    max_tokens=st.integers(1, 12),
+    max_tokens=st.integers(1, 60),
     seed=st.integers(0, 3),
     top_k=st.sampled_from([0, 3]),
+    overflow=st.sampled_from(["stop", "slide"]),
 )
-GREEDY = st.builds(SamplingParams, temperature=st.just(0.0), max_tokens=st.integers(1, 12))
+GREEDY = st.builds(SamplingParams, temperature=st.just(0.0), max_tokens=st.integers(1, 9))
 BEAMS = st.builds(BeamSearchParams, beam_width=st.integers(1, 3), max_tokens=st.integers(1, 8))
 
 
@@ -34,7 +37,8 @@ class EngineMachine(RuleBasedStateMachine):
         prefix_caching=st.booleans(),
     )
     def start(self, prefix_caching: bool, **options: int) -> None:
-        self.engine = make_engine(prefix_caching, **options)  # type: ignore[arg-type]
+        config = mock_config(N_POSITIONS)
+        self.engine = make_engine(prefix_caching, config=config, **options)
         self.open: dict[str, tuple[list[int], Any]] = {}
         self.capacity = options["num_blocks"] * options["block_size"]
 
@@ -62,7 +66,9 @@ class EngineMachine(RuleBasedStateMachine):
                 assert len(prompt) + params.max_tokens > self.capacity
             elif isinstance(params, SamplingParams):
                 for completion in output.outputs:
-                    expected = expected_tokens(prompt, params, completion.index)
+                    expected = expected_tokens(prompt, params, completion.index, N_POSITIONS)
+                    if params.overflow == "stop":
+                        expected = expected[: N_POSITIONS - len(prompt)]
                     assert completion.token_ids == expected
             else:
                 assert 1 <= len(output.outputs[0].token_ids) <= params.max_tokens
@@ -85,7 +91,7 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 EngineMachine.TestCase.settings = settings(
-    max_examples=40,
+    max_examples=80,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -104,3 +104,24 @@ def test_completions_beyond_the_places_take_turns() -> None:
     assert [each.token_ids for each in outputs] == [
         expected_tokens([1, 2, 3], params, index) for index in range(5)
     ]
+
+
+@pytest.mark.parametrize("num_blocks", range(26, 34))
+def test_an_older_prefill_preempts_a_decode_scheduled_before_it(num_blocks: int) -> None:
+    """A completion that found no place is run again, slowly, beside a newer request's decode."""
+    engine = make_engine(
+        num_blocks=num_blocks, max_batch_tokens=4, max_seqs=3, prefix_caching=False
+    )
+    requests = {
+        "several": (list(range(41)), SamplingParams(n=3, seed=1, max_tokens=50, ignore_eos=True)),
+        "short": ([7], SamplingParams(seed=2, max_tokens=2, ignore_eos=True)),
+        "newest": ([8], SamplingParams(seed=3, max_tokens=60, ignore_eos=True)),
+    }
+    for name, (prompt, params) in requests.items():
+        engine.add_request(prompt, params, request_id=name)
+    found = run(engine)
+    assert engine.stats()["preemptions"] >= 1
+    for name, (prompt, params) in requests.items():
+        tokens = [each.token_ids for each in found[name].outputs]
+        assert tokens == [expected_tokens(prompt, params, index) for index in range(params.n)]
+    assert_clean(engine)

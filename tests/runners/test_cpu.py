@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model_grid import BASE, FLAG_GRID
 from numpy.typing import NDArray
-from paged import PagedSequences
 
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
 from gpt2fast.runners.cpu import CpuRunner, default_num_threads
+from model_grid import BASE, FLAG_GRID
+from paged import PagedSequences
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 

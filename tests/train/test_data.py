@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpt2fast.errors import OptionError
 from gpt2fast.train.corpus import Document
-from gpt2fast.train.data import WindowSampler, evaluation_windows, tokenize
+from gpt2fast.train.data import WindowSampler, evaluation_batches, tokenize
 from gpt2fast.train.tokenizer import END_OF_TEXT, train_tokenizer
 
 
@@ -45,12 +45,13 @@ def test_too_small_a_corpus_is_refused() -> None:
     assert WindowSampler(np.zeros(32, np.int32), 16, 0).windows_per_epoch == 1
 
 
-@given(st.integers(2, 200), st.integers(1, 30))
-def test_evaluation_predicts_every_token_once(length: int, context: int) -> None:
-    windows = evaluation_windows(np.arange(length, dtype=np.int32), context)
-    targets = np.concatenate([window[1:] for window in windows])
+@given(st.integers(2, 200), st.integers(1, 30), st.integers(1, 5))
+def test_evaluation_predicts_every_token_once(length: int, context: int, batch_size: int) -> None:
+    batches = evaluation_batches(np.arange(length, dtype=np.int32), context, batch_size)
+    targets = np.concatenate([rows[:, 1:].ravel() for rows in batches])
     np.testing.assert_array_equal(targets, np.arange(1, length))
-    assert max(map(len, windows)) <= context + 1
+    assert max(rows.shape[0] for rows in batches) <= batch_size
+    assert max(rows.shape[1] for rows in batches) <= context + 1
 
 
 def test_tokens_give_the_text_back() -> None:
