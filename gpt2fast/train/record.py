@@ -23,9 +23,10 @@ def training_record(
     held_out: HeldOut | None,
 ) -> dict[str, Any]:
     """Command, versions, date, corpus and held-out quality, as JSON holds them."""
+    lasting = {k: v for k, v in options.as_dict().items() if k not in ("resume", "stop_at")}
     return {
         "command": options.command(),
-        "options": options.as_dict(),
+        "options": lasting,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "seed": options.seed,
         "steps": steps,
