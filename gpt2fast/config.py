@@ -13,10 +13,15 @@ from gpt2fast.errors import ConfigError, UnsupportedError
 
 _ACTIVATIONS = """
     gelu gelu_10 gelu_fast gelu_new gelu_python gelu_python_tanh gelu_pytorch_tanh gelu_accurate
-    hardswish laplace leaky_relu linear mish quick_gelu relu relu2 relu6 sigmoid silu sqrtsoftplus
-    swish tanh
+    hardswish laplace leaky_relu linear mish prelu quick_gelu relu relu2 relu6 sigmoid silu
+    sqrtsoftplus swish tanh xielu
 """
-SUPPORTED_ACTIVATIONS = frozenset(_ACTIVATIONS.split())
+SUPPORTED_ACTIVATIONS = frozenset(_ACTIVATIONS.split())  # all of transformers' ACT2FN
+# Parameters that an activation learns or stores in each layer, under `mlp.act.`, and their shapes.
+ACTIVATION_PARAMETERS: dict[str, dict[str, tuple[int, ...]]] = {
+    "prelu": {"weight": (1,)},
+    "xielu": {"alpha_p": (1,), "alpha_n": (1,), "beta": (), "eps": ()},
+}
 
 # Beyond these no GPT-2 exists; a larger value is a damaged or hostile file, and would make the
 # loader build endless lists of names before it could notice that the tensors are not there.

@@ -214,6 +214,7 @@ void Decoder::mlp_block(Worker& worker, int32_t layer) {
   args.out = inner_.floats();
   args.out_stride = inner_stride_;
   args.activation = shape_.activation;
+  weights_.activation_parameters(layer, args.activation_parameters);
   matmul(worker, weights.mlp_in, args);
 
   args.x = inner_.floats();

@@ -30,6 +30,8 @@ Activation activation_from_name(const std::string& name) {
       {"laplace", Activation::kLaplace},
       {"hardswish", Activation::kHardSwish},
       {"sqrtsoftplus", Activation::kSqrtSoftplus},
+      {"prelu", Activation::kPRelu},
+      {"xielu", Activation::kXIelu},
   };
   const auto it = kNames.find(name);
   if (it == kNames.end()) throw std::invalid_argument("unknown activation function '" + name + "'");

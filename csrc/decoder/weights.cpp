@@ -125,6 +125,7 @@ Weights::Weights(const ModelShape& shape) : shape_(shape), layers_(shape.layers.
     expect_conv1d(prefix + "attn.c_proj", attended, width, &layer.attention_out);
     expect_layer_norm(prefix + "ln_2", &layer.ln_2);
     expect_conv1d(prefix + "mlp.c_fc", width, shape_.layers[l].inner, &layer.mlp_in);
+    expect_activation(prefix + "mlp.act.", &layer);
     expect_conv1d(prefix + "mlp.c_proj", shape_.layers[l].inner, width, &layer.mlp_out);
   }
   expect_layer_norm("ln_f", &ln_f_);
@@ -153,6 +154,27 @@ void Weights::expect_linear(const std::string& name, int32_t inputs, int32_t out
   m->panels = Buffer(static_cast<size_t>(round_up_lanes(outputs)) * static_cast<size_t>(inputs) *
                      sizeof(float));
   targets_[name] = {Layout::kLinear, {outputs, inputs}, &m->panels, false};
+}
+
+void Weights::expect_activation(const std::string& prefix, LayerWeights* layer) {
+  if (shape_.activation == Activation::kPRelu) {
+    expect_vector(prefix + "weight", 1, &layer->activation[0]);
+  } else if (shape_.activation == Activation::kXIelu) {
+    expect_vector(prefix + "alpha_p", 1, &layer->activation[0]);
+    expect_vector(prefix + "alpha_n", 1, &layer->activation[1]);
+    expect_vector(prefix + "beta", 1, &layer->activation[2]);
+    expect_vector(prefix + "eps", 1, &layer->activation[3]);
+  }
+}
+
+void Weights::activation_parameters(int32_t layer, float* p) const {
+  const auto& stored = layers_[static_cast<size_t>(layer)].activation;
+  for (int i = 0; i < 4; ++i) p[i] = stored[i].bytes() == 0 ? 0.0f : stored[i].floats()[0];
+  if (shape_.activation == Activation::kXIelu) {
+    // Learned through a softplus, which keeps both curvatures positive (arXiv:2411.13010).
+    p[0] = std::log1p(std::exp(p[0]));
+    p[1] = p[2] + std::log1p(std::exp(p[1]));
+  }
 }
 
 void Weights::expect_layer_norm(const std::string& name, LayerNormWeights* norm) {

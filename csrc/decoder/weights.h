@@ -39,6 +39,7 @@ struct LayerNormWeights {
 struct LayerWeights {
   LayerNormWeights ln_1, ln_2;
   PackedMatrix attention_in, attention_out, mlp_in, mlp_out;
+  Buffer activation[4];  // of activations that learn parameters, in the order of their names
 };
 
 class Weights {
@@ -58,6 +59,8 @@ class Weights {
   void embed(int32_t token, int32_t position, float* out) const;
 
   const std::vector<LayerWeights>& layers() const { return layers_; }
+  // The learned parameters of `layer`'s activation, as the kernels take them, into p (4,).
+  void activation_parameters(int32_t layer, float* p) const;
   const LayerNormWeights& ln_f() const { return ln_f_; }
   const PackedMatrix& head() const { return shape_.tied_head ? wte_ : lm_head_; }
 
@@ -73,6 +76,7 @@ class Weights {
   void expect_vector(const std::string& name, int64_t size, Buffer* buffer);
   void expect_conv1d(const std::string& name, int32_t inputs, int32_t outputs, PackedMatrix* m);
   void expect_linear(const std::string& name, int32_t inputs, int32_t outputs, PackedMatrix* m);
+  void expect_activation(const std::string& prefix, LayerWeights* layer);
   void expect_layer_norm(const std::string& name, LayerNormWeights* norm);
 
   const ModelShape shape_;

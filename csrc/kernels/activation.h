@@ -23,27 +23,30 @@ static inline float gelu_erf(float x) { return 0.5f * x * (1.0f + erff(x * 0.707
 // log(1 + e^x), which is x itself, to float precision, from 20 on.
 static inline float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
-static inline float activate_scalar(Activation kind, float x) {
+static inline float activate_scalar(Activation kind, const float* p, float x) {
   switch (kind) {
     case Activation::kGeluErf: return gelu_erf(x);
     case Activation::kGelu10: return fminf(fmaxf(gelu_erf(x), -10.0f), 10.0f);
     case Activation::kTanh: return tanhf(x);
     case Activation::kMish: return x * tanhf(softplus(x));
     case Activation::kSqrtSoftplus: return sqrtf(softplus(x));
+    case Activation::kXIelu:
+      return x > 0.0f ? p[0] * x * x + p[2] * x : (expm1f(fminf(x, p[3])) - x) * p[1] + p[2] * x;
     case Activation::kLaplace:
       return 0.5f * (1.0f + erff((x - 0.707107f) / (0.282095f * 1.41421356237309505f)));
     default: return x;
   }
 }
 
-static inline V16 activate_lanes(Activation kind, V16 x) {
+static inline V16 activate_lanes(Activation kind, const float* p, V16 x) {
   float lanes[16];
   store(lanes, x);
-  for (int i = 0; i < 16; ++i) lanes[i] = activate_scalar(kind, lanes[i]);
+  for (int i = 0; i < 16; ++i) lanes[i] = activate_scalar(kind, p, lanes[i]);
   return load(lanes);
 }
 
-GPT2FAST_INLINE V16 activate(Activation kind, V16 x) {
+// p: activation_parameters of MatmulArgs
+GPT2FAST_INLINE V16 activate(Activation kind, const float* p, V16 x) {
   const V16 zero = splat(0.0f);
   switch (kind) {
     case Activation::kIdentity: return x;
@@ -55,9 +58,10 @@ GPT2FAST_INLINE V16 activate(Activation kind, V16 x) {
     case Activation::kHardSwish:
       return x * min(max(x + splat(3.0f), zero), splat(6.0f)) / splat(6.0f);
     case Activation::kLeakyRelu: return select_less(x, zero, x * splat(0.01f), x);
+    case Activation::kPRelu: return select_less(x, zero, x * splat(p[0]), x);
     case Activation::kSilu: return x * sigmoid(x);
     case Activation::kSigmoid: return sigmoid(x);
-    default: return activate_lanes(kind, x);
+    default: return activate_lanes(kind, p, x);
   }
 }
 

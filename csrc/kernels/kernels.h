@@ -19,8 +19,8 @@ constexpr int kMaxHeadSize = 1024;  // attention keeps one output row a query on
 
 constexpr int64_t round_up_lanes(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
-// The activations of transformers' ACT2FN that have no parameters of their own. Several names of
-// the library are one function; see decoder/activation_names.cpp.
+// The activations of transformers' ACT2FN. Several names of the library are one function; see
+// activation_from_name() in decoder/model_shape.cpp.
 enum class Activation : int32_t {
   kIdentity,
   kGeluTanh,   // gelu_new and its synonyms
@@ -38,6 +38,8 @@ enum class Activation : int32_t {
   kLaplace,
   kHardSwish,     // x relu6(x + 3) / 6
   kSqrtSoftplus,  // sqrt(log(1 + e^x))
+  kPRelu,         // x < 0 ? p[0] x : x
+  kXIelu,         // x > 0 ? p[0] x^2 + p[2] x : (expm1(min(x, p[3])) - x) p[1] + p[2] x
 };
 
 // out[m][n] = act(sum_k x[m][k] * w[k][n] + bias[n]) + residual[m][n]
@@ -53,6 +55,7 @@ struct MatmulArgs {
   float* out;             // (M, N), rows out_stride apart; written up to N
   int64_t out_stride;
   Activation activation;
+  float activation_parameters[4];  // p of those that learn some
 };
 
 // One head's cache as seen by one sequence.

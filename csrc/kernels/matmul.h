@@ -29,7 +29,7 @@ constexpr int kPrefetchFloats = 512;
 static void finish(const MatmulArgs& a, int row, int panel, V16 value) {
   const int column = panel * kLanes;
   if (a.bias != nullptr) value = value + load(a.bias + column);
-  value = activate(a.activation, value);
+  value = activate(a.activation, a.activation_parameters, value);
   const int64_t at = row * a.out_stride + column;
   const int count = a.outputs - column;
   if (count >= kLanes) {

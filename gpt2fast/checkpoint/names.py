@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpt2fast.checkpoint.tensor import FLOAT_BYTES, TensorInfo
-from gpt2fast.config import ModelConfig
+from gpt2fast.config import ACTIVATION_PARAMETERS, ModelConfig
 from gpt2fast.errors import CheckpointError, UnsupportedError
 
 PREFIX = "transformer."
@@ -30,6 +30,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         TOKEN_TABLE: (config.vocab_size, c),
         "wpe.weight": (config.n_positions, c),
     }
+    learned = ACTIVATION_PARAMETERS.get(config.activation_function, {})
     block: dict[str, tuple[int, ...]] = {
         "ln_1.weight": (c,),
         "ln_1.bias": (c,),
@@ -43,6 +44,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "mlp.c_fc.bias": (inner,),
         "mlp.c_proj.weight": (inner, c),
         "mlp.c_proj.bias": (c,),
+        **{f"mlp.act.{name}": shape for name, shape in learned.items()},
     }
     for layer in range(config.n_layer):
         shapes.update({f"h.{layer}.{name}": shape for name, shape in block.items()})

@@ -116,7 +116,7 @@ class CpuRunner:
         for name in checkpoint.names:
             tensor = checkpoint.tensor(name)
             try:
-                self._decoder.load(name, tensor.dtype, list(tensor.shape), tensor.data)
+                self._decoder.load(name, tensor.dtype, list(tensor.shape) or [1], tensor.data)
             except ValueError as error:
                 raise CheckpointError(f"{checkpoint.path}: {error}") from None
             tensor.release()

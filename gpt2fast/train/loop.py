@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,13 +194,18 @@ class Trainer:
 
 
 def _make_accelerator(options: TrainOptions) -> Accelerator:
-    try:
-        from accelerate import Accelerator
-    except ImportError:
+    # Before the first step, not where the last one has been taken and the plot is due.
+    missing = [name for name in ("accelerate", "tqdm", "matplotlib") if find_spec(name) is None]
+    if missing:
         raise MissingDependencyError(
-            "training needs accelerate: pip install 'gpt2fast[torch]'"
-        ) from None
-    precision = {"fp32": "no"}.get(options.precision, options.precision)
+            f"training needs {', '.join(missing)}: pip install 'gpt2fast[torch]'"
+        )
+    from accelerate import Accelerator, PartialState
+
+    # On a CPU accelerate would quietly compute in fp32.
+    if options.precision == "fp16" and PartialState().device.type == "cpu":
+        raise OptionError("--precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    precision = "no" if options.precision == "fp32" else options.precision
     try:
         return Accelerator(
             mixed_precision=precision, gradient_accumulation_steps=options.grad_accum

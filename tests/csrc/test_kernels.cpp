@@ -45,7 +45,8 @@ void check_matmul(Isa isa, int rows, int inputs, int outputs) {
                   residual.data(),
                   out.data(),
                   outputs,
-                  Activation::kIdentity};
+                  Activation::kIdentity,
+                  {}};
   const auto num_panels = static_cast<int32_t>(round_up_lanes(outputs) / kLanes);
   kernels.matmul(args, 0, num_panels);
   CHECK(out.back() == 77.0f);  // nothing beyond N
@@ -102,6 +103,8 @@ TEST(layer_norm_matches_double_precision) {
   }
 }
 
+constexpr float kParameters[4] = {0.8f, 1.1f, 0.5f, -1e-6f};
+
 double exact(Activation kind, double x) {
   const double gelu = 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
   const double sigmoid = 1 / (1 + std::exp(-x));
@@ -120,6 +123,12 @@ double exact(Activation kind, double x) {
     case Activation::kSigmoid: return sigmoid;
     case Activation::kTanh: return std::tanh(x);
     case Activation::kMish: return x * std::tanh(std::log1p(std::exp(x)));
+    case Activation::kPRelu: return x < 0 ? kParameters[0] * x : x;
+    case Activation::kXIelu: {
+      const double linear = kParameters[2] * x;
+      return x > 0 ? kParameters[0] * x * x + linear
+                   : (std::expm1(std::fmin(x, kParameters[3])) - x) * kParameters[1] + linear;
+    }
     case Activation::kHardSwish: return x * std::fmin(std::fmax(x + 3, 0), 6) / 6;
     case Activation::kSqrtSoftplus: return std::sqrt(std::log1p(std::exp(x)));
     case Activation::kLaplace:
@@ -138,10 +147,13 @@ TEST(activations_match_double_precision) {
   x[kCount - 1] = 300.0f;
   const std::vector<float> panels = pack({1.0f}, 1, 1);
   for (const Isa isa : available_isas()) {
-    for (int kind = 0; kind <= static_cast<int>(Activation::kSqrtSoftplus); ++kind) {
+    for (int kind = 0; kind <= static_cast<int>(Activation::kXIelu); ++kind) {
       const auto activation = static_cast<Activation>(kind);
-      const MatmulArgs args{x.data(), 1,       kCount,     1, 1,         panels.data(),
-                            nullptr,  nullptr, out.data(), 1, activation};
+      const MatmulArgs args{
+          x.data(), 1,          kCount,
+          1,        1,          panels.data(),
+          nullptr,  nullptr,    out.data(),
+          1,        activation, {kParameters[0], kParameters[1], kParameters[2], kParameters[3]}};
       kernel_table(isa).matmul(args, 0, 1);
       for (int i = 0; i < kCount; ++i) {
         const double want = exact(activation, x[static_cast<size_t>(i)]);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2fast.errors import OptionError
@@ -13,6 +13,7 @@ from gpt2fast.train.data import WindowSampler, evaluation_batches, tokenize
 from gpt2fast.train.tokenizer import END_OF_TEXT, train_tokenizer
 
 
+@settings(deadline=None)
 @given(
     length=st.integers(20, 400),
     context=st.integers(2, 10),
@@ -45,6 +46,7 @@ def test_too_small_a_corpus_is_refused() -> None:
     assert WindowSampler(np.zeros(32, np.int32), 16, 0).windows_per_epoch == 1
 
 
+@settings(deadline=None)
 @given(st.integers(2, 200), st.integers(1, 30), st.integers(1, 5))
 def test_evaluation_predicts_every_token_once(length: int, context: int, batch_size: int) -> None:
     batches = evaluation_batches(np.arange(length, dtype=np.int32), context, batch_size)

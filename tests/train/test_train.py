@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ pytest.importorskip("accelerate")
 
 from gpt2fast.checkpoint import open_checkpoint  # noqa: E402
 from gpt2fast.cli import main  # noqa: E402
-from gpt2fast.errors import OptionError  # noqa: E402
+from gpt2fast.errors import MissingDependencyError, OptionError  # noqa: E402
 from gpt2fast.train.disk import clear_disk_errors  # noqa: E402
 from gpt2fast.train.loop import train  # noqa: E402
 from gpt2fast.train.options import TrainOptions  # noqa: E402
@@ -232,6 +235,54 @@ def test_out_that_is_a_file_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OptionError, match="cannot write there"):
         train(TrainOptions(out=str(tmp_path / "file" / "model"), data=(text,), **TINY))
+
+
+def test_missing_packages_are_named_before_training(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(
+        MissingDependencyError, match=r"matplotlib: pip install 'gpt2fast\[torch\]'"
+    ):
+        train(TrainOptions(out=str(tmp_path / "m"), data=(text,), **TINY))
+    assert not (tmp_path / "m").exists()
+
+
+def test_half_precision(text: str, tmp_path: Path) -> None:
+    from accelerate.state import AcceleratorState
+
+    out, options = str(tmp_path / "half"), {**TINY, "stop_at": 2, "data": (text,)}
+    if not torch.cuda.is_available():
+        with pytest.raises(OptionError, match="fp16 needs a GPU"):
+            train(TrainOptions(out=out, precision="fp16", **options))
+    AcceleratorState._reset_state()  # accelerate keeps one precision a process
+    try:
+        train(TrainOptions(out=out, precision="bf16", **options))
+    finally:
+        AcceleratorState._reset_state()
+    with open_checkpoint(out) as checkpoint:
+        assert {checkpoint.tensor(name).dtype for name in checkpoint.names} == {"F32"}
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_resume(text: str, tmp_path: Path) -> None:
+    def launch(out: str, processes: int, **changes: Any) -> dict[str, np.ndarray]:
+        options = {**TINY, "dropout": 0.0, "threads": 1, **changes}
+        flags = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if v is not True]
+        flags += [f"--{k}" for k, v in options.items() if v is True]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command = [sys.executable, *launcher, "-m", "gpt2fast", "train", text, "--out", out, *flags]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+        with open_checkpoint(tmp_path / out) as checkpoint:
+            return {name: checkpoint.tensor(name).float32() for name in checkpoint.names}
+
+    one, two = launch("one", 1, batch_size=4), launch("two", 2)
+    launch("halves", 2, stop_at=10)
+    halves = launch("halves", 2, resume=True)
+    for name in one:
+        np.testing.assert_array_equal(halves[name], two[name])
+        np.testing.assert_allclose(two[name], one[name], atol=2e-3)
 
 
 def test_starting_over_an_old_run_is_refused(text: str, straight: Path) -> None:
