@@ -99,6 +99,8 @@ class ModelConfig:
         """Weights of the network; a tied head is counted once."""
         c, inner = self.n_embd, self.n_inner
         block = 4 * c + (3 * c * c + 3 * c) + (c * c + c) + (2 * c * inner + inner + c)
+        learned = ACTIVATION_PARAMETERS.get(self.activation_function, {})
+        block += sum(len(shape) for shape in learned.values())  # what has no shape is a constant
         tables = self.vocab_size * (1 if self.tie_word_embeddings else 2) + self.n_positions
         return tables * c + self.n_layer * block + 2 * c
 

@@ -85,8 +85,8 @@ class Checkpoint:
 
     @property
     def num_parameters(self) -> int:
-        """Number of weights; a tied head is counted once."""
-        return sum(math.prod(info.shape) for info in self._tensors.values())
+        """Number of weights; a tied head is counted once, stored constants (no shape) are not."""
+        return sum(math.prod(info.shape) for info in self._tensors.values() if info.shape)
 
     @property
     def num_bytes(self) -> int:

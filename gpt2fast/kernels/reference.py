@@ -5,8 +5,9 @@ Shapes: B batch, T new tokens, S cached plus new tokens, C width, H heads, D hea
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -101,22 +102,32 @@ _ACTIVATIONS: dict[str, Activation] = {
     "tanh": torch.tanh,
 }
 
-_LEARNED = ("prelu", "xielu")
+
+def _prelu(x: Tensor, weight: Tensor) -> Tensor:
+    """``x``, times a learned slope where negative (He et al. 2015)."""
+    return torch.where(x < 0, x * weight, x)
 
 
-def activation(name: str) -> Activation:
+def _xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, eps: Tensor) -> Tensor:
+    """xIELU (Huang and Schlag 2024): a parabola above 0, an integrated ELU below. A softplus keeps
+    both learned curvatures positive; ``eps`` < 0 keeps expm1 off its cancellation at 0."""
+    curve_p, curve_n = F.softplus(alpha_p), beta + F.softplus(alpha_n)
+    negative = (torch.expm1(torch.minimum(x, eps)) - x) * curve_n
+    return torch.where(x > 0, curve_p * x * x, negative) + beta * x
+
+
+_LEARNED: dict[str, Callable[..., Tensor]] = {"prelu": _prelu, "xielu": _xielu}
+
+
+def activation(name: str, parameters: Mapping[str, Tensor] | None = None) -> Activation:
     """The elementwise function that ``activation_function: name`` of ``config.json`` means.
 
-    Raises UnsupportedError for an unknown name and for activations with parameters of their own,
-    which no GPT-2 checkpoint layout has a place for.
+    ``parameters``: of an activation that learns some, by their names in the checkpoint below
+    ``mlp.act.``; each holds one value. Raises UnsupportedError for an unknown name.
     """
     if name in _LEARNED:
-        raise UnsupportedError(
-            f'activation_function "{name}" has learned parameters, which gpt2fast does not '
-            f"implement; use one of: {', '.join(_ACTIVATIONS)}"
-        )
+        return functools.partial(_LEARNED[name], **(parameters or {}))
     if name not in _ACTIVATIONS:
-        raise UnsupportedError(
-            f'activation_function "{name}" is not known; use one of: {", ".join(_ACTIVATIONS)}'
-        )
+        known = ", ".join(sorted({*_ACTIVATIONS, *_LEARNED}))
+        raise UnsupportedError(f'activation_function "{name}" is not known; use one of: {known}')
     return _ACTIVATIONS[name]

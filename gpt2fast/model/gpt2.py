@@ -13,11 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt2fast.config import ModelConfig
+from gpt2fast.config import ACTIVATION_PARAMETERS, ModelConfig
 from gpt2fast.errors import RequestError
 from gpt2fast.kernels import reference
 
 _INITIAL_STD = 0.02
+_TANH_GELUS = ("gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh")
+_INITIAL_ACTIVATION = {
+    "prelu": {"weight": 0.25},
+    "xielu": {
+        "alpha_p": math.log(math.expm1(0.8)),
+        "alpha_n": math.log(math.expm1(0.8 - 0.5)),
+        "beta": 0.5,
+        "eps": -1e-6,
+    },
+}
 
 
 class Conv1D(nn.Module):
@@ -69,19 +79,40 @@ class Attention(nn.Module):
         return mixed.to(v.dtype)
 
 
+class Activation(nn.Module):
+    """The activation of one layer, with the parameters it learns or stores, if any."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        # The tanh GELUs in torch's fused form: the same formula in one pass over memory instead of
+        # eight, which training feels.
+        self.name = "gelu_pytorch_tanh" if name in _TANH_GELUS else name
+        for parameter in ACTIVATION_PARAMETERS.get(name, {}):
+            value = torch.tensor(_INITIAL_ACTIVATION[name][parameter])
+            if parameter in ("beta", "eps"):  # stored, but not learned
+                self.register_buffer(parameter, value)
+            else:
+                self.register_parameter(parameter, nn.Parameter(value[None]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., n_inner) -> (..., n_inner)."""
+        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return reference.activation(self.name, own)(x)
+
+
 class MLP(nn.Module):
-    """``c_proj(activation(c_fc(x)))``."""
+    """``c_proj(act(c_fc(x)))``."""
 
     def __init__(self, config: ModelConfig, dropout: float) -> None:
         super().__init__()
         self.c_fc = Conv1D(config.n_embd, config.n_inner)
         self.c_proj = Conv1D(config.n_inner, config.n_embd)
-        self.activation = fused_activation(config.activation_function)
+        self.act = Activation(config.activation_function)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
-        return F.dropout(self.c_proj(self.activation(self.c_fc(x))), self.dropout, self.training)
+        return F.dropout(self.c_proj(self.act(self.c_fc(x))), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -140,6 +171,8 @@ class GPT2(nn.Module):
         residual stream smaller by sqrt(2 L), so that its variance does not grow with depth."""
         residual_std = _INITIAL_STD / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
+            if ".act." in name:
+                continue  # set where it was made
             if name.endswith("bias"):
                 parameter.zero_()
             elif parameter.dim() == 1:
@@ -147,11 +180,3 @@ class GPT2(nn.Module):
             else:
                 residual = name.endswith("c_proj.weight")
                 parameter.normal_(0.0, residual_std if residual else _INITIAL_STD)
-
-
-def fused_activation(name: str) -> reference.Activation:
-    """``reference.activation``, with the tanh GELUs in torch's fused form: the same formula in one
-    pass over memory instead of eight, which training feels."""
-    if name in ("gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"):
-        return reference.activation("gelu_pytorch_tanh")
-    return reference.activation(name)

@@ -67,7 +67,6 @@ class TorchRunner:
         if dtype not in DTYPES:
             raise OptionError(f"dtype = {dtype!r} is not known; use one of {', '.join(DTYPES)}")
         self.device, self.dtype = _device(device), getattr(torch, dtype)
-        self._activation = reference.activation(self.config.activation_function)
         try:
             self._weights = {
                 name: read_tensor(checkpoint, name, self.device, self.dtype)
@@ -129,7 +128,10 @@ class TorchRunner:
 
     def _mlp(self, layer: int, x: Tensor) -> Tensor:
         """x (T, C) -> (T, C)."""
-        hidden = self._activation(self._linear(x, f"h.{layer}.mlp.c_fc"))
+        prefix = f"h.{layer}.mlp.act."
+        own = {k.removeprefix(prefix): v for k, v in self._weights.items() if k.startswith(prefix)}
+        activation = reference.activation(self.config.activation_function, own)
+        hidden = activation(self._linear(x, f"h.{layer}.mlp.c_fc"))
         return self._linear(hidden, f"h.{layer}.mlp.c_proj")
 
     def _norm(self, x: Tensor, name: str) -> Tensor:

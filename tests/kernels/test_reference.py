@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gpt2fast.config import SUPPORTED_ACTIVATIONS  # noqa: E402
+from gpt2fast.config import ACTIVATION_PARAMETERS, SUPPORTED_ACTIVATIONS  # noqa: E402
 from gpt2fast.errors import UnsupportedError  # noqa: E402
 from gpt2fast.kernels import reference  # noqa: E402
 
@@ -17,18 +17,21 @@ from gpt2fast.kernels import reference  # noqa: E402
 def test_activation_equals_transformers(name: str) -> None:
     activations = pytest.importorskip("transformers.activations")
     x = torch.cat([torch.linspace(-30, 30, 2001), torch.randn(1000), torch.tensor([0.0, -0.0])])
-    expected = activations.ACT2FN[name](x)
-    torch.testing.assert_close(reference.activation(name)(x), expected, atol=1e-6, rtol=1e-6)
+    theirs = activations.ACT2FN[name]
+    own = {}
+    if isinstance(theirs, torch.nn.Module):
+        theirs = theirs.float()
+        own = {key: value + 0.3 * (value.dim() > 0) for key, value in theirs.state_dict().items()}
+        theirs.load_state_dict(own)
+    with torch.no_grad():
+        expected = theirs(x)
+    assert set(own) == set(ACTIVATION_PARAMETERS.get(name, {}))
+    torch.testing.assert_close(reference.activation(name, own)(x), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_activations_are_those_the_configuration_accepts() -> None:
-    assert set(reference._ACTIVATIONS) == set(SUPPORTED_ACTIVATIONS)
-
-
-@pytest.mark.parametrize("name", ["prelu", "xielu"])
-def test_learned_activations_are_refused_by_name(name: str) -> None:
-    with pytest.raises(UnsupportedError, match=f'"{name}" has learned parameters'):
-        reference.activation(name)
+    assert {*reference._ACTIVATIONS, *reference._LEARNED} == set(SUPPORTED_ACTIVATIONS)
+    assert set(reference._LEARNED) == set(ACTIVATION_PARAMETERS)
 
 
 def test_unknown_activation_is_refused_by_name() -> None:

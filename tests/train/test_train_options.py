@@ -32,7 +32,6 @@ BAD = [
     ({"context": 4096}, "--context 4096"),
     ({"init": "gpt2", "n_layer": 3}, "--n-layer cannot go with --init"),
     ({"init": "gpt2", "untied": True}, "--untied cannot go with --init"),
-    ({"activation": "prelu"}, "prelu"),
     ({"activation": "gelu_11"}, "gelu_11"),
 ]
 
