@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2fast.config import SUPPORTED_ACTIVATIONS, ModelConfig
+from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ConfigError, GPT2FastError, UnsupportedError
 from model_grid import FLAG_GRID
 
@@ -64,11 +64,10 @@ def test_end_of_text_may_be_null_one_or_many(value: Any, ids: tuple[int, ...]) -
     assert ModelConfig.from_dict(config.to_dict(), SOURCE) == config
 
 
-@pytest.mark.parametrize("name", sorted(SUPPORTED_ACTIVATIONS))
-def test_activations_are_known_to_transformers(name: str) -> None:
+def test_every_activation_of_transformers_is_accepted() -> None:
     activations = pytest.importorskip("transformers.activations")
-    assert name in activations.ACT2CLS
-    assert read(activation_function=name).activation_function == name
+    for name in activations.ACT2CLS:
+        assert read(activation_function=name).activation_function == name
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ llm = LLM(sys.argv[1])
 params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 assert len(llm.generate([list(range(32))], params)[0].outputs[0].token_ids) == 8
 weights = 4 * llm.config.num_parameters
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+unit = 1 if sys.platform == "darwin" else 1024
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 print(weights, peak)
 """
     weights, peak = map(int, run(code, os.fspath(path)).split()[-2:])

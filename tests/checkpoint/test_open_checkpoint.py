@@ -217,8 +217,10 @@ def test_tied_head_stored_alone_or_unlike_the_table(tiny: Path) -> None:
     write_state(tiny, {**state, "lm_head.weight": table, "transformer.wte.weight": table * 2})
     with pytest.warns(UserWarning, match="the stored head is used"):
         checkpoint = open_checkpoint(tiny)
-    theirs = transformers.GPT2LMHeadModel.from_pretrained(tiny)
     assert not checkpoint.config.tie_word_embeddings
+    if int(transformers.__version__.split(".")[0]) < 5:
+        return  # ties them all the same, and drops the stored head
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tiny)
     for ours, name in ((checkpoint.names[0], "transformer.wte.weight"), ("lm_head.weight",) * 2):
         want = theirs.state_dict()[name].numpy()
         np.testing.assert_array_equal(checkpoint.tensor(ours).float32(), want)

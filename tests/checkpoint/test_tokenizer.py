@@ -122,8 +122,12 @@ ADDED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("files", ADDED.values(), ids=ADDED.keys())
 def test_added_tokens(directory: Path, files: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
+    strips = isinstance(files.get("special_tokens_map", {}).get("eos_token"), dict)
+    if strips and int(transformers.__version__.split(".")[0]) < 5:
+        pytest.skip("version 4 reads lstrip of a special token's map entry differently")
     write(directory, files)
-    theirs = transformers.GPT2Tokenizer.from_pretrained(directory)
+    # In version 4 GPT2Tokenizer is another implementation, with other spaces around added tokens.
+    theirs = transformers.GPT2TokenizerFast.from_pretrained(directory)
     texts = [*TEXTS, "hi <|endoftext|> <foo>bar <pad>x", "<foo><pad> <foo> \n<pad>"]
     assert_equal(load_tokenizer(directory), theirs, texts)
 

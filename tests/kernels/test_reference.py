@@ -17,6 +17,8 @@ from gpt2fast.kernels import reference  # noqa: E402
 def test_activation_equals_transformers(name: str) -> None:
     activations = pytest.importorskip("transformers.activations")
     x = torch.cat([torch.linspace(-30, 30, 2001), torch.randn(1000), torch.tensor([0.0, -0.0])])
+    if name not in activations.ACT2FN:
+        pytest.skip(f"the installed transformers has no activation {name}")
     theirs = activations.ACT2FN[name]
     own = {}
     if isinstance(theirs, torch.nn.Module):
