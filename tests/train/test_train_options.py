@@ -11,6 +11,8 @@ import pytest
 from gpt2fast.cli.train import add_parser
 from gpt2fast.errors import OptionError
 from gpt2fast.train.options import TrainOptions
+
+pytest.importorskip("torch")
 from gpt2fast.train.schedule import learning_rate
 
 GOOD: dict[str, Any] = {"out": "o", "corpus": "python"}
