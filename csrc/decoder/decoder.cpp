@@ -115,6 +115,7 @@ void Decoder::plan_attention(const StepBatch& batch) {
 void Decoder::step(const StepBatch& batch, float* logits) {
   if (batch.num_sequences == 0) return;
   check(batch);
+  const std::lock_guard<std::mutex> turn(turn_);
   plan_attention(batch);
   for (TaskCounter& counter : counters_) counter.reset();
   pool_.run([&](int thread) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 #include "core/buffer.h"
@@ -78,6 +79,7 @@ class Decoder {
   void append_task(const StepBatch& batch, int32_t layer, const AttentionTask& task);
   void attend_task(const StepBatch& batch, int32_t layer, const AttentionTask& task);
 
+  std::mutex turn_;  // callers from several threads share the workspace below
   const ModelShape shape_;
   const KernelTable& kernels_;
   const int32_t max_batch_tokens_;

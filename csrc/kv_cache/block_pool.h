@@ -87,7 +87,9 @@ class BlockPool {
 
   const Sequence& find(SequenceId id) const;
   Sequence& find(SequenceId id);
-  int32_t blocks_for(int32_t length) const { return (length + block_size_ - 1) / block_size_; }
+  int32_t blocks_for(int64_t length) const {
+    return static_cast<int32_t>((length + block_size_ - 1) / block_size_);
+  }
 
   int32_t allocate();
   void release(int32_t block);
