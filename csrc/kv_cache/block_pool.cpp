@@ -87,7 +87,8 @@ std::vector<BlockCopy> BlockPool::reserve(SequenceId id, int32_t length) {
 
 void BlockPool::commit(SequenceId id, const int32_t* tokens, int32_t count) {
   Sequence& sequence = find(id);
-  if (blocks_for(int64_t{sequence.length()} + count) > static_cast<int32_t>(sequence.blocks.size())) {
+  if (blocks_for(int64_t{sequence.length()} + count) >
+      static_cast<int32_t>(sequence.blocks.size())) {
     throw std::logic_error("commit of " + std::to_string(count) + " tokens without reserve");
   }
   sequence.tokens.insert(sequence.tokens.end(), tokens, tokens + count);
