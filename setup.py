@@ -42,7 +42,7 @@ class BuildPerIsa(build_ext):
         self.compiler.link_shared_object(
             [name for names in objects for name in names],
             str(path),
-            extra_postargs=["-pthread"],
+            extra_postargs=[*ext.extra_link_args, "-pthread"],
             target_lang="c++",
         )
 
@@ -54,7 +54,7 @@ class BuildPerIsa(build_ext):
             output_dir=out,
             macros=macros,
             include_dirs=[*ext.include_dirs, "csrc"],
-            extra_postargs=FLAGS + flags,
+            extra_postargs=ext.extra_compile_args + FLAGS + flags,
             depends=ext.depends,
         )
 

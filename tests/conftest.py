@@ -46,7 +46,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., t
         key = json.dumps([seed, std, overrides], sort_keys=True)
         if key not in made:
             config = transformers.GPT2Config(attn_implementation="eager", **overrides)
-            model = transformers.GPT2LMHeadModel(config).eval().float()  # xielu is made in bf16
+            model = transformers.GPT2LMHeadModel(config).eval()
             _randomize(torch, model, seed, std)
             path = tmp_path_factory.mktemp("checkpoint")
             model.save_pretrained(path)

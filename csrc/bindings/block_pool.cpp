@@ -10,7 +10,7 @@ namespace gpt2fast {
 namespace {
 
 namespace py = pybind11;
-using Tokens = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+using Tokens = py::array_t<int32_t, py::array::c_style>;
 
 int32_t count_of(const Tokens& tokens) {
   if (tokens.ndim() != 1) throw std::invalid_argument("tokens must be a one-dimensional array");
@@ -25,8 +25,7 @@ py::list reserve(BlockPool& pool, SequenceId id, int32_t length) {
   return pairs;
 }
 
-void fill_block_tables(const BlockPool& pool,
-                       const py::array_t<int64_t, py::array::c_style | py::array::forcecast>& ids,
+void fill_block_tables(const BlockPool& pool, const py::array_t<int64_t, py::array::c_style>& ids,
                        py::array_t<int32_t, py::array::c_style>& out) {
   if (ids.ndim() != 1 || out.ndim() != 2 || out.shape(0) < ids.shape(0)) {
     throw std::invalid_argument("fill_block_tables needs ids (S,) and an int32 table (S, M)");
@@ -82,14 +81,14 @@ void bind_block_pool(py::module_& module) {
             const auto [id, cached] = pool.create(tokens.data(), count_of(tokens));
             return py::make_tuple(id, cached);
           },
-          py::arg("tokens"))
+          py::arg("tokens").noconvert())
       .def("reserve", &reserve, py::arg("sequence"), py::arg("length"))
       .def(
           "commit",
           [](BlockPool& pool, SequenceId id, const Tokens& tokens) {
             pool.commit(id, tokens.data(), count_of(tokens));
           },
-          py::arg("sequence"), py::arg("tokens"))
+          py::arg("sequence"), py::arg("tokens").noconvert())
       .def("fork", &BlockPool::fork, py::arg("sequence"))
       .def("truncate", &BlockPool::truncate, py::arg("sequence"), py::arg("length"))
       .def("free", &BlockPool::free, py::arg("sequence"))
@@ -101,7 +100,7 @@ void bind_block_pool(py::module_& module) {
             return py::array_t<int32_t>(static_cast<py::ssize_t>(blocks.size()), blocks.data());
           },
           py::arg("sequence"))
-      .def("fill_block_tables", &fill_block_tables, py::arg("sequences"),
+      .def("fill_block_tables", &fill_block_tables, py::arg("sequences").noconvert(),
            py::arg("out").noconvert())
       .def_property_readonly("block_size", &BlockPool::block_size)
       .def_property_readonly("num_free", &BlockPool::num_free)

@@ -3,13 +3,16 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <system_error>
+
 #include "bindings/module.h"
+#include "bindings/without_gil.h"
 
 namespace gpt2fast {
 namespace {
 
 namespace py = pybind11;
-using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+using Ids = py::array_t<int32_t, py::array::c_style>;
 using Logits = py::array_t<float, py::array::c_style>;
 
 std::unique_ptr<Decoder> make_decoder(
@@ -17,16 +20,28 @@ std::unique_ptr<Decoder> make_decoder(
     const std::string& activation, bool tied_head,
     const std::vector<std::tuple<int32_t, int32_t, float>>& layers, int32_t num_threads,
     int32_t num_blocks, int32_t max_batch_tokens) {
-  if (vocab < 1 || positions < 1 || width < 1 || head_size < 1 || head_size > kMaxHeadSize ||
-      layers.empty() || num_threads < 1 || num_blocks < 1 || max_batch_tokens < 1) {
+  bool possible = vocab > 0 && positions > 0 && width > 0 && head_size > 0 &&
+                  head_size <= kMaxHeadSize && epsilon >= 0 && !layers.empty() && num_threads > 0 &&
+                  num_blocks > 0 && max_batch_tokens > 0;
+  for (const auto& [heads, inner, scale] : layers) {
+    possible &= heads > 0 && inner > 0 && int64_t{3} * heads * head_size <= INT32_MAX;
+  }
+  if (!possible) {
     throw std::invalid_argument("Decoder: sizes must be positive and the head size at most " +
                                 std::to_string(kMaxHeadSize));
   }
   ModelShape shape{
       vocab, positions, width, head_size, epsilon, activation_from_name(activation), tied_head, {}};
   for (const auto& [heads, inner, scale] : layers) shape.layers.push_back({heads, inner, scale});
-  const py::gil_scoped_release release;
-  return std::make_unique<Decoder>(shape, select_isa(), num_threads, num_blocks, max_batch_tokens);
+  const WithoutGil release;
+  try {
+    return std::make_unique<Decoder>(shape, select_isa(), num_threads, num_blocks,
+                                     max_batch_tokens);
+  } catch (const std::system_error& error) {
+    throw std::invalid_argument("num_threads = " + std::to_string(num_threads) +
+                                ": the system does not grant them (" + error.what() +
+                                "); give fewer");
+  }
 }
 
 StoredType stored_type(const std::string& dtype) {
@@ -44,11 +59,12 @@ void load(Decoder& decoder, const std::string& name, const std::string& dtype,
   const StoredType type = stored_type(dtype);
   int64_t bytes = type == StoredType::kFloat64 ? 8 : type == StoredType::kFloat32 ? 4 : 2;
   for (const int64_t size : shape) bytes *= size;
-  if (info.ndim != 1 || info.itemsize != 1 || info.size != bytes) {
+  if (info.ndim != 1 || info.itemsize != 1 || info.strides[0] != 1 || info.size != bytes) {
     throw std::invalid_argument("tensor '" + name + "' needs " + std::to_string(bytes) +
-                                " bytes, not " + std::to_string(info.size * info.itemsize));
+                                " contiguous bytes, not " +
+                                std::to_string(info.size * info.itemsize));
   }
-  const py::gil_scoped_release release;
+  const WithoutGil release;
   decoder.weights().load(name, {info.ptr, type, shape}, decoder.pool());
 }
 
@@ -81,7 +97,7 @@ void step(Decoder& decoder, const Ids& token_ids, const Ids& query_starts, const
     throw std::invalid_argument("step: logits must be a float32 array (R, vocabulary)");
   }
   float* out = logits.mutable_data();
-  const py::gil_scoped_release release;
+  const WithoutGil release;
   decoder.step(batch, out);
 }
 
@@ -115,9 +131,10 @@ void bind_decoder(py::module_& module) {
            py::arg("max_batch_tokens"))
       .def("load", &load, py::arg("name"), py::arg("dtype"), py::arg("shape"), py::arg("data"))
       .def("missing", [](Decoder& decoder) { return decoder.weights().missing(); })
-      .def("step", &step, py::arg("token_ids"), py::arg("query_starts"), py::arg("context_lens"),
-           py::arg("block_tables"), py::arg("logit_rows"), py::arg("logits").noconvert())
-      .def("copy_blocks", &copy_blocks, py::arg("pairs"))
+      .def("step", &step, py::arg("token_ids").noconvert(), py::arg("query_starts").noconvert(),
+           py::arg("context_lens").noconvert(), py::arg("block_tables").noconvert(),
+           py::arg("logit_rows").noconvert(), py::arg("logits").noconvert())
+      .def("copy_blocks", &copy_blocks, py::arg("pairs").noconvert())
       .def_property_readonly("weight_bytes", [](Decoder& d) { return d.weights().bytes(); })
       .def_property_readonly("cache_bytes", [](Decoder& d) { return d.cache().bytes(); })
       .def_property_readonly("num_threads", [](Decoder& d) { return d.pool().size(); });

@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/module.h"
+#include "bindings/without_gil.h"
 #include "core/cpu_isa.h"
 #include "kernels/bandwidth.h"
 
@@ -24,7 +25,7 @@ void bind_isa(pybind11::module_& module) {
         if (num_threads < 1 || megabytes < 1 || repeats < 1) {
           throw std::invalid_argument("measure_read_bandwidth: all arguments must be positive");
         }
-        const pybind11::gil_scoped_release release;
+        const WithoutGil release;
         return measure_read_bandwidth(select_isa(), num_threads, megabytes, repeats);
       },
       pybind11::arg("num_threads"), pybind11::arg("megabytes") = 512, pybind11::arg("repeats") = 5,

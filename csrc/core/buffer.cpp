@@ -22,8 +22,9 @@ size_t round_up(size_t value, size_t multiple) {
 Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
   if (bytes < kHugePage) {
-    data_ = std::aligned_alloc(kAlignment, round_up(bytes, kAlignment));
-    if (data_ == nullptr) throw std::bad_alloc();
+    if (posix_memalign(&data_, kAlignment, round_up(bytes, kAlignment)) != 0) {
+      throw std::bad_alloc();
+    }
     std::memset(data_, 0, round_up(bytes, kAlignment));
     return;
   }

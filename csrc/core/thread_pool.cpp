@@ -4,6 +4,10 @@
 #include <sched.h>
 
 #include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
 
 namespace gpt2fast {
 namespace {
@@ -45,92 +49,124 @@ void spin_until(Ready ready) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int size) : size_(size), fork_generation_(current_fork_generation()) {
-  start_workers();
-}
-
-void ThreadPool::start_workers() {
-  const unsigned seen = epoch_.load();
-  for (int thread = 1; thread < size_; ++thread) {
-    workers_.emplace_back([this, thread, seen] { work(thread, seen); });
+// The threads and everything they wait on. It is one object so that a forked child, in which the
+// threads are gone and the locks may be held by nobody, can leave all of it behind at once.
+class ThreadPool::Team {
+ public:
+  explicit Team(int size) : size_(size), fork_generation_(current_fork_generation()) {
+    try {
+      for (int thread = 1; thread < size_; ++thread) {
+        workers_.emplace_back([this, thread] { work(thread); });
+      }
+    } catch (...) {
+      stop();
+      throw;
+    }
   }
-}
 
-ThreadPool::~ThreadPool() {
-  if (fork_generation_ != current_fork_generation()) {
-    // The threads behind these handles live in the parent; joining or detaching them here is
-    // undefined, so the handles are abandoned.
-    new std::vector<std::thread>(std::move(workers_));
-    return;
-  }
-  {
-    const std::lock_guard<std::mutex> lock(park_mutex_);
-    stopping_.store(true);
-  }
-  park_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
-}
+  ~Team() { stop(); }
 
-void ThreadPool::run(const std::function<void(int)>& body) {
-  const std::lock_guard<std::mutex> turn(turn_);
-  if (size_ == 1) {
+  bool survives_from_before_fork() const { return fork_generation_ != current_fork_generation(); }
+
+  void run(const std::function<void(int)>& body) {
+    const std::lock_guard<std::mutex> turn(turn_);
+    if (size_ > 1) {
+      body_ = &body;
+      running_.store(size_ - 1, std::memory_order_relaxed);
+      wake();
+    }
     body(0);
-    return;
+    spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
   }
-  if (fork_generation_ != current_fork_generation()) {
-    new std::vector<std::thread>(std::move(workers_));
-    workers_.clear();
-    parked_.store(0);
-    fork_generation_ = current_fork_generation();
-    start_workers();
+
+  void barrier() {
+    const unsigned epoch = barrier_epoch_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+      arrived_.store(0, std::memory_order_relaxed);
+      barrier_epoch_.store(epoch + 1, std::memory_order_release);
+      return;
+    }
+    spin_until([&] { return barrier_epoch_.load(std::memory_order_acquire) != epoch; });
   }
-  body_ = &body;
-  running_.store(size_ - 1, std::memory_order_relaxed);
-  // Sequentially consistent against `parked_`: either the worker sees the new epoch before it
-  // sleeps, or this thread sees that it is parked.
-  epoch_.fetch_add(1);
-  if (parked_.load() > 0) {
+
+ private:
+  // Sequentially consistent against `parked_`: either a worker sees the new epoch before it
+  // sleeps, or this thread sees that the worker is parked.
+  void wake() {
+    epoch_.fetch_add(1);
+    if (parked_.load() == 0) return;
     {
       const std::lock_guard<std::mutex> lock(park_mutex_);
     }
     park_.notify_all();
   }
-  body(0);
-  spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
+
+  void stop() {
+    stopping_.store(true);
+    wake();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+  void work(int thread) {
+    for (unsigned seen = 0; wait_for_work(seen); ++seen) {
+      (*body_)(thread);
+      running_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  // False when the team is being dissolved.
+  bool wait_for_work(unsigned seen) {
+    const auto changed = [&] { return epoch_.load() != seen; };
+    const auto deadline = std::chrono::steady_clock::now() + kSpinBeforeParking;
+    while (!changed()) {
+      for (int i = 0; i < 64 && !changed(); ++i) relax();
+      if (std::chrono::steady_clock::now() < deadline) continue;
+      std::unique_lock<std::mutex> lock(park_mutex_);
+      parked_.fetch_add(1);
+      park_.wait(lock, changed);
+      parked_.fetch_sub(1);
+    }
+    return !stopping_.load();
+  }
+
+  const int size_;
+  const int fork_generation_;
+  std::mutex turn_;  // held by the caller of run()
+  const std::function<void(int)>* body_ = nullptr;
+  alignas(64) std::atomic<unsigned> epoch_{0};  // counts runs; a change wakes the workers
+  alignas(64) std::atomic<int> running_{0};     // workers still inside the current run
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<unsigned> barrier_epoch_{0};
+  std::mutex park_mutex_;
+  std::condition_variable park_;
+  std::atomic<int> parked_{0};
+  std::atomic<bool> stopping_{false};
+  std::vector<std::thread> workers_;  // last: they use all of the above
+};
+
+ThreadPool::ThreadPool(int size) : size_(size), team_(std::make_unique<Team>(size)) {}
+
+ThreadPool::~ThreadPool() {
+  // In a forked child the threads cannot be joined: they live in the parent.
+  if (team_->survives_from_before_fork()) team_.release();
+}
+
+void ThreadPool::run(const std::function<void(int)>& body) {
+  if (team_->survives_from_before_fork()) renew_after_fork();
+  team_->run(body);
+}
+
+void ThreadPool::renew_after_fork() {
+  static std::mutex renewing;  // two threads of the child may both find the old team
+  const std::lock_guard<std::mutex> lock(renewing);
+  if (!team_->survives_from_before_fork()) return;
+  auto fresh = std::make_unique<Team>(size_);
+  team_.release();
+  team_ = std::move(fresh);
 }
 
 void ThreadPool::barrier() {
-  if (size_ == 1) return;
-  const unsigned epoch = barrier_epoch_.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
-    arrived_.store(0, std::memory_order_relaxed);
-    barrier_epoch_.store(epoch + 1, std::memory_order_release);
-    return;
-  }
-  spin_until([&] { return barrier_epoch_.load(std::memory_order_acquire) != epoch; });
-}
-
-// False when the pool is being destroyed.
-bool ThreadPool::wait_for_work(unsigned seen) {
-  const auto changed = [&] { return epoch_.load() != seen || stopping_.load(); };
-  const auto deadline = std::chrono::steady_clock::now() + kSpinBeforeParking;
-  while (!changed()) {
-    for (int i = 0; i < 64 && !changed(); ++i) relax();
-    if (std::chrono::steady_clock::now() < deadline) continue;
-    std::unique_lock<std::mutex> lock(park_mutex_);
-    parked_.fetch_add(1);
-    park_.wait(lock, changed);
-    parked_.fetch_sub(1);
-  }
-  return !stopping_.load();
-}
-
-void ThreadPool::work(int thread, unsigned seen) {
-  while (wait_for_work(seen)) {
-    ++seen;
-    (*body_)(thread);
-    running_.fetch_sub(1, std::memory_order_release);
-  }
+  if (size_ > 1) team_->barrier();
 }
 
 }  // namespace gpt2fast

@@ -5,17 +5,15 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <functional>
-#include <mutex>
-#include <thread>
-#include <vector>
+#include <memory>
 
 namespace gpt2fast {
 
 class ThreadPool {
  public:
-  // `size` threads in all; the caller of run() is one of them.
+  // `size` threads in all; the caller of run() is one of them. Throws std::system_error when the
+  // system does not grant them.
   explicit ThreadPool(int size);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -31,25 +29,11 @@ class ThreadPool {
   void barrier();
 
  private:
-  void start_workers();
-  void work(int thread, unsigned seen);
-  bool wait_for_work(unsigned seen);
+  class Team;
+  void renew_after_fork();
 
   const int size_;
-  int fork_generation_;  // threads do not survive fork(): a child starts its own
-  std::vector<std::thread> workers_;
-  std::mutex turn_;  // held by the caller of run()
-
-  const std::function<void(int)>* body_ = nullptr;
-  alignas(64) std::atomic<unsigned> epoch_{0};  // counts runs; a change wakes the workers
-  alignas(64) std::atomic<int> running_{0};     // workers still inside the current run
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<unsigned> barrier_epoch_{0};
-
-  std::mutex park_mutex_;
-  std::condition_variable park_;
-  std::atomic<int> parked_{0};
-  std::atomic<bool> stopping_{false};
+  std::unique_ptr<Team> team_;
 };
 
 // Tasks 0 .. n-1 of one phase, handed out one by one to whichever thread is free. Who computes a

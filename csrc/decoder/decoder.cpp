@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "core/float_environment.h"
+
 namespace gpt2fast {
 namespace {
 
@@ -56,6 +58,7 @@ Decoder::Decoder(const ModelShape& shape, Isa isa, int32_t num_threads, int32_t 
   qkv_ = rows_of(max_batch_tokens, qkv_stride_);
   attended_ = rows_of(max_batch_tokens, attended_stride_);
   inner_ = rows_of(max_batch_tokens, inner_stride_);
+  attention_tasks_.reserve(static_cast<size_t>(max_batch_tokens));  // a step must not allocate
 }
 
 void Decoder::check_sequence(const StepBatch& batch, int32_t s) const {
@@ -92,6 +95,10 @@ void Decoder::check(const StepBatch& batch) const {
              " is outside of the vocabulary of " + std::to_string(shape_.vocab));
     }
   }
+  if (batch.num_logit_rows > max_batch_tokens_) {
+    refuse(std::to_string(batch.num_logit_rows) +
+           " logit rows exceed max_batch_tokens = " + std::to_string(max_batch_tokens_));
+  }
   for (int32_t r = 0; r < batch.num_logit_rows; ++r) {
     if (batch.logit_rows[r] < 0 || batch.logit_rows[r] >= batch.num_tokens) {
       refuse("logit row " + std::to_string(batch.logit_rows[r]) + " of " +
@@ -100,7 +107,8 @@ void Decoder::check(const StepBatch& batch) const {
   }
 }
 
-void Decoder::plan_attention(const StepBatch& batch) {
+void Decoder::plan(const StepBatch& batch) {
+  for (TaskCounter& counter : counters_) counter.reset();
   attention_tasks_.clear();
   attention_split_ = false;
   for (int32_t s = 0; s < batch.num_sequences; ++s) {
@@ -115,10 +123,11 @@ void Decoder::plan_attention(const StepBatch& batch) {
 void Decoder::step(const StepBatch& batch, float* logits) {
   if (batch.num_sequences == 0) return;
   check(batch);
-  const std::lock_guard<std::mutex> turn(turn_);
-  plan_attention(batch);
-  for (TaskCounter& counter : counters_) counter.reset();
   pool_.run([&](int thread) {
+    const FloatEnvironment ieee;
+    // Inside the team, so that the pool's turn guards the workspace as well.
+    if (thread == 0) plan(batch);
+    pool_.barrier();
     Worker worker{batch, logits, thread};
     forward(worker);
   });

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <mutex>
 #include <vector>
 
 #include "core/buffer.h"
@@ -40,7 +39,8 @@ class Decoder {
   int32_t max_batch_tokens() const { return max_batch_tokens_; }
 
   // Writes keys and values to the cache and logits (R, V). Throws std::invalid_argument, before
-  // anything is written, for a batch that points outside of the model or the cache.
+  // anything is written, for a batch that points outside of the model or the cache. Callers from
+  // several threads take turns.
   void step(const StepBatch& batch, float* logits);
 
  private:
@@ -59,7 +59,7 @@ class Decoder {
 
   void check(const StepBatch& batch) const;
   void check_sequence(const StepBatch& batch, int32_t sequence) const;
-  void plan_attention(const StepBatch& batch);
+  void plan(const StepBatch& batch);
 
   // Each method below is called by every thread of the team; they share out the tasks of a phase
   // and meet at its end.
@@ -79,7 +79,6 @@ class Decoder {
   void append_task(const StepBatch& batch, int32_t layer, const AttentionTask& task);
   void attend_task(const StepBatch& batch, int32_t layer, const AttentionTask& task);
 
-  std::mutex turn_;  // callers from several threads share the workspace below
   const ModelShape shape_;
   const KernelTable& kernels_;
   const int32_t max_batch_tokens_;

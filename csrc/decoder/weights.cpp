@@ -33,6 +33,16 @@ float from_bfloat16(uint16_t bits) {
   return value;
 }
 
+// To nearest, ties to even, as a float.
+float round_to_bfloat16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  bits += 0x7fffu + ((bits >> 16) & 1u);
+  return from_bfloat16(static_cast<uint16_t>(bits >> 16));
+}
+
+float softplus(float x) { return x > 20.0f ? x : std::log1p(std::exp(x)); }
+
 // Element `index` of an array that need not be aligned: safetensors aligns to 8 bytes at best.
 template <typename T>
 T element(const void* data, int64_t index) {
@@ -67,10 +77,14 @@ void convert(const StoredArray& array, int64_t start, int64_t count, float* out)
 }
 
 bool all_finite(const float* values, int64_t count) {
-  // A sum of products with zero is zero unless something is not finite.
-  float probe = 0.0f;
-  for (int64_t i = 0; i < count; ++i) probe += values[i] * 0.0f;
-  return probe == 0.0f;
+  constexpr uint32_t kExponent = 0x7f800000u;  // all ones in infinity and NaN alone
+  uint32_t found = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, values + i, sizeof(bits));
+    found |= (bits & kExponent) == kExponent;
+  }
+  return found == 0;
 }
 
 // One panel of a Conv1D weight, stored (K, N): 16 neighbouring columns.
@@ -172,8 +186,12 @@ void Weights::activation_parameters(int32_t layer, float* p) const {
   for (int i = 0; i < 4; ++i) p[i] = stored[i].bytes() == 0 ? 0.0f : stored[i].floats()[0];
   if (shape_.activation == Activation::kXIelu) {
     // Learned through a softplus, which keeps both curvatures positive (arXiv:2411.13010).
-    p[0] = std::log1p(std::exp(p[0]));
-    p[1] = p[2] + std::log1p(std::exp(p[1]));
+    // transformers leaves them in bfloat16 whatever the model's type, and rounds at each step.
+    const auto rounded = [&](float value) {
+      return bfloat16_activation_ ? round_to_bfloat16(value) : value;
+    };
+    p[0] = rounded(softplus(p[0]));
+    p[1] = rounded(p[2] + rounded(softplus(p[1])));
   }
 }
 
@@ -215,6 +233,9 @@ void Weights::load(const std::string& name, const StoredArray& array, ThreadPool
     throw std::invalid_argument("tensor '" + name +
                                 "' holds NaN or infinite values; the checkpoint is damaged or its "
                                 "training diverged");
+  }
+  if (name.find(".mlp.act.") != std::string::npos) {
+    bfloat16_activation_ = array.type == StoredType::kBFloat16;
   }
   target.loaded = true;
 }

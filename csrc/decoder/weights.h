@@ -55,7 +55,8 @@ class Weights {
   std::vector<std::string> missing() const;
   int64_t bytes() const;
 
-  // wte[token] into out (C,); the embedding is read from the panels of the tied head.
+  // wte[token] + wpe[position] into out (C,); the embedding is read from the panels of the tied
+  // head.
   void embed(int32_t token, int32_t position, float* out) const;
 
   const std::vector<LayerWeights>& layers() const { return layers_; }
@@ -81,6 +82,7 @@ class Weights {
 
   const ModelShape shape_;
   std::map<std::string, Target> targets_;
+  bool bfloat16_activation_ = false;  // the activation's parameters are stored in bfloat16
   PackedMatrix wte_, lm_head_;
   Buffer wpe_;
   std::vector<LayerWeights> layers_;

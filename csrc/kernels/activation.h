@@ -61,6 +61,7 @@ static inline V16 activate_lanes(Activation kind, const float* p, V16 x) {
 }
 
 // p: activation_parameters of MatmulArgs
+// In max and min the argument that may be NaN comes second: it is then what they return.
 GPT2FAST_INLINE V16 activate(Activation kind, const float* p, V16 x) {
   const V16 zero = splat(0.0f);
   switch (kind) {
@@ -69,9 +70,9 @@ GPT2FAST_INLINE V16 activate(Activation kind, const float* p, V16 x) {
     case Activation::kGeluErf: return gelu_erf(x);
     case Activation::kGelu10: return min(max(gelu_erf(x), splat(-10.0f)), splat(10.0f));
     case Activation::kGeluQuick: return x * sigmoid(x * splat(1.702f));
-    case Activation::kRelu: return max(x, zero);
-    case Activation::kRelu2: return max(x, zero) * max(x, zero);
-    case Activation::kRelu6: return min(max(x, zero), splat(6.0f));
+    case Activation::kRelu: return max(zero, x);
+    case Activation::kRelu2: return max(zero, x) * max(zero, x);
+    case Activation::kRelu6: return min(splat(6.0f), max(zero, x));
     case Activation::kHardSwish:
       return x * min(max(x + splat(3.0f), zero), splat(6.0f)) / splat(6.0f);
     case Activation::kLeakyRelu: return select_less(x, zero, x * splat(0.01f), x);

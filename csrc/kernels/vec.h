@@ -136,6 +136,8 @@ GPT2FAST_INLINE V16 scale_by_power(V16 a, V16 n_bits) {
 
 #endif
 
+// max(a, b) and min(a, b) return b where either is NaN, on every instruction set.
+
 GPT2FAST_INLINE V16 load_partial(const float* p, int count, float fill) {
   float lanes[16];
   for (int i = 0; i < 16; ++i) lanes[i] = i < count ? p[i] : fill;
@@ -168,7 +170,8 @@ GPT2FAST_INLINE float max_lane(V16 a) {
 // e^x to 2 ulp; 0 below -87. Range reduction by ln 2 and the polynomial of Cephes' expf.
 GPT2FAST_INLINE V16 exp(V16 x) {
   const V16 shifter = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const V16 clamped = min(max(x, splat(-87.0f)), splat(88.0f));
+  // x second: a NaN passes through both, and through the selection below, instead of vanishing.
+  const V16 clamped = min(splat(88.0f), max(splat(-87.0f), x));
   const V16 n_bits = fma(clamped, splat(1.44269504088896341f), shifter);
   const V16 n = n_bits - shifter;
   V16 r = fma(n, splat(-0.693359375f), clamped);

@@ -91,6 +91,11 @@ void BlockPool::commit(SequenceId id, const int32_t* tokens, int32_t count) {
       static_cast<int32_t>(sequence.blocks.size())) {
     throw std::logic_error("commit of " + std::to_string(count) + " tokens without reserve");
   }
+  const auto tail = static_cast<size_t>(sequence.length() / block_size_);
+  if (count > 0 && (blocks_[sequence.blocks[tail]].references > 1 ||
+                    blocks_[sequence.blocks[tail]].content != 0)) {
+    throw std::logic_error("commit to a shared block: reserve makes it private first");
+  }
   sequence.tokens.insert(sequence.tokens.end(), tokens, tokens + count);
   if (!prefix_caching_) return;
   const auto full = static_cast<size_t>(sequence.length() / block_size_);

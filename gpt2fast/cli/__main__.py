@@ -2,6 +2,10 @@
 
 import sys
 
-from gpt2fast.cli import main
+try:
+    from gpt2fast.cli import main
 
-sys.exit(main())
+    code = main()
+except KeyboardInterrupt:  # before main() could catch it
+    code = 130
+sys.exit(code)

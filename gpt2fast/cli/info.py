@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from gpt2fast.cli import streams
 from gpt2fast.errors import OptionError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "info",
         help="shapes, bytes, flags, and what would run",
-        description="Check a checkpoint without reading its weights, and print its shapes, "
+        description="Check a checkpoint without loading its weights, and print its shapes, "
         "parameters, bytes, flags and tokenizer, what would run it, and the memory needed.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     with open_checkpoint(args.model, revision=args.revision) as checkpoint:
         facts = describe(checkpoint)
-    print(json.dumps(facts, indent=2) if args.json else render(args.model, facts))
+    streams.write((json.dumps(facts, indent=2) if args.json else render(args.model, facts)) + "\n")
     return 0
 
 

@@ -19,6 +19,8 @@ examples:
   accelerate launch --num_processes 8 -m gpt2fast train corpus/ --out big --precision bf16
 """
 
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
+
 _TYPES = {"int": int, "int | None": int, "float": float, "str": str, "str | None": str}
 
 
@@ -31,6 +33,7 @@ def add_parser(subparsers: Any) -> None:
         "Writes a Hugging Face directory with the loss curve and held-out perplexity.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     for field in dataclasses.fields(TrainOptions):
         help_text = field.metadata["help"]
@@ -64,7 +67,13 @@ def run(args: argparse.Namespace) -> int:
         raise MissingDependencyError(
             f"training needs {error.name}: pip install 'gpt2fast[torch]'"
         ) from None
-    record = train(options)
+    from gpt2fast.train.interrupt import TrainingInterrupted
+
+    try:
+        record = train(options)
+    except TrainingInterrupted as stopped:
+        print(f"gpt2fast: {stopped}", file=sys.stderr)
+        return EXIT_INTERRUPTED
     from accelerate import PartialState
 
     if not PartialState().is_main_process:

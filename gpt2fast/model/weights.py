@@ -23,6 +23,8 @@ def read_tensor(
     the range of ``dtype``.
     """
     stored = checkpoint.tensor(name)
+    if stored.dtype == "BF16" and ".mlp.act." in name:
+        dtype = torch.bfloat16  # transformers leaves them so, and rounds what it derives from them
     tensor = torch.tensor(stored.float32()).to(device, dtype)
     stored.release()
     if not bool(torch.isfinite(tensor).all()):

@@ -109,7 +109,7 @@ class CpuRunner:
                 f"no memory for the weights and a cache of {self.num_blocks} blocks of "
                 f"{self.block_size} tokens; lower kv_cache_tokens"
             ) from None
-        except ValueError as error:  # GPT2FAST_FORCE_ISA names what cannot be had
+        except ValueError as error:  # an instruction set or threads that cannot be had
             raise OptionError(str(error)) from None
 
     def _load(self, checkpoint: Checkpoint) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gpt2fast.errors import OptionError
+from gpt2fast.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+CHECKPOINTS = "checkpoints"  # directory below --out
 _PREFIX = "step-"
 _STATE = "state.json"
+_BLOCK = 2**20
 
 
 def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: int) -> None:
@@ -31,8 +35,13 @@ def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: 
     accelerator.save_state(str(partial), safe_serialization=True)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        state = {"step": step, "processes": accelerator.num_processes}
-        (partial / _STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+        state = {
+            "step": step,
+            "processes": accelerator.num_processes,
+            "threads": _threads(),
+            "sha256": {file.name: _digest(file) for file in sorted(partial.iterdir())},
+        }
+        (partial / _STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
         for old in _complete(directory)[:-keep]:
@@ -40,22 +49,81 @@ def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: 
     accelerator.wait_for_everyone()
 
 
-def load_checkpoint(accelerator: Accelerator, directory: Path) -> int:
-    """Load the last complete checkpoint and return its number of steps.
-
-    Raises OptionError if there is none, or if it was written by another number of processes.
-    """
+def latest_checkpoint(directory: Path) -> Path | None:
+    """The last complete checkpoint in ``directory``, or None."""
     complete = _complete(directory)
-    if not complete:
-        raise OptionError(f"--resume: {directory} holds no complete checkpoint; start without it")
-    state = json.loads((complete[-1] / _STATE).read_text(encoding="utf-8"))
+    return complete[-1] if complete else None
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> int:
+    """Load ``checkpoint`` and return its number of steps. Warns where going on bit for bit cannot
+    be promised.
+
+    Raises OptionError if it was written by another number of processes, CheckpointError, naming the
+    file, if it is damaged.
+    """
+    state = _read_state(checkpoint / _STATE)
     if state["processes"] != accelerator.num_processes:
         raise OptionError(
-            f"--resume: {complete[-1]} was written by {state['processes']} process(es), not "
+            f"--resume: {checkpoint} was written by {state['processes']} process(es), not "
             f"{accelerator.num_processes}; launch as many again"
         )
-    accelerator.load_state(str(complete[-1]))
+    _verify(checkpoint, state.get("sha256"))
+    threads = state.get("threads", _threads())
+    if threads != _threads() and accelerator.device.type == "cpu":
+        warnings.warn(
+            f"--resume: the run had {threads} thread(s), now it has {_threads()}; it goes on, but "
+            "not bit for bit",
+            stacklevel=2,
+        )
+    try:
+        accelerator.load_state(str(checkpoint))
+    except Exception as error:  # safetensors, pickle and torch each have errors of their own
+        raise CheckpointError(
+            f"{checkpoint}: cannot be loaded ({error}); {_advice(checkpoint)}"
+        ) from None
     return int(state["step"])
+
+
+def _verify(checkpoint: Path, digests: dict[str, str] | None) -> None:
+    if digests is None:
+        warnings.warn(
+            f"{checkpoint} carries no checksums; whether it is whole cannot be told", stacklevel=3
+        )
+        return
+    for name, digest in digests.items():
+        file = checkpoint / name
+        fault = "is missing" if not file.is_file() else "is damaged"
+        if not file.is_file() or _digest(file) != digest:
+            raise CheckpointError(f"--resume: {file} {fault}; {_advice(checkpoint)}")
+
+
+def _advice(checkpoint: Path) -> str:
+    return f"restore it, or delete {checkpoint} to go on from the checkpoint before it, if any"
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(state["step"], int) and isinstance(state["processes"], int):
+            return dict(state)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise CheckpointError(f"--resume: {path} is damaged; {_advice(path.parent)}")
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _complete(directory: Path) -> list[Path]:

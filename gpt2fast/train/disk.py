@@ -1,28 +1,65 @@
-"""Room on the disk: asked for before a run starts, and named as the cause when it runs out."""
+"""The output directory: room and permission are asked for before a run starts, and named as the
+cause when they are missing later."""
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from gpt2fast.errors import GPT2FastError, OptionError
 
-_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _ALMOST_FULL = 2**22
 
 
+def human_size(num_bytes: int) -> str:
+    """``num_bytes`` in MB, or in GB from 1 GB on."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def _nearest(out: str) -> Path:
+    """``out`` or the first of its parents that exists."""
+    path = Path(out).absolute()
+    return next(p for p in (path, *path.parents) if p.exists() or p == p.parent)
+
+
 def check_disk(out: str, num_parameters: int, keep: int) -> None:
-    """Raise OptionError unless ``out`` has room for ``keep`` checkpoints and the model."""
+    """Raise OptionError unless ``out`` can be written to and has room for ``keep`` checkpoints and
+    the model. Writes nothing."""
+    place = _nearest(out)
+    if not place.is_dir():
+        raise _not_writable(out, f"{place} is a file, not a directory")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _not_writable(out, f"no permission to write in {place}")
     # A checkpoint holds weights and two moments in fp32; one more exists while it is being written.
     needed = num_parameters * 4 * (3 * (keep + 1) + 1)
-    free = shutil.disk_usage(out).free
-    if free < needed:
+    room = shutil.disk_usage(place)
+    if room.total == 0:  # /proc and the like
+        raise _not_writable(out, f"{place} is not on a disk")
+    if room.free < needed:
         raise OptionError(
-            f"--out {out}: {needed / 1e9:.2f} GB are needed there for checkpoints and model, "
-            f"{free / 1e9:.2f} GB are free; free some, or lower --keep"
+            f"--out {out}: {human_size(needed)} are needed there for checkpoints and model, "
+            f"{human_size(room.free)} are free; free some, or lower --keep"
         )
+
+
+def make_directory(out: str, directory: Path) -> None:
+    """Make ``directory``, which lies in ``out``. Raises OptionError where that cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise _not_writable(out, error.strerror or str(error)) from None
+
+
+def _not_writable(out: str, reason: str) -> OptionError:
+    return OptionError(f"--out {out}: cannot write there ({reason}); choose another directory")
 
 
 @contextmanager
@@ -33,16 +70,20 @@ def clear_disk_errors(out: str) -> Iterator[None]:
     except GPT2FastError:
         raise
     except OSError as error:
+        if error.errno in _FULL:
+            raise _full(out, error.strerror) from None
         if error.errno not in _NOT_WRITABLE:
             raise
-        raise OptionError(
-            f"--out {out}: cannot write there ({error.strerror}); free space or choose another "
-            "directory. A run that had begun goes on with --resume"
-        ) from None
+        raise _not_writable(out, f"{error.strerror}: {error.filename}") from None
     except Exception as error:
         # torch and safetensors report a full disk as errors of their own.
-        if shutil.disk_usage(out).free > _ALMOST_FULL:
+        if shutil.disk_usage(_nearest(out)).free > _ALMOST_FULL:
             raise
-        raise OptionError(
-            f"--out {out}: the disk is full ({error}); free space and add --resume to go on"
-        ) from error
+        raise _full(out, str(error)) from error
+
+
+def _full(out: str, reason: str) -> OptionError:
+    return OptionError(
+        f"--out {out}: cannot write there ({reason}); the disk is full. Free space and add "
+        "--resume to go on"
+    )

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt2fast.errors import MissingDependencyError, OptionError
 from gpt2fast.model.gpt2 import GPT2
-from gpt2fast.train.checkpointing import load_checkpoint, save_checkpoint
+from gpt2fast.train.accelerator import make_accelerator
+from gpt2fast.train.checkpointing import (
+    CHECKPOINTS,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from gpt2fast.train.data import WindowSampler
 from gpt2fast.train.disk import check_disk, clear_disk_errors
+from gpt2fast.train.divergence import diverged, is_diverged
 from gpt2fast.train.evaluation import HeldOut, evaluate
 from gpt2fast.train.export import export_model
+from gpt2fast.train.interrupt import TrainingInterrupted, deferred_interrupt
+from gpt2fast.train.memory import clear_memory_errors
 from gpt2fast.train.metrics import MetricsLog
 from gpt2fast.train.options import TrainOptions
 from gpt2fast.train.plot import plot_losses
-from gpt2fast.train.prepare import PreparedRun, load_prepared, prepare
+from gpt2fast.train.prepare import PreparedRun, check_context, load_prepared, prepare
 from gpt2fast.train.record import training_record
 from gpt2fast.train.schedule import learning_rate, make_optimizer
 
@@ -35,13 +44,16 @@ def train(options: TrainOptions) -> dict[str, Any]:
 
     Raises OptionError for what the user can put right: options, text, a full disk.
     """
-    accelerator = _make_accelerator(options)
+    accelerator = make_accelerator(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    with clear_disk_errors(options.out):
+        # tokenizers has a pool of its own, which takes its size from here when it is first used.
+        pool = min(options.threads, os.cpu_count() or 1)
+        os.environ.setdefault("RAYON_NUM_THREADS", str(pool))
+    with clear_disk_errors(options.out), clear_memory_errors():
         with accelerator.main_process_first():
             if accelerator.is_main_process:
-                prepare(options)
+                prepare(options, accelerator.device.type == "cpu")
         return Trainer(options, accelerator, load_prepared(options)).run()
 
 
@@ -50,11 +62,7 @@ class Trainer:
 
     def __init__(self, options: TrainOptions, accelerator: Accelerator, run: PreparedRun) -> None:
         self.options, self.accelerator, self.run_data = options, accelerator, run
-        self.context = options.context or run.config.n_positions
-        if self.context > run.config.n_positions:
-            raise OptionError(
-                f"--context {self.context} exceeds the model's {run.config.n_positions} positions"
-            )
+        self.context = check_context(options, run.config)
         check_disk(options.out, run.config.num_parameters, options.keep)
         self.sampler = WindowSampler(run.train_tokens, self.context, options.seed)
         torch.manual_seed(options.seed)
@@ -66,8 +74,9 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         torch.manual_seed(options.seed + 1 + accelerator.process_index)  # dropout
         self.directory = Path(options.out)
-        self.checkpoints = self.directory / "checkpoints"
-        self.first_step = load_checkpoint(accelerator, self.checkpoints) if options.resume else 0
+        self.checkpoints = self.directory / CHECKPOINTS
+        latest = latest_checkpoint(self.checkpoints) if options.resume else None
+        self.first_step = load_checkpoint(accelerator, latest) if latest else 0
         self.metrics: MetricsLog | None = None
         if accelerator.is_main_process:
             self.metrics = MetricsLog(self.directory / "metrics.jsonl", self.first_step)
@@ -76,7 +85,7 @@ class Trainer:
         """All steps, then evaluation on the whole held-out text and export."""
         last = min(self.options.steps, self.options.stop_at or self.options.steps)
         done = self._steps(last)
-        held_out = self._evaluate(None)
+        held_out = self._evaluate(done, None)
         if self.metrics and held_out and done > self.first_step:
             self.metrics.write(done, held_out_loss=held_out.nats_per_token)
         return self._finish(done, held_out)
@@ -86,10 +95,12 @@ class Trainer:
         self.model.train()
         loss_sum = torch.zeros((), device=self.accelerator.device)
         started, since = time.perf_counter(), step
-        with self._progress(last) as bar:
+        with self._progress(last) as bar, deferred_interrupt() as interrupted:
             while step < last:
-                loss_sum += self._step(step)
+                mean, norm = self._step(step)
                 step += 1
+                loss_sum += mean
+                stop = self._check_step(step, mean, norm, interrupted())
                 bar.update(1)
                 if step % options.log_every == 0 or step == last:
                     loss = self._mean(loss_sum) / (step - since)
@@ -99,30 +110,65 @@ class Trainer:
                     bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tok/s")
                     loss_sum.zero_()
                     started, since = time.perf_counter(), step
-                if step % options.save_every == 0 or step == last:
-                    save_checkpoint(self.accelerator, self.checkpoints, step, options.keep)
+                if step % options.save_every == 0 or step == last or stop:
+                    self._save(step)
+                if stop:
+                    raise TrainingInterrupted(
+                        f"interrupted; step {step} is saved in {self.checkpoints}. Repeat the "
+                        "command with --resume to go on"
+                    )
                 if step % options.eval_every == 0 and step < last:
                     self._evaluate_and_plot(step)
         return step
 
-    def _step(self, step: int) -> Tensor:
-        """One optimizer step over ``grad_accum`` micro-batches; its mean loss, nats/token."""
+    def _step(self, step: int) -> tuple[Tensor, Tensor]:
+        """One optimizer step over ``grad_accum`` micro-batches; its mean loss, nats/token, and the
+        norm of its gradient before clipping."""
         options, accelerator = self.options, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, options)
         total = torch.zeros((), device=accelerator.device)
+        norm: Tensor | None = None
         for micro in range(options.grad_accum):
             rows = self._micro_batch(step * options.grad_accum + micro)
             with accelerator.accumulate(self.model):
                 logits = self.model(rows[:, :-1])
                 loss = F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
                 accelerator.backward(loss)
-                if accelerator.sync_gradients and options.clip:
-                    accelerator.clip_grad_norm_(self.model.parameters(), options.clip)
+                if accelerator.sync_gradients:
+                    # An infinite bound measures and leaves each gradient as it is.
+                    bound = options.clip or math.inf
+                    norm = accelerator.clip_grad_norm_(self.model.parameters(), bound)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             total += loss.detach() / options.grad_accum
-        return total
+        return total, torch.zeros_like(total) if norm is None else norm.detach()
+
+    def _check_step(self, step: int, loss: Tensor, norm: Tensor, interrupted: bool) -> bool:
+        """Raise OptionError on every process if one's loss or gradient is not finite; return
+        whether one was interrupted."""
+        # The gradient scale of fp16 is found by overflowing: such a step is skipped by design.
+        overflow = ~norm.isfinite() if self.options.precision != "fp16" else torch.zeros_like(loss)
+        signs = torch.stack([~loss.isfinite(), overflow.to(loss.device)]).float()
+        signs = torch.cat([signs, signs.new_tensor([float(interrupted)])])
+        bad_loss, bad_norm, stop = self.accelerator.reduce(signs, "sum").tolist()
+        if bad_loss or bad_norm:
+            raise diverged(self.options, "loss" if bad_loss else "gradient norm", step)
+        return bool(stop)
+
+    def _save(self, step: int) -> None:
+        """Save a checkpoint, but only of weights that still give a finite loss: the last update may
+        have spoiled them after the loss was taken."""
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            rows = self._micro_batch(step * self.options.grad_accum)
+            logits = self.model(rows[:, :-1])
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
+        self.model.train(was_training)
+        if is_diverged(self._mean(loss)):
+            raise diverged(self.options, "loss", step)
+        save_checkpoint(self.accelerator, self.checkpoints, step, self.options.keep)
 
     def _micro_batch(self, micro: int) -> Tensor:
         """Token ids (B, context + 1) of this process in micro-batch ``micro`` of the run."""
@@ -143,11 +189,11 @@ class Trainer:
             lr = learning_rate(step - 1, self.options)
             self.metrics.write(step, loss=loss, lr=lr, tokens_per_second=round(rate))
 
-    def _evaluate(self, max_tokens: int | None) -> HeldOut | None:
+    def _evaluate(self, step: int, max_tokens: int | None) -> HeldOut | None:
         tokens = self.run_data.held_out_tokens
         if len(tokens) < 2:
             return None
-        return evaluate(
+        held_out = evaluate(
             self.accelerator,
             self.model,
             tokens,
@@ -156,9 +202,12 @@ class Trainer:
             self.options.batch_size,
             max_tokens,
         )
+        if is_diverged(held_out.nats_per_token):
+            raise diverged(self.options, "held-out loss", step)
+        return held_out
 
     def _evaluate_and_plot(self, step: int) -> None:
-        held_out = self._evaluate(self.options.eval_tokens)
+        held_out = self._evaluate(step, self.options.eval_tokens)
         if self.metrics:
             if held_out:
                 self.metrics.write(step, held_out_loss=held_out.nats_per_token)
@@ -191,27 +240,6 @@ class Trainer:
             dynamic_ncols=True,
             disable=not self.accelerator.is_main_process,
         )
-
-
-def _make_accelerator(options: TrainOptions) -> Accelerator:
-    # Before the first step, not where the last one has been taken and the plot is due.
-    missing = [name for name in ("accelerate", "tqdm", "matplotlib") if find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"training needs {', '.join(missing)}: pip install 'gpt2fast[torch]'"
-        )
-    from accelerate import Accelerator, PartialState
-
-    # On a CPU accelerate would quietly compute in fp32.
-    if options.precision == "fp16" and PartialState().device.type == "cpu":
-        raise OptionError("--precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
-    precision = "no" if options.precision == "fp32" else options.precision
-    try:
-        return Accelerator(
-            mixed_precision=precision, gradient_accumulation_steps=options.grad_accum
-        )
-    except ValueError as error:
-        raise OptionError(f"--precision {options.precision} cannot be had here: {error}") from None
 
 
 def _make_model(options: TrainOptions, run: PreparedRun) -> GPT2:

@@ -20,7 +20,10 @@ SHAPE_DEFAULTS: dict[str, int | str] = {
     "activation": "gelu_new",
 }
 
-# A resumed run may change these; they touch neither the weights nor the order of the data.
+MAX_THREADS = 1024
+
+# A resumed run may change these. None but ``threads``, of which load_checkpoint warns, touches the
+# weights in training or the order of the data.
 _FREE_ON_RESUME = frozenset(
     {"out", "resume", "stop_at", "threads", "log_every", "eval_every", "eval_tokens", "save_every"}
     | {"keep", "dtype"}
@@ -45,7 +48,7 @@ class TrainOptions:
     data: tuple[str, ...] = _flag((), "UTF-8 text files, directories or globs to train on")
     held_out_data: tuple[str, ...] = _flag((), "text held out, instead of a share of the files")
     corpus: str | None = _flag(None, "a built-in corpus instead of files", ("python",))
-    held_out: float = _flag(0.05, "share of the files that is held out; 0 for none")
+    held_out: float = _flag(0.05, "share of the files held out; 0 for none, as a single file needs")
     init: str | None = _flag(None, "model to fine-tune; without it, training starts from scratch")
     vocab_size: int | None = _flag(None, "tokens of the tokenizer to train (8192)")
     n_embd: int | None = _flag(None, "width (256)")
@@ -69,13 +72,13 @@ class TrainOptions:
     dropout: float = _flag(0.0, "dropout of embedding, attention and MLP")
     precision: str = _flag("fp32", "arithmetic of forward and backward", ("fp32", "bf16", "fp16"))
     seed: int = _flag(0, "seed of weights, data order and dropout")
-    threads: int | None = _flag(None, "CPU threads")
+    threads: int | None = _flag(None, "CPU threads (as many as torch takes)")
     log_every: int = _flag(10, "steps between records in metrics.jsonl")
     eval_every: int = _flag(200, "steps between held-out evaluations")
     eval_tokens: int = _flag(65536, "held-out tokens of those evaluations; the last takes all")
     save_every: int = _flag(200, "steps between checkpoints")
     keep: int = _flag(2, "checkpoints kept")
-    stop_at: int | None = _flag(None, "stop after this step; the schedule stays as planned")
+    stop_at: int | None = _flag(None, "stop after this step, at most --steps; the schedule stays")
     dtype: str = _flag("float32", "type of the saved weights", ("float32", "float16", "bfloat16"))
     resume: bool = _flag(False, "go on from the last checkpoint in --out, bit for bit")
 
@@ -89,7 +92,11 @@ class TrainOptions:
             self._check(name, value is None or value >= 1, "at least 1")
         self._check("lr", 0 < self.lr < math.inf, "above 0")
         self._check("min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "from 0 to 1")
-        self._check("warmup", 0 <= self.warmup <= self.steps, "from 0 to --steps")
+        self._check("warmup", 0 <= self.warmup <= self.steps, f"from 0 to --steps ({self.steps})")
+        reached = self.stop_at is None or self.stop_at <= self.steps
+        self._check("stop_at", reached, f"at most --steps ({self.steps})")
+        few = self.threads is None or self.threads <= MAX_THREADS
+        self._check("threads", few, f"from 1 to {MAX_THREADS}")
         self._check("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._check("clip", 0 <= self.clip < math.inf, "0 or more")
         self._check("seed", 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
@@ -114,6 +121,8 @@ class TrainOptions:
         known = self.activation is None or self.activation in SUPPORTED_ACTIVATIONS
         self._check("activation", known, f"one of {', '.join(sorted(SUPPORTED_ACTIVATIONS))}")
         width, heads = self.shape("n_embd"), self.shape("n_head")
+        if self.n_embd is None:
+            self._check("n_head", width % heads == 0, f"a divisor of --n-embd ({width})")
         self._check("n_embd", width % heads == 0, f"a multiple of --n-head ({heads})")
         if not self.init and self.context is not None:
             longest = self.shape("n_positions")
@@ -147,10 +156,15 @@ class TrainOptions:
         """Raise OptionError if these options would continue another run than ``recorded``."""
         for name, value in self.as_dict().items():
             if name not in _FREE_ON_RESUME and value != recorded.get(name):
+                label = "PATH" if name == "data" else flag_name(name)
                 raise OptionError(
-                    f"{flag_name(name)} is {value}, but the run in {self.out} was started with "
-                    f"{recorded.get(name)}; repeat its options or choose another --out"
+                    f"{label} is {_shown(value)}, but the run in {self.out} was started with "
+                    f"{_shown(recorded.get(name))}; repeat its options or choose another --out"
                 )
+
+
+def _shown(value: Any) -> str:
+    return (" ".join(value) or "none") if isinstance(value, list) else str(value)
 
 
 def flag_name(field: str) -> str:

@@ -84,6 +84,11 @@ TEST(misuse_is_an_error) {
   const Tokens tokens = counting(4);
   CHECK_THROWS(pool.commit(id, tokens.data(), 4), std::logic_error);
   CHECK_THROWS(pool.truncate(id, 1), std::invalid_argument);
+  pool.reserve(id, 6);
+  pool.commit(id, tokens.data(), 2);
+  const SequenceId twin = pool.fork(id);
+  CHECK_THROWS(pool.commit(twin, tokens.data(), 1), std::logic_error);  // would write to both
+  pool.free(twin);
   pool.free(id);
   CHECK_THROWS(pool.free(id), std::out_of_range);
   CHECK_THROWS(pool.length(77), std::out_of_range);

@@ -116,6 +116,11 @@ TEST(a_batch_that_points_outside_is_refused) {
   refused(context[0], 16);  // needs a second block
   refused(context[0], -1);
   refused(row[0], 1);
+  const std::vector<int32_t> many(100, 0);
+  CHECK_THROWS(decoder.step({id.data(), starts.data(), context.data(), table.data(), many.data(), 1,
+                             1, 1, 100},
+                            out.data()),
+               std::invalid_argument);
   refused(starts[1], 2);
   refused(starts[1], 0);
   step();

@@ -203,6 +203,20 @@ void check_attention(Isa isa, int head_size, int tokens) {
   CHECK(same_bits(whole.data(), single.data(), n));
 }
 
+TEST(attention_does_not_hide_overflow) {
+  for (const Isa isa : available_isas()) {
+    std::vector<float> storage(2 * kBlockTokens * kLanes, 0.0f);
+    const int32_t table = 0;
+    const HeadCache cache{storage.data(), 2 * kBlockTokens * kLanes, &table, 16};
+    const std::vector<float> huge(16, 1e30f), value(16, 1.0f);
+    kernel_table(isa).append_kv(cache, 0, huge.data(), value.data());
+    kernel_table(isa).append_kv(cache, 1, huge.data(), value.data());
+    std::vector<float> out(16);
+    kernel_table(isa).attention({huge.data(), 16, 1, 1, 1.0f, cache, out.data(), 16});
+    CHECK(std::isnan(out[0]));  // infinity minus infinity, as in transformers
+  }
+}
+
 TEST(attention_is_right_and_its_bits_do_not_depend_on_the_chunk) {
   for (const Isa isa : available_isas()) {
     check_attention(isa, 64, 70);

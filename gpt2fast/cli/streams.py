@@ -1,0 +1,81 @@
+"""Standard input, output and error, in whatever state the caller left them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from gpt2fast.errors import OptionError
+
+STANDARD_OUTPUT = "standard output"  # the file name in an OSError
+
+
+def prepare() -> None:
+    """Make the streams safe to use: closed ones, and encodings that lack a character."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The next file opened would get this number, and be taken for the stream.
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (stays open as long as the process)
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+def write(text: str) -> None:
+    """Print ``text`` at once. An OSError names standard output as the file."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from error
+
+
+def abandon_output() -> None:
+    """Send what is still buffered nowhere, else the interpreter complains of it while exiting."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(line: str) -> None:
+    """Print a line to standard error; where nobody listens, there is nobody to tell."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def can_hold_unicode() -> bool:
+    """Whether standard output is in an encoding of all characters."""
+    return "utf" in (sys.stdout.encoding or "utf-8").lower()
+
+
+def read_prompt(prompt: str | None) -> str:
+    """``prompt``, or standard input where it is None or "-". Raises OptionError if not text."""
+    if prompt is None or prompt == "-":
+        if sys.stdin is None:
+            raise OptionError("standard input is closed; give the prompt as an argument")
+        if sys.stdin.isatty():
+            say("gpt2fast: type the prompt; end it with Ctrl-D")
+        try:
+            prompt = sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise OptionError(f"the prompt on standard input is not text: {error}") from error
+        _check_text(prompt, "the prompt on standard input")
+    else:
+        _check_text(prompt, "the prompt")
+    return prompt
+
+
+def _check_text(text: str, name: str) -> None:
+    # Python passes bytes that are not UTF-8 through as U+DC80 to U+DCFF (PEP 383).
+    for position, character in enumerate(text):
+        if "\udc80" <= character <= "\udcff":
+            raise OptionError(
+                f"{name} is not valid UTF-8: byte 0x{ord(character) - 0xDC00:02x} after "
+                f"{position} characters; convert it to UTF-8"
+            )

@@ -1,0 +1,39 @@
+"""Models that exist are not overwritten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpt2fast.errors import OptionError
+from gpt2fast.train.options import TrainOptions
+
+_MODEL_FILES = (
+    *("config.json", "model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json", "tokenizer.json", "vocab.json"),
+)
+
+
+def refuse_training_in_place(options: TrainOptions) -> None:
+    """Raise OptionError if ``--out`` is the directory of ``--init``: the model to start from would
+    be overwritten by the one that started from it."""
+    if options.init is None:
+        return
+    from gpt2fast.checkpoint import open_checkpoint
+
+    with open_checkpoint(options.init) as checkpoint:
+        source = checkpoint.path.resolve()
+    if source == Path(options.out).resolve():
+        raise OptionError(
+            f"--out {options.out} is the model of --init {options.init}, which would be "
+            "overwritten; choose another directory"
+        )
+
+
+def refuse_overwriting_model(options: TrainOptions) -> None:
+    """Raise OptionError if ``--out`` holds a model, for a run that is to start from step 0."""
+    for name in _MODEL_FILES:
+        if (Path(options.out) / name).exists():
+            raise OptionError(
+                f"--out {options.out} holds a model ({name}) but no checkpoint to go on from; it "
+                "would be overwritten: choose another directory"
+            )
