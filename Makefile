@@ -5,6 +5,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q
 SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h) setup.py pyproject.toml
 
+DEMO := generate demo "def read_lines(path):" --max-tokens 80 --temperature 0.7 --seed 1
+
 help:
 	@echo "make demo       text from the bundled model, and speed against the machine's limit"
 	@echo "make test       all tests but the slow ones    make test-slow  minutes and gigabytes"
@@ -30,8 +32,7 @@ $(VENV)/.dev: $(VENV)/.peers
 	touch $@
 
 demo: $(VENV)/.peers
-	@echo; echo '$$ gpt2fast generate demo "def read_lines(path):"'
-	@$(VENV)/bin/gpt2fast generate demo "def read_lines(path):" --max-tokens 60 --temperature 0.7 --seed 1
+	@echo; echo '$$ gpt2fast $(DEMO)'; $(VENV)/bin/gpt2fast $(DEMO)
 	@echo; $(PY) benchmarks/decode_fp32.py --rounds 3 --tokens 32
 
 test: $(VENV)/.dev lint

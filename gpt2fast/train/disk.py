@@ -71,7 +71,7 @@ def clear_disk_errors(out: str) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in _FULL:
-            raise _full(out, error.strerror) from None
+            raise _full(out, error.strerror or str(error)) from None
         if error.errno not in _NOT_WRITABLE:
             raise
         raise _not_writable(out, f"{error.strerror}: {error.filename}") from None

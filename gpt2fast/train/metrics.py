@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gpt2fast.errors import CheckpointError
+
 
 class MetricsLog:
     """Appends records; a resumed run first drops those beyond the step it resumes from."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
         self.path = path
-        kept = [record for record in self.read() if record["step"] <= resume_step]
-        lines = [json.dumps(record) + "\n" for record in kept] if resume_step else []
+        records = self.read() if resume_step else []
+        lines = [json.dumps(record) + "\n" for record in records if record["step"] <= resume_step]
         path.write_text("".join(lines), encoding="utf-8")
 
     def write(self, step: int, **values: float | int) -> None:
@@ -22,8 +24,15 @@ class MetricsLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """All records so far. A last line that a crash cut short is dropped."""
+        """All records so far. A last line that a crash cut short is dropped; CheckpointError for
+        any other that is damaged."""
         if not self.path.exists():
             return []
-        whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        whole, _, _ = self.path.read_bytes().rpartition(b"\n")
+        try:
+            records = [json.loads(line) for line in whole.splitlines()]
+            if all(isinstance(record["step"], int) for record in records):
+                return records
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise CheckpointError(f"{self.path} is damaged; restore it, or move it away to go on")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -74,6 +75,10 @@ def prepare(options: TrainOptions, on_cpu: bool) -> None:
             "choose another directory"
         )
     refuse_overwriting_model(options)
+    if options.resume:
+        warnings.warn(
+            f"--resume: {options.out} has no checkpoint yet; starting at step 0", stacklevel=2
+        )
     _check_shape(options, on_cpu)
     _write_prepared(options, directory, record)
 

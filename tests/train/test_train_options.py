@@ -30,6 +30,10 @@ BAD = [
     ({"held_out": -0.1}, "--held-out -0.1"),
     ({"precision": "int8"}, "--precision int8"),
     ({"n_embd": 100, "n_head": 3}, "--n-embd 100 is not valid: give a multiple of --n-head"),
+    ({"n_head": 7}, "--n-head 7 is not valid: give a divisor of --n-embd (256)"),
+    ({"stop_at": 100, "steps": 4, "warmup": 0}, "--stop-at 100 is not valid: give at most --steps"),
+    ({"threads": 100000}, "--threads 100000 is not valid: give from 1 to 1024"),
+    ({"threads": 0}, "--threads 0"),
     ({"n_layer": 0}, "--n-layer 0"),
     ({"context": 4096}, "--context 4096"),
     ({"init": "gpt2", "n_layer": 3}, "--n-layer cannot go with --init"),
@@ -79,6 +83,12 @@ def test_resuming_another_run_is_refused() -> None:
         OptionError, match=r"--lr is 0\.5, but the run in o was started with 0\.001"
     ):
         TrainOptions(**GOOD, lr=0.5).check_resumes(recorded)
+
+
+def test_other_text_is_named_as_on_the_command_line() -> None:
+    recorded = TrainOptions(out="o", data=("a.txt", "b")).as_dict()
+    with pytest.raises(OptionError, match=r"^PATH is c, but .* started with a\.txt b;"):
+        TrainOptions(out="o", data=("c",)).check_resumes(recorded)
 
 
 def test_schedule() -> None:
