@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -11,6 +12,10 @@ from typing import Any
 from gpt2fast.errors import OptionError
 
 OVERFLOW_MODES = ("error", "stop", "slide")
+
+MAX_COMPLETIONS = 4096  # of one prompt
+MAX_BEAM_WIDTH = 256  # a step looks at 2 * width continuations of every beam
+MAX_TEMPERATURE = 1e6  # beyond it float32 cannot tell the distribution from a uniform one
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,12 @@ class SamplingParams:
     (Nguyen et al. 2024, arXiv:2407.01082), in this order.
     """
 
-    n: int = 1  # completions per prompt, >= 1
-    temperature: float = 1.0  # >= 0; 0 takes the most likely token
+    n: int = 1  # completions per prompt, [1, 4096]
+    temperature: float = 1.0  # [0, 1e6]; 0 takes the most likely token
     top_p: float = 1.0  # (0, 1]; 1 is off
     top_k: int = 0  # >= 1; 0 or -1 is off
     min_p: float = 0.0  # [0, 1], relative to the most likely token; 0 is off
-    repetition_penalty: float = 1.0  # > 0; 1 is off
+    repetition_penalty: float = 1.0  # [0.01, 100]; 1 is off
     presence_penalty: float = 0.0  # [-2, 2]; 0 is off
     frequency_penalty: float = 0.0  # [-2, 2]; 0 is off
     logit_bias: Mapping[int, float] | None = None  # token id -> [-100, 100], added to its logit
@@ -47,12 +52,13 @@ class SamplingParams:
     overflow: str = "error"  # what to do when the context is full: "error", "stop" or "slide"
 
     def __post_init__(self) -> None:
-        _set(self, "n", _integer("n", self.n, low=1))
-        _set(self, "temperature", _real("temperature", self.temperature, low=0.0))
+        _set(self, "n", _integer("n", self.n, low=1, high=MAX_COMPLETIONS))
+        temperature = _real("temperature", self.temperature, low=0.0, high=MAX_TEMPERATURE)
+        _set(self, "temperature", temperature)
         _set(self, "top_p", _real("top_p", self.top_p, low=0.0, high=1.0, above_low=True))
         _set(self, "top_k", _integer("top_k", self.top_k, low=-1))
         _set(self, "min_p", _real("min_p", self.min_p, low=0.0, high=1.0))
-        penalty = _real("repetition_penalty", self.repetition_penalty, low=0.0, above_low=True)
+        penalty = _real("repetition_penalty", self.repetition_penalty, low=0.01, high=100.0)
         _set(self, "repetition_penalty", penalty)
         for name in ("presence_penalty", "frequency_penalty"):
             _set(self, name, _real(name, getattr(self, name), low=-2.0, high=2.0))
@@ -94,7 +100,7 @@ class BeamSearchParams:
     beam at its present length with them; "never" compares it at the length that favours it most.
     """
 
-    beam_width: int = 4  # >= 1
+    beam_width: int = 4  # [1, 256]
     max_tokens: int | None = 16  # >= 1; None: up to the end of the context
     n: int = 1  # completions returned, best first; at most beam_width
     length_penalty: float = 1.0  # [-20, 20]; above 0 favours long hypotheses
@@ -104,7 +110,8 @@ class BeamSearchParams:
     skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
-        _set(self, "beam_width", _integer("beam_width", self.beam_width, low=1))
+        width = _integer("beam_width", self.beam_width, low=1, high=MAX_BEAM_WIDTH)
+        _set(self, "beam_width", width)
         _set(self, "max_tokens", _optional_integer("max_tokens", self.max_tokens, low=1))
         _set(self, "n", _integer("n", self.n, low=1))
         _set(
@@ -128,16 +135,27 @@ def _set(params: object, name: str, value: Any) -> None:
 
 
 def _refuse(option: str, value: object, allowed: str) -> OptionError:
-    return OptionError(f"{option} = {value!r} is not allowed; give {allowed}")
+    return OptionError(f"{option} = {_show(value)} is not allowed; give {allowed}")
+
+
+def _show(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python does not write out integers of thousands of digits
+        return "an integer of thousands of digits"
 
 
 def _range_text(kind: str, low: float | None, high: float | None, above_low: bool = False) -> str:
     if low is not None and high is not None:
         bracket = "(" if above_low else "["
-        return f"{kind} in {bracket}{int(low)}, {int(high)}]"
+        return f"{kind} in {bracket}{_bound(low)}, {_bound(high)}]"
     if low is not None:
-        return f"{kind} {'above' if above_low else 'of at least'} {int(low)}"
+        return f"{kind} {'above' if above_low else 'of at least'} {_bound(low)}"
     return kind
+
+
+def _bound(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _integer(option: str, value: Any, *, low: int, high: int | None = None) -> int:
@@ -160,7 +178,11 @@ def _real(
     high: float | None = None,
     above_low: bool = False,
 ) -> float:
-    valid = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    valid = isinstance(value, Real) and not isinstance(value, bool)
+    try:
+        valid = valid and math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of floats
+        valid = False
     if valid and low is not None:
         valid = value > low if above_low else value >= low
     if valid and high is not None:
@@ -176,7 +198,7 @@ def _boolean(option: str, value: object) -> None:
 
 
 def _choice(option: str, value: object, choices: Sequence[object]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise _refuse(option, value, "one of " + ", ".join(repr(choice) for choice in choices))
 
 

@@ -14,15 +14,15 @@ from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 NAN, INF = float("nan"), float("inf")
 
 BAD_SAMPLING = {
-    "n": [0, -1, 1.0, True, "2", None],
-    "temperature": [-0.1, NAN, INF, True, "1", None],
+    "n": [0, -1, 1.0, True, "2", None, 4097],
+    "temperature": [-0.1, NAN, INF, True, "1", None, 1e300, 10**400],
     "top_p": [0.0, -0.1, 1.1, NAN, None],
     "top_k": [-2, 1.5, True],
     "min_p": [-0.1, 1.1, NAN],
-    "repetition_penalty": [0.0, -1.0, NAN, INF],
+    "repetition_penalty": [0.0, -1.0, NAN, INF, 1e-308, 1e308],
     "presence_penalty": [-2.1, 2.1, NAN],
     "frequency_penalty": [-2.1, 2.1, NAN],
-    "logit_bias": [[1], {"a": 1.0}, {-1: 1.0}, {1: NAN}, {1: 101.0}, {True: 1.0}],
+    "logit_bias": [[1], {1: 10**400}, {"a": 1.0}, {-1: 1.0}, {1: NAN}, {1: 101.0}, {True: 1.0}],
     "max_tokens": [0, -1, 2.0, True],
     "min_tokens": [-1, None, 1.0],
     "stop": [1, "", ["a", ""], [1], None],
@@ -32,10 +32,10 @@ BAD_SAMPLING = {
     "seed": [-1, 2**64, 1.0, True],
     "include_stop_str_in_output": ["yes"],
     "skip_special_tokens": [0],
-    "overflow": ["crash", None, 1],
+    "overflow": ["crash", None, 1, np.array(["stop", "slide"])],
 }
 BAD_BEAM = {
-    "beam_width": [0, 1.0, True],
+    "beam_width": [0, 1.0, True, 257],
     "max_tokens": [0, True],
     "n": [0],
     "length_penalty": [NAN, INF, 21.0, None],
@@ -106,3 +106,18 @@ def test_top_k_off_and_large(top_k: int) -> None:
 
 def test_largest_seed() -> None:
     assert SamplingParams(seed=2**64 - 1).seed == 2**64 - 1
+
+
+def test_the_bounds_themselves_are_allowed() -> None:
+    params = SamplingParams(n=4096, temperature=1e6, repetition_penalty=0.01)
+    assert (params.n, params.temperature, params.repetition_penalty) == (4096, 1e6, 0.01)
+    assert SamplingParams(repetition_penalty=100).repetition_penalty == 100.0
+    assert BeamSearchParams(beam_width=256).beam_width == 256
+    with pytest.raises(OptionError, match=r"\[0\.01, 100\]"):
+        SamplingParams(repetition_penalty=101)
+
+
+def test_an_integer_too_long_to_be_written_out_is_refused_by_name() -> None:
+    for name in ("n", "temperature", "seed"):
+        with pytest.raises(OptionError, match=f"{name} = an integer of thousands of digits"):
+            SamplingParams(**{name: 10**5000})  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """The JSON value in ``path``. Raises CheckpointError when it is absent or damaged."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES + 1)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise CheckpointError(f"{path}: is not a regular file; put the JSON itself there")
+        if status.st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path}: larger than {MAX_JSON_BYTES} bytes; is it JSON at all?")
+        content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(content) > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path}: larger than {MAX_JSON_BYTES} bytes; is it JSON at all?")
     try:
         return json.loads(content.decode())
     except (ValueError, RecursionError) as error:

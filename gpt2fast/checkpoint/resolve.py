@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,10 @@ _SMALL_FILES = [
 def resolve(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The directory of a model: ``"demo"``, a local directory, or a hub id (downloaded, cached).
 
-    A directory wins over a hub id of the same name. Raises CheckpointError when nothing is found.
+    A directory wins over a hub id of the same name. Raises CheckpointError when nothing is found,
+    and OptionError for what is neither a string nor a path.
     """
-    name = os.fspath(name_or_path)
+    name = _as_text(name_or_path)
     local = _DEMO_DIRECTORY if name_or_path == DEMO else Path(os.path.expanduser(name))
     if name and _test(Path.is_dir, local):
         if revision is not None:
@@ -56,6 +58,17 @@ def resolve(name_or_path: str | os.PathLike[str], revision: str | None = None) -
     if not isinstance(name_or_path, str) or not _HUB_ID.fullmatch(name) or ".." in name:
         raise CheckpointError(f"{name!r}: no such directory, and not a hub id (owner/name) either")
     return _download(name, revision)
+
+
+def _as_text(name_or_path: Any) -> str:
+    if isinstance(name_or_path, (str, os.PathLike)):
+        name = os.fspath(name_or_path)
+        if isinstance(name, str):
+            return name
+    raise OptionError(
+        f"model = {reprlib.repr(name_or_path)} is not allowed; give 'demo', a directory or a hub "
+        "id, as a string or a path"
+    )
 
 
 def _test(question: Callable[[Path], bool], path: Path) -> bool:

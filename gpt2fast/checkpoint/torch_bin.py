@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,19 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             zipped = file.read(4) == b"PK\x03\x04"
-        # Files from before torch 1.6 are not zip archives and cannot be mapped.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols; the error below names them
+            # Files from before torch 1.6 are not zip archives and cannot be mapped.
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except MemoryError:
+        raise
     except Exception as error:  # unpickling damaged bytes raises nearly anything
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: cannot be read by torch.load: {reason}") from error
+        # torch's own text advises weights_only=False, which would run what the file says.
+        raise CheckpointError(
+            f"{path}: is damaged, holds more than tensors, or was pickled with another protocol "
+            "than torch's own; download it again, or convert it to model.safetensors where you "
+            "trust its source"
+        ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a state dict")
     for name, value in state.items():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpt2fast.checkpoint.json_file import read_json_object
+from gpt2fast.checkpoint.placeholder import refuse_placeholder
 from gpt2fast.checkpoint.safetensors_file import SafetensorsFile
 from gpt2fast.checkpoint.tensor import WeightFile
 from gpt2fast.checkpoint.torch_bin import TorchFile
@@ -28,7 +29,7 @@ def open_weight_files(directory: Path) -> list[WeightFile]:
     """
     for name, opener in _OPENERS.items():
         if (directory / name).is_file():
-            return [opener(directory / name)]
+            return [_open(directory / name, opener)]
         index = directory / (name + INDEX_SUFFIX)
         if index.is_file():
             return _open_shards(index, opener)
@@ -55,6 +56,11 @@ def read_weight_map(index: Path) -> dict[str, str]:
 _BAD = frozenset("/\\:*?[]\0")  # separators, drive letters, and what a glob would expand
 
 
+def _open(path: Path, opener: Callable[[Path], WeightFile]) -> WeightFile:
+    refuse_placeholder(path)
+    return opener(path)
+
+
 def _open_shards(index: Path, opener: Callable[[Path], WeightFile]) -> list[WeightFile]:
     weight_map = read_weight_map(index)
     shards = sorted(set(weight_map.values()))
@@ -64,7 +70,7 @@ def _open_shards(index: Path, opener: Callable[[Path], WeightFile]) -> list[Weig
             f"{index}: {len(missing)} of {len(shards)} shards are missing: "
             f"{', '.join(missing[:20])}"
         )
-    files = [opener(index.parent / shard) for shard in shards]
+    files = [_open(index.parent / shard, opener) for shard in shards]
     stored = {name: file.path.name for file in reversed(files) for name in file.tensors}
     if stored == weight_map and sum(len(file.tensors) for file in files) == len(stored):
         return files

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
+from gpt2fast.cli import streams
+
 _DESCRIPTION = "Run and train GPT-2-family models."
 _EXAMPLES = """\
 examples:
@@ -65,5 +67,5 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version
 
-        print(f"gpt2fast {version('gpt2fast')}")
+        streams.write(f"gpt2fast {version('gpt2fast')}\n")
         parser.exit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from gpt2fast.errors import OptionError
@@ -13,9 +14,7 @@ STANDARD_OUTPUT = "standard output"  # the file name in an OSError
 def prepare() -> None:
     """Make the streams safe to use: closed ones, and encodings that lack a character."""
     for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
+        if not _is_open(descriptor):
             # The next file opened would get this number, and be taken for the stream.
             os.open(os.devnull, os.O_RDWR)
     if sys.stderr is None:
@@ -23,6 +22,14 @@ def prepare() -> None:
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def write(text: str) -> None:
@@ -73,9 +80,8 @@ def read_prompt(prompt: str | None) -> str:
 
 def _check_text(text: str, name: str) -> None:
     # Python passes bytes that are not UTF-8 through as U+DC80 to U+DCFF (PEP 383).
-    for position, character in enumerate(text):
-        if "\udc80" <= character <= "\udcff":
-            raise OptionError(
-                f"{name} is not valid UTF-8: byte 0x{ord(character) - 0xDC00:02x} after "
-                f"{position} characters; convert it to UTF-8"
-            )
+    if found := re.search(r"[\udc80-\udcff]", text):
+        raise OptionError(
+            f"{name} is not valid UTF-8: byte 0x{ord(found.group()) - 0xDC00:02x} after "
+            f"{found.start()} characters; convert it to UTF-8"
+        )

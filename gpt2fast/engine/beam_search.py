@@ -80,17 +80,21 @@ class BeamSearch:
         return [] if self.done else live
 
     def _best_continuations(self) -> list[Continuation]:
-        found: list[Continuation] = []
-        for beam, score in self.beams:
-            tokens, log_probs = self._observed[beam.index]
-            totals = log_probs + score
-            found += [
-                Continuation(beam, token, total)
-                for token, total in zip(tokens.tolist(), totals, strict=True)
-            ]
-        rank = {beam.index: position for position, (beam, _) in enumerate(self.beams)}
-        found.sort(key=lambda each: (-each.score, rank[each.parent.index], each.token))
-        return found[: self._keep]
+        """The best of all beams, best first; equal ones by rank of the beam, then by token."""
+        observed = [self._observed[beam.index] for beam, _ in self.beams]
+        tokens = np.concatenate([ids for ids, _ in observed])
+        ranks = np.repeat(np.arange(len(observed)), [len(ids) for ids, _ in observed])
+        scored = zip(self.beams, observed, strict=True)
+        totals = np.concatenate([log_probs + score for (_, score), (_, log_probs) in scored])
+        best = keep_top_k(totals, min(self._keep, len(totals)))
+        # Both are in order of rank and token already, and a stable sort keeps that among equals.
+        best = best[np.argsort(-totals[best], kind="stable")][: self._keep]
+        return [
+            Continuation(self.beams[rank][0], token, total)
+            for rank, token, total in zip(
+                ranks[best].tolist(), tokens[best].tolist(), totals[best], strict=True
+            )
+        ]
 
     def _add_hypothesis(self, last: Continuation) -> None:
         output = [*last.parent.token_ids[last.parent.num_prompt :], last.token]

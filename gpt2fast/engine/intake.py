@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from collections.abc import Sequence as ReadOnlyList
 from itertools import count
 from numbers import Integral
@@ -10,10 +11,13 @@ from gpt2fast.config import ModelConfig
 from gpt2fast.engine.rng import fresh_seed
 from gpt2fast.engine.sampler import changes_logits
 from gpt2fast.engine.sequence import Request
-from gpt2fast.errors import ContextOverflowError, OptionError, RequestError
+from gpt2fast.errors import CacheExhaustedError, ContextOverflowError, OptionError, RequestError
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 _serial_numbers = count()
+
+# What can be iterated over, but has no order, or holds integers that are no token ids.
+NOT_LISTS = (bytes, bytearray, memoryview, Set, Mapping)
 
 
 def build_request(
@@ -40,13 +44,16 @@ def build_request(
         _check_sampling_options(params, config.vocab_size, has_tokenizer)
         seed = fresh_seed() if params.seed is None else params.seed
     _check_option_ids("stop_token_ids", params.stop_token_ids, config.vocab_size)
+    stop_ids = frozenset(token for token in stop_ids if token < config.vocab_size)
+    if isinstance(params, SamplingParams) and params.min_tokens:
+        _check_some_token_is_left(stop_ids, config.vocab_size)
     request = Request(
         f"request-{next(_serial_numbers)}" if request_id is None else request_id,
         prompt,
         tokens,
         params,
         max_tokens=_resolve_max_tokens(len(tokens), params, config.n_positions),
-        stop_ids=frozenset(token for token in stop_ids if token < config.vocab_size),
+        stop_ids=stop_ids,
         seed=seed,
     )
     if isinstance(params, SamplingParams):
@@ -56,7 +63,12 @@ def build_request(
 
 def check_token_ids(tokens: ReadOnlyList[int], vocab_size: int) -> list[int]:
     """``tokens`` as a list of plain ints in [0, V); ``RequestError`` names the first bad one."""
-    checked = list(tokens)
+    if isinstance(tokens, (str, *NOT_LISTS)) or not hasattr(tokens, "__iter__"):
+        raise RequestError(f"token ids are {type(tokens).__name__}; give a list of integers")
+    try:
+        checked = list(tokens)
+    except TypeError as error:  # an array of no dimension has __iter__ too
+        raise RequestError(f"token ids cannot be listed: {error}; give a list") from error
     if not checked:
         raise RequestError("the prompt is empty; give at least one token (such as the bos token)")
     for position, token in enumerate(checked):
@@ -70,6 +82,30 @@ def check_token_ids(tokens: ReadOnlyList[int], vocab_size: int) -> list[int]:
                 f"[0, {vocab_size}); was it made by another model's tokenizer?"
             )
     return [int(token) for token in checked]
+
+
+def check_cache(request: Request, n_positions: int, capacity: int) -> None:
+    """Raises ``CacheExhaustedError`` for a request that a cache of ``capacity`` tokens cannot hold
+    even alone."""
+    num_prompt = len(request.prompt_token_ids)
+    needed = min(num_prompt + request.max_tokens - 1, n_positions)  # the last token is not run
+    if needed <= capacity:
+        return
+    room = capacity - num_prompt + 1
+    remedy = f"lower max_tokens to at most {room}" if room > 0 else "shorten the prompt"
+    raise CacheExhaustedError(
+        f"the prompt's {num_prompt} tokens and up to {request.max_tokens} more need {needed} "
+        f"tokens of KV cache, but the whole cache holds {capacity}; raise kv_cache_tokens, or "
+        f"{remedy}"
+    )
+
+
+def _check_some_token_is_left(stop_ids: frozenset[int], vocab_size: int) -> None:
+    if len(stop_ids) == vocab_size:
+        raise OptionError(
+            f"min_tokens bans the stop tokens, which are all {vocab_size} tokens of the "
+            "vocabulary; give min_tokens = 0 or fewer stop_token_ids"
+        )
 
 
 def _check_sampling_options(params: SamplingParams, vocab_size: int, has_tokenizer: bool) -> None:
@@ -102,9 +138,10 @@ def _resolve_max_tokens(
         assert params.max_tokens is not None
         return params.max_tokens
     if room < 1:
+        slide = "" if isinstance(params, BeamSearchParams) else ", or set overflow='slide'"
         raise ContextOverflowError(
             f"the prompt has {num_prompt} tokens and leaves no room for output in the context of "
-            f"{n_positions}; shorten it by at least {1 - room}, or set overflow='slide'"
+            f"{n_positions}; shorten it by at least {1 - room}{slide}"
         )
     if params.max_tokens is None or (overflow == "stop" and params.max_tokens > room):
         return room

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.cache import num_blocks
 from gpt2fast.engine.engine import Engine
+from gpt2fast.engine.intake import check_cache
 from gpt2fast.engine.options import EngineOptions
 from gpt2fast.engine.outputs import RequestOutput
-from gpt2fast.engine.prompts import Prompt, Prompts, as_list, as_params
+from gpt2fast.engine.prompts import Prompt, Prompts, as_list, as_params, encode
 from gpt2fast.engine.sequence import Request
 from gpt2fast.engine.text_stream import Mailbox, TextStream
-from gpt2fast.errors import GPT2FastError, OptionError, RequestError
+from gpt2fast.errors import GPT2FastError, OptionError
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 if TYPE_CHECKING:
@@ -109,9 +110,9 @@ class LLM:
         """Complete every prompt; outputs in the order of the prompts.
 
         ``prompts`` is one string, one list of token ids, or a list of either; ``params`` is one for
-        all or one for each. Raises ``RequestError``, ``ContextOverflowError`` or ``OptionError``
-        before anything is run, and ``CacheExhaustedError`` for a prompt that alone exceeds the
-        cache, after the others are done.
+        all or one for each. Raises before anything is run: ``RequestError``, ``OptionError``,
+        ``ContextOverflowError``, and ``CacheExhaustedError`` where one prompt with its
+        ``max_tokens`` exceeds the whole cache.
         """
         listed = as_list(prompts)
         each = as_params(listed, SamplingParams() if params is None else params, SamplingParams)
@@ -177,15 +178,12 @@ class LLM:
 
     def _build(self, prompt: Prompt, params: SamplingParams | BeamSearchParams) -> Request:
         engine = self._open_engine()
-        if not isinstance(prompt, str):
-            return engine.build_request(prompt, params)
-        if self.tokenizer is None:
-            raise RequestError("this checkpoint has no tokenizer; give the prompt as token ids")
-        try:
-            ids = self.tokenizer.encode(prompt).ids
-        except (TypeError, UnicodeEncodeError) as error:  # surrogates are no characters
-            raise RequestError(f"the prompt is not valid Unicode text: {error}") from error
-        return engine.build_request(ids, params, prompt=prompt)
+        text = prompt if isinstance(prompt, str) else None
+        ids = encode(self.tokenizer, prompt) if isinstance(prompt, str) else prompt
+        request = engine.build_request(ids, params, prompt=text)
+        runner = engine.runner
+        check_cache(request, self.config.n_positions, runner.num_blocks * runner.block_size)
+        return request
 
     def _run(self, requests: list[Request]) -> list[RequestOutput]:
         mail = [Mailbox(request.request_id, keep_pieces=False) for request in requests]

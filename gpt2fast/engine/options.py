@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
+import warnings
 from dataclasses import dataclass
 from numbers import Integral
 
 from gpt2fast.errors import OptionError, UnsupportedError
+
+# A step of 65,536 tokens is beyond any gain; its buffers would take gigabytes.
+_MOST = {
+    "max_batch_tokens": 2**16,
+    "max_seqs": 2**16,
+    "num_threads": 1024,
+    "kv_cache_tokens": 2**31 - 1,
+}
+_OPTIONAL = ("num_threads", "kv_cache_tokens")
 
 
 @dataclass(frozen=True)
@@ -41,14 +53,33 @@ class EngineOptions:
             raise OptionError(
                 f"prefix_caching = {self.prefix_caching!r} is not allowed; give True or False"
             )
-        for name in ("max_batch_tokens", "max_seqs"):
-            _check_count(name, getattr(self, name))
-        for name in ("num_threads", "kv_cache_tokens"):
-            if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name))
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                _check_count(name, value, most)
+        if self.num_threads is not None and self.num_threads > (cpus := num_cpus()):
+            warnings.warn(
+                f"num_threads = {self.num_threads} exceeds the {cpus} CPUs this process may use; "
+                "threads that wait for a CPU slow all the others down",
+                stacklevel=4,
+            )
 
 
-def _check_count(name: str, value: object) -> None:
+def num_cpus() -> int:
+    """CPUs that this process may use, hardware threads counted."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_count(name: str, value: object, most: int) -> None:
     is_integer = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_integer or not 1 <= int(value) < 2**31:  # type: ignore[call-overload]
-        raise OptionError(f"{name} = {value!r} is not allowed; give an integer of at least 1")
+    if not is_integer or not 1 <= int(value) <= most:  # type: ignore[call-overload]
+        raise OptionError(f"{name} = {_show(value)} is not allowed; give an integer in [1, {most}]")
+
+
+def _show(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python does not write out integers of thousands of digits
+        return "an integer of thousands of digits"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.errors import CheckpointError
+from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.sampling_params import SamplingParams
 
 Logits = NDArray[np.float32]
@@ -58,22 +58,41 @@ def process_logits(
 ) -> Logits:
     """``logits`` (V,) after bias, penalties and the ban of ``stop`` before ``min_tokens``; a copy.
 
-    ``tokens`` is the prompt of ``num_prompt`` tokens followed by the output.
+    ``tokens`` is the prompt of ``num_prompt`` tokens followed by the output. Raises
+    ``OptionError`` where the options leave no finite logit, ``CheckpointError`` where the model
+    gives none.
     """
     if not changes_logits(params):
         return logits
-    logits = logits.copy()
+    raw, logits = logits, logits.copy()
     if params.logit_bias:
         add_bias(logits, params.logit_bias)
     if params.repetition_penalty != 1.0:
-        penalize_repetition(logits, tokens, params.repetition_penalty)
+        with np.errstate(over="ignore"):  # what overflowed is refused below
+            penalize_repetition(logits, tokens, params.repetition_penalty)
     if params.presence_penalty or params.frequency_penalty:
         output = tokens[num_prompt:]
         presence, frequency = params.presence_penalty, params.frequency_penalty
         penalize_presence_and_frequency(logits, output, presence, frequency)
     if len(tokens) - num_prompt < params.min_tokens:
         logits[stop] = -np.inf
+    _check_processed(float(logits.max()), raw)
     return logits
+
+
+def _check_processed(best: float, raw: Logits) -> None:
+    """Refuse processed logits by their largest, ``best``, blaming the model only where it is."""
+    if math.isfinite(best):
+        return
+    check_finite(float(raw.max()))
+    if best == -math.inf:
+        raise OptionError(
+            "min_tokens bans the stop tokens, and the model gives no other token a probability; "
+            "give min_tokens = 0 or fewer stop_token_ids"
+        )
+    raise OptionError(
+        "logit_bias and penalties push a logit beyond float32; bring them closer to their defaults"
+    )
 
 
 def keep_top_k(logits: Logits, k: int) -> TokenIds:
@@ -112,7 +131,8 @@ def filtered_distribution(
         ids = keep_top_k(logits, params.top_k)
         logits = logits[ids]
     # Subtracting the maximum before the division keeps tiny temperatures finite.
-    weights = np.exp((logits - logits.max()) / np.float32(max(params.temperature, 1e-30)))
+    with np.errstate(over="ignore"):
+        weights = np.exp((logits - logits.max()) / np.float32(max(params.temperature, 1e-30)))
     threshold = 0.0
     if params.top_p < 1.0:
         threshold = top_p_threshold(weights, params.top_p)

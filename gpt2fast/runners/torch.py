@@ -177,8 +177,8 @@ def _positive(name: str, value: int) -> int:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).cpu()  # there are devices that compute nothing, as "meta"
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise OptionError(
             f"device = 'torch:{name}' cannot be had ({_first_line(error)}); use 'torch:cpu', or "
             "install a torch built for it"
@@ -187,4 +187,5 @@ def _device(name: str) -> torch.device:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+    """The first sentence; torch goes on for pages at times."""
+    return str(error).partition("\n")[0].partition(". ")[0]

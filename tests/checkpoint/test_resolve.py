@@ -44,6 +44,12 @@ def test_path_object_is_never_a_hub_id() -> None:
         resolve(Path("owner/name"))
 
 
+@pytest.mark.parametrize("name", [None, b"demo", 5, ["demo"]], ids=repr)
+def test_neither_string_nor_path(name: Any) -> None:
+    with pytest.raises(OptionError, match=r"model = .* give 'demo', a directory or a hub id"):
+        resolve(name)
+
+
 def cached(cache: Path, files: list[str]) -> Path:
     """A snapshot as huggingface_hub lays it out."""
     repository = cache / "models--owner--name"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -136,6 +137,17 @@ def test_verbose_prints_timings_to_standard_error(
         (["--beam-width=2", "--early-stopping=maybe"], "early_stopping"),
         (["--device=tpu"], "device"),
         (["--num-threads=0"], "num_threads"),
+        (["--logprobs=2"], "--json"),
+        (["--include-stop-str-in-output"], "--stop"),
+        (["--logit-bias=5=1", "--logit-bias=5=2"], "token 5 two biases"),
+        (["--kv-cache-tokens=99999999999999"], "[1, 2147483647]"),
+        (["--kv-cache-tokens=32", "--max-tokens=90"], "lower max_tokens to at most 31"),
+        (["--repetition-penalty=1e-308"], "[0.01, 100]"),
+        (["--temperature=1e300"], "[0, 1000000]"),
+        (["--beam-width=100000"], "[1, 256]"),
+        (["--prompt-ids=1,2"], "--prompt-ids"),
+        (["--device=torch:meta"], "torch:meta"),
+        (["--device=torch:xla"], "torch:xla"),
     ],
     ids=str,
 )
@@ -146,13 +158,79 @@ def test_bad_options_give_one_line_and_code_2(
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+    assert len(err) < 400
 
 
-@pytest.mark.parametrize("options", [["--best-of=3"], ["--top-k=many"], ["--max-tokens=some"]])
-def test_what_the_parser_refuses(model: str, options: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--best-of=3"], "--best-of=3"),
+        (["--temp=1"], "--temp=1"),
+        (["--top-k=many"], "--top-k"),
+        (["--max-tokens=some"], "'some' is neither an integer nor 'none'"),
+        (["--prompt-ids=1,b"], "'1,b' is not a list of ids"),
+    ],
+)
+def test_what_the_parser_refuses(
+    model: str, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["generate", model, "ab", *options])
     assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("gpt2fast generate: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_filters_at_temperature_0_are_named_in_a_warning(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--temperature=0", "--max-tokens=5"]
+    _, plain, _ = run(capsys, model, "ab", *options)
+    code, out, err = run(capsys, model, "ab", *options, "--top-k=5", "--top-p=0.5")
+    assert (code, out) == (0, plain)
+    assert err.startswith("gpt2fast: warning: --top-k, --top-p: no effect at temperature 0")
+
+
+def test_more_threads_than_cpus_give_a_warning(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt2fast.engine.options.num_cpus", lambda: 1)
+    code, _, err = run(capsys, model, "ab", "--max-tokens=2", "--num-threads=2")
+    assert code == 0
+    assert err.startswith("gpt2fast: warning: num_threads = 2 exceeds the 1 CPUs")
+    assert err.count("\n") == 1
+
+
+def test_prompt_ids(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--temperature=0", "--max-tokens=5"]
+    text = run(capsys, model, "ab", *options)
+    assert run(capsys, model, "--prompt-ids=97,98", *options) == text
+
+
+def test_without_tokenizer_ids_go_in_and_out(
+    make_checkpoint: Callable[..., tuple[Path, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = make_checkpoint(seed=1, **SIZES)
+    options = ["--temperature=0", "--max-tokens=3", "--ignore-eos", "--prompt-ids=1,2"]
+    with LLM(path, num_threads=1) as llm:
+        params = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
+        ids = llm.generate([1, 2], params)[0].outputs[0].token_ids
+    shown = ",".join(map(str, ids))
+    capsys.readouterr()  # what making the checkpoint printed
+    assert run(capsys, str(path), *options) == (0, f"1,2,{shown}\n", "")
+    assert run(capsys, str(path), *options, "--no-echo") == (0, f"{shown}\n", "")
+
+
+def test_an_encoding_without_the_characters(model: str) -> None:
+    command = [sys.executable, "-m", "gpt2fast", "generate", model, "é日", "--max-tokens=1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(rb"\xe9\u65e5")
+    done = subprocess.run([*command, "--json"], capture_output=True, env=environment)
+    assert json.loads(done.stdout)["prompt"] == "é日"
 
 
 def test_empty_prompt(model: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -10,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from gpt2fast import cli
-from gpt2fast.cli import info, main
+from gpt2fast.cli import dispatch, info, main
 from gpt2fast.errors import CheckpointError
 
 
@@ -27,15 +27,31 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("args", [[], ["nonsense"], ["info"], ["info", "x", "--nonsense"]])
-def test_unknown_arguments(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([], "gpt2fast: error: the following arguments are required: COMMAND"),
+        (["nonsense"], "gpt2fast: error: argument COMMAND: invalid choice: 'nonsense'"),
+        (["info"], "gpt2fast info: error: the following arguments are required: MODEL"),
+        (["info", "x", "--nonsense"], "gpt2fast info: error: unknown arguments: --nonsense"),
+        (["info", "x", "--revis=1"], "gpt2fast info: error: unknown arguments: --revis=1"),
+        (["train", "x", "--out=y", "--resum"], "gpt2fast train: error: unknown arguments"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    args: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(args)
     assert caught.value.code == 2
-    assert "usage: gpt2fast" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(says)
+    assert err.endswith(f"; see {says.partition(': error')[0]} --help\n")
+    assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", dispatch.COMMANDS)
 def test_every_subcommand_has_help_with_an_example(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,7 +66,9 @@ def test_every_subcommand_has_help_with_an_example(
     [
         (CheckpointError("a file\nis wrong"), 2, "gpt2fast: error: a file is wrong\n"),
         (KeyboardInterrupt(), 130, ""),
-        (OSError(28, "No space left on device", "out"), 1, "No space left on device: 'out'"),
+        (OSError(28, "No space left on device", "out"), 1, "out: No space left on device\n"),
+        (MemoryError(), 1, "gpt2fast: error: memory ran out"),
+        (ImportError("x.so: failed to map segment from shared object"), 1, "memory ran out"),
     ],
 )
 def test_exit_codes(
@@ -68,9 +86,13 @@ def test_exit_codes(
     assert says in capsys.readouterr().err
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(info, "run", lambda args: 1 // 0)
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), ImportError("no module 'nonsense'")])
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, bug: Exception) -> None:
+    def fail(args: Any) -> int:
+        raise bug
+
+    monkeypatch.setattr(info, "run", fail)
+    with pytest.raises(type(bug)):
         main(["info", "x"])
 
 
@@ -106,9 +128,9 @@ def test_closed_pipe_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_parser_is_light() -> None:
     code = (
         "import sys, time; start = time.perf_counter()\n"
-        "import importlib; from gpt2fast import cli\n"
-        "modules = {n: importlib.import_module('gpt2fast.cli.' + n) for n in cli.COMMANDS}\n"
-        "cli.build_parser(modules)\n"
+        "import importlib; from gpt2fast.cli import dispatch, parser\n"
+        "modules = {n: importlib.import_module('gpt2fast.cli.' + n) for n in dispatch.COMMANDS}\n"
+        "parser.build_parser(modules)\n"
         "print(time.perf_counter() - start)\n"
         "print(sorted({'numpy', 'torch', 'tokenizers', 'safetensors'} & set(sys.modules)))"
     )
@@ -119,3 +141,46 @@ def test_the_parser_is_light() -> None:
     seconds, heavy = zip(*(each.stdout.splitlines() for each in done), strict=True)
     assert set(heavy) == {"[]"}
     assert min(map(float, seconds)) < 0.05
+
+
+def test_an_interrupted_import_is_quiet() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'gpt2fast.cli.parser': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from gpt2fast.cli import main\n"
+        "sys.exit(main(['info', 'x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ("--version | true; exit ${PIPESTATUS[0]}", 141, ""),
+        ("--version >/dev/full", 1, "gpt2fast: error: standard output: No space left on device\n"),
+        ("--version >&-", 1, "gpt2fast: error: standard output is closed"),
+        ("info /nonsense 2>&-", 2, ""),
+        ("info /nonsense 2>/dev/full", 2, ""),
+        ("generate demo <&-", 2, "gpt2fast: error: standard input is closed"),
+        ("generate demo x >&-", 1, "gpt2fast: error: standard output is closed"),
+        ("generate demo <<< $'a\\xff'", 2, "is not valid UTF-8: byte 0xff after 1 characters"),
+        ("generate demo $'a\\xff'", 2, "is not valid UTF-8: byte 0xff after 1 characters"),
+    ],
+)
+def test_streams_in_any_state(arguments: str, code: int, says: str) -> None:
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    if "| true" in arguments:  # else the pipe could close after the line is through
+        arguments = arguments.replace("| true", "| (exec <&-; true)")
+        environment["PYTHONUNBUFFERED"] = ""
+    script = f"{sys.executable} -m gpt2fast {arguments}"
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.returncode == code
+    assert says in done.stderr
+    assert done.stderr.count("\n") <= 1
+    assert done.stdout == ""

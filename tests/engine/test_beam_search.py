@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from engine.mock_runner import EOS
+from engine.mock_runner import EOS, mock_config
 from engine.oracle import MODEL, assert_clean, make_engine, run
 
+from gpt2fast.engine.beam_search import BeamSearch
+from gpt2fast.engine.intake import build_request
 from gpt2fast.engine.llm import LLM
+from gpt2fast.engine.sampler import log_sum_exp
+from gpt2fast.engine.sequence import Request, Sequence
 from gpt2fast.sampling_params import BeamSearchParams
 
 torch = pytest.importorskip("torch")
@@ -110,3 +116,54 @@ def test_text_leaves_the_stop_token_out() -> None:
         assert each.token_ids[-1] == EOS
         assert each.stop_reason is None
         assert "endoftext" not in each.text
+
+
+def searched(params: BeamSearchParams, rows: list[np.ndarray]) -> list[tuple[int, int, float]]:
+    """(beam, token, score) of the beams after a first step on ``rows[0]`` and one on all rows."""
+    root = Sequence(request_of(params), 0, [1])
+    search = BeamSearch(params, frozenset(), 10, root)
+    search.observe(root, rows[0])
+    search.beams = [
+        (Sequence(root.request, rank, [1, each.token]), each.score)
+        for rank, each in enumerate(search.advance())
+    ]
+    for (beam, _), row in zip(search.beams, rows, strict=True):
+        search.observe(beam, row)
+    return [(each.parent.index, each.token, float(each.score)) for each in search.advance()]
+
+
+def request_of(params: BeamSearchParams) -> Request:
+    return build_request(mock_config(), [1], params)
+
+
+def test_equal_scores_go_by_beam_then_by_token() -> None:
+    # Few values, so that nearly every choice is among equals.
+    rng = np.random.default_rng(3)
+    rows = [rng.integers(0, 3, size=40).astype(np.float32) for _ in range(6)]
+    params = BeamSearchParams(beam_width=6)
+    first = rows[0] - np.float32(log_sum_exp(rows[0]))
+    beams = sorted(range(40), key=lambda token: (-first[token], token))[:6]
+    expected = sorted(
+        (
+            (rank, token, float(np.float32(first[beams[rank]] + np.float32(value - total))))
+            for rank, row in enumerate(rows)
+            for total in [log_sum_exp(row)]
+            for token, value in enumerate(row)
+        ),
+        key=lambda each: (-round(each[2], 4), each[0], each[1]),
+    )[:6]
+    found = searched(params, rows)
+    assert [each[:2] for each in found] == [each[:2] for each in expected]
+    assert [each[2] for each in found] == pytest.approx([each[2] for each in expected])
+
+
+def test_the_widest_search_stays_quick() -> None:
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=2000).astype(np.float32) for _ in range(256)]
+    rows[7][:] = 1.0  # all tokens tie, and all are kept until the best are chosen
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert len(searched(BeamSearchParams(beam_width=256), rows)) == 256
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.15

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from engine.mock_runner import EOS, byte_tokenizer
+from tokenizers import Tokenizer, models
 
 import gpt2fast
 from gpt2fast import LLM, BeamSearchParams, SamplingParams
+from gpt2fast.engine.prompts import encode
 from gpt2fast.errors import (
     CacheExhaustedError,
     ContextOverflowError,
@@ -169,11 +171,49 @@ def test_a_bad_prompt_runs_nothing_and_harms_nobody(llm: LLM) -> None:
         (5, RequestError),
         (b"bytes", RequestError),
         (["fine", 5], RequestError),
+        (["fine", b"a"], RequestError),
+        ([b"a"], RequestError),
+        ([bytearray(b"a")], RequestError),
+        ([{1, 2}], RequestError),
+        ({1, 2}, RequestError),
+        (frozenset({1}), RequestError),
+        ({1: 2}, RequestError),
+        (np.array(5), RequestError),
+        (None, RequestError),
+        ([None], RequestError),
     ):
         with pytest.raises(error):
             llm.generate(prompts, PARAMS)  # type: ignore[arg-type]
     assert llm.stats()["sequences"] == 1
     assert first + "".join(waiting) == texts(llm, "abc")[0]
+
+
+@pytest.mark.parametrize("prompt", [None, 5, b"abc", {1, 2}, np.array(3)], ids=repr)
+def test_one_prompt_of_a_wrong_type_is_refused(llm: LLM, prompt: Any) -> None:
+    with pytest.raises(RequestError, match="give a list"):
+        llm.stream(prompt)
+    with pytest.raises(RequestError, match="give a list"):
+        llm.logits(prompt)
+    assert_idle(llm)
+
+
+@pytest.mark.parametrize("model", [None, b"demo", 5, ["demo"]], ids=repr)
+def test_a_model_of_a_wrong_type_is_refused(model: Any) -> None:
+    with pytest.raises(OptionError, match="model = "):
+        LLM(model)
+
+
+def test_arrays_are_lists_of_tokens(llm: LLM) -> None:
+    assert texts(llm, np.array([97, 98])) == texts(llm, [97, 98])
+    assert texts(llm, np.array([[97, 98], [99, 100]])) == texts(llm, [[97, 98], [99, 100]])
+
+
+def test_surrogates_and_silent_tokenizers_are_named(llm: LLM) -> None:
+    with pytest.raises(RequestError, match=r"surrogate U\+D800"):
+        llm.generate("a\ud800")
+    silent = Tokenizer(models.BPE(vocab={}, merges=[]))
+    with pytest.raises(RequestError, match="no token of the prompt's 3 characters"):
+        encode(silent, "abc")
 
 
 @pytest.mark.parametrize(
@@ -197,12 +237,48 @@ def test_beam_search_takes_prompts_like_generate(llm: LLM) -> None:
     assert_idle(llm)
 
 
-def test_exhausted_cache_is_the_error_of_one_request(checkpoint: tuple[Path, Any]) -> None:
+def test_what_the_whole_cache_cannot_hold_is_refused_before_anything_runs(
+    checkpoint: tuple[Path, Any],
+) -> None:
+    def prompt(length: int) -> str:
+        return "x" * length
+
     with LLM(checkpoint[0], kv_cache_tokens=32, num_threads=1) as llm:
+        for prompts, remedy in ((["y", prompt(60)], "shorten"), ([prompt(14)], "at most 19")):
+            with pytest.raises(CacheExhaustedError, match=f"kv_cache_tokens.*{remedy}"):
+                llm.generate(prompts, PARAMS)
         with pytest.raises(CacheExhaustedError, match="kv_cache_tokens"):
-            llm.generate(["x" * 60, "y"], PARAMS)
+            llm.beam_search([prompt(14)], BeamSearchParams(max_tokens=20))
+        assert llm.stats()["lookup_tokens"] == 0
+        # The largest that fits is run to its end: the last token needs no room.
+        whole = SamplingParams(max_tokens=19, ignore_eos=True, n=3, seed=1)
+        (output,) = llm.generate(prompt(14), whole)
+        assert [len(each.token_ids) for each in output.outputs] == [19, 19, 19]
+        beams = BeamSearchParams(max_tokens=19, ignore_eos=True, beam_width=3)
+        assert len(llm.beam_search(prompt(14), beams)[0].outputs[0].token_ids) == 19
         assert len(texts(llm, ["a", "b", "c"])) == 3
         assert_idle(llm)
+
+
+def test_a_window_that_slides_needs_room_for_the_context_alone(
+    checkpoint: tuple[Path, Any],
+) -> None:
+    params = SamplingParams(max_tokens=150, ignore_eos=True, overflow="slide", seed=1)
+    with LLM(checkpoint[0], kv_cache_tokens=96, num_threads=1) as llm:
+        assert len(llm.generate("ab", params)[0].outputs[0].token_ids) == 150
+
+
+def test_min_tokens_that_ban_the_whole_vocabulary_are_refused(llm: LLM) -> None:
+    everything = range(SIZES["vocab_size"])
+    params = SamplingParams(min_tokens=1, stop_token_ids=everything)
+    with pytest.raises(OptionError, match="min_tokens bans the stop tokens"):
+        llm.generate("ab", params)
+
+
+def test_beam_search_is_not_offered_to_slide(llm: LLM) -> None:
+    with pytest.raises(ContextOverflowError) as caught:
+        llm.beam_search("x" * 96, BeamSearchParams())
+    assert "slide" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +297,11 @@ def test_exhausted_cache_is_the_error_of_one_request(checkpoint: tuple[Path, Any
         ({"max_seqs": -1}, OptionError),
         ({"kv_cache_tokens": 0}, OptionError),
         ({"kv_cache_tokens": 2**31 - 1}, OptionError),
+        ({"kv_cache_tokens": 10**20}, OptionError),
+        ({"max_batch_tokens": 10**7}, OptionError),
+        ({"max_seqs": 10**7}, OptionError),
+        ({"max_seqs": None}, OptionError),
+        ({"num_threads": 1025}, OptionError),
         ({"prefix_caching": 1}, OptionError),
         ({"revision": "main"}, OptionError),
     ],

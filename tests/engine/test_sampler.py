@@ -19,7 +19,7 @@ from gpt2fast.engine.sampler import (
     sample_row,
     top_logprobs,
 )
-from gpt2fast.errors import CheckpointError
+from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.sampling_params import SamplingParams
 
 NO_STOP = np.array([], dtype=np.int64)
@@ -230,3 +230,26 @@ def test_tiny_temperature_is_the_argmax() -> None:
     logits = random_logits(7, 100)
     params = SamplingParams(temperature=1e-40)
     assert sample_row(logits, params, 0.999) == int(logits.argmax())
+
+
+@pytest.mark.filterwarnings("error")
+def test_extreme_temperatures_give_no_warning_of_numpy() -> None:
+    logits = np.array([-3e38, 0.0, 3e38, 1.0], dtype=np.float32)
+    assert sample_row(logits, SamplingParams(temperature=1e-30), 0.99) == 2
+    flat = np.array([-3.0, 0.0, 3.0, 1.0], dtype=np.float32)
+    draws = [sample_row(flat, SamplingParams(temperature=1e6), u) for u in (0.1, 0.4, 0.6, 0.9)]
+    assert draws == [0, 1, 2, 3]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_overflow_is_blamed_on_what_made_it() -> None:
+    params = SamplingParams(repetition_penalty=0.01)
+    large = np.array([3e38, 1.0], dtype=np.float32)
+    with pytest.raises(OptionError, match="penalties"):
+        process_logits(large, params, [0], 1, NO_STOP)
+    damaged = np.array([np.nan, 1.0], dtype=np.float32)
+    with pytest.raises(CheckpointError, match="weights are damaged"):
+        process_logits(damaged, params, [0], 1, NO_STOP)
+    everything = np.arange(2)
+    with pytest.raises(OptionError, match="min_tokens"):
+        process_logits(large, SamplingParams(min_tokens=2), [0], 1, everything)
