@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 namespace gpt2fast {
 
@@ -33,7 +34,7 @@ BlockPool::Sequence& BlockPool::find(SequenceId id) {
 std::pair<SequenceId, int32_t> BlockPool::create(const int32_t* tokens, int32_t count) {
   Sequence sequence;
   if (prefix_caching_) {
-    lookup_tokens_ += count;
+    sequence.lookup_tokens = count;
     ContentId parent = 0;
     for (int32_t start = 0; start + block_size_ < count; start += block_size_) {
       const int32_t block = find_published(parent, tokens + start);
@@ -46,7 +47,6 @@ std::pair<SequenceId, int32_t> BlockPool::create(const int32_t* tokens, int32_t 
     }
     const auto cached = static_cast<int32_t>(sequence.blocks.size()) * block_size_;
     sequence.tokens.assign(tokens, tokens + cached);
-    hit_tokens_ += cached;
   }
   const SequenceId id = next_sequence_++;
   const int32_t cached = sequence.length();
@@ -96,6 +96,11 @@ void BlockPool::commit(SequenceId id, const int32_t* tokens, int32_t count) {
                     blocks_[sequence.blocks[tail]].content != 0)) {
     throw std::logic_error("commit to a shared block: reserve makes it private first");
   }
+  if (sequence.lookup_tokens > 0) {
+    // Counted with the first tokens run: a scheduler may ask again and again before it has room.
+    lookup_tokens_ += std::exchange(sequence.lookup_tokens, 0);
+    hit_tokens_ += sequence.length();
+  }
   sequence.tokens.insert(sequence.tokens.end(), tokens, tokens + count);
   if (!prefix_caching_) return;
   const auto full = static_cast<size_t>(sequence.length() / block_size_);
@@ -109,6 +114,7 @@ void BlockPool::commit(SequenceId id, const int32_t* tokens, int32_t count) {
 
 SequenceId BlockPool::fork(SequenceId id) {
   Sequence copy = find(id);
+  copy.lookup_tokens = 0;
   // Room that was reserved but not written stays with the original.
   copy.blocks.resize(static_cast<size_t>(blocks_for(copy.length())));
   for (const int32_t block : copy.blocks) blocks_[block].references++;

@@ -82,6 +82,7 @@ class BlockPool {
     std::vector<int32_t> blocks;
     std::vector<int32_t> tokens;
     std::vector<ContentId> contents;  // of its full blocks
+    int32_t lookup_tokens = 0;        // asked of the prefix cache, and not in the statistics yet
     int32_t length() const { return static_cast<int32_t>(tokens.size()); }
   };
 

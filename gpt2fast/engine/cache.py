@@ -46,14 +46,22 @@ def bytes_per_token(config: ModelConfig, bytes_per_value: int = 4) -> int:
     return 2 * config.n_layer * config.n_embd * bytes_per_value
 
 
-def num_blocks(config: ModelConfig, block_size: int, kv_cache_tokens: int | None) -> int:
+def num_blocks(
+    config: ModelConfig, block_size: int, kv_cache_tokens: int | None, weight_bytes: int = 0
+) -> int:
     """Blocks that hold ``kv_cache_tokens``, or by default what this rule gives.
 
     Room for two full contexts and at least 8,192 tokens, but not for more than a quarter of the
     machine's (or container's) memory, and never for less than one full context. Raises
-    ``OptionError`` if more is asked for than the machine has.
+    ``OptionError`` if that and ``weight_bytes`` beside it are more than the machine has.
     """
-    per_token, memory = bytes_per_token(config), physical_memory()
+    per_token, memory = bytes_per_token(config), physical_memory() - weight_bytes
+    if memory < config.n_positions * per_token:
+        raise OptionError(
+            f"the weights need {weight_bytes / 2**30:.1f} GiB and one context of KV cache "
+            f"{config.n_positions * per_token / 2**30:.1f} GiB, but this machine has "
+            f"{(memory + weight_bytes) / 2**30:.1f} GiB; use a smaller model or a larger machine"
+        )
     if kv_cache_tokens is None:
         affordable = int(memory * MEMORY_FRACTION) // per_token
         tokens = min(max(2 * config.n_positions, DEFAULT_TOKENS), affordable)
@@ -63,8 +71,8 @@ def num_blocks(config: ModelConfig, block_size: int, kv_cache_tokens: int | None
     if tokens * per_token > memory:
         raise OptionError(
             f"kv_cache_tokens = {tokens} needs {tokens * per_token / 2**30:.1f} GiB for the KV "
-            f"cache ({per_token} bytes a token), but this machine has {memory / 2**30:.1f} GiB; "
-            f"give at most {memory // per_token}"
+            f"cache ({per_token} bytes a token), but this machine has {memory / 2**30:.1f} GiB "
+            f"beside the weights; give at most {memory // per_token}"
         )
     return -(-tokens // block_size)
 

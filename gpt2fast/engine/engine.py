@@ -110,20 +110,30 @@ class Engine:
         """Schedule, run, postprocess: at most one forward step over all requests.
 
         Never raises for a request's sake: one that cannot be run, or whose step failed in the
-        runner, ends with ``RequestOutput.error``, and the others go on.
+        runner, ends with ``RequestOutput.error``, and the others go on. Where the step itself is
+        interrupted, by Ctrl-C for example, all requests that hold cache blocks are aborted: what
+        was reserved, copied and written for them is no longer known.
         """
         result = StepOutput([], [])
-        chunks = self._scheduler.schedule()
-        self._report_failures(result)
-        if chunks:
-            try:
-                logits, tokens = self._run(chunks)
-            except Exception as error:
-                for request in dict.fromkeys(chunk.sequence.request for chunk in chunks):
-                    self._fail(request, error, result)
-            else:
-                self._postprocess(chunks, logits, tokens, result)
+        try:
+            chunks = self._scheduler.schedule()
+            self._report_failures(result)
+            if chunks:
+                self._run_chunks(chunks, result)
+        except BaseException:
+            for sequence in list(self._scheduler.running):
+                self.abort(sequence.request.request_id)
+            raise
         return result
+
+    def _run_chunks(self, chunks: list[Chunk], result: StepOutput) -> None:
+        try:
+            logits, tokens = self._run(chunks)
+        except Exception as error:
+            for request in dict.fromkeys(chunk.sequence.request for chunk in chunks):
+                self._fail(request, error, result)
+        else:
+            self._postprocess(chunks, logits, tokens, result)
 
     def _report_failures(self, result: StepOutput) -> None:
         failed, self._scheduler.failed = self._scheduler.failed, []

@@ -85,7 +85,9 @@ class LLM:
         with open_checkpoint(model, revision=revision) as checkpoint:
             self.tokenizer: Tokenizer | None = checkpoint.load_tokenizer()
             self.config: ModelConfig = checkpoint.config
-            blocks = num_blocks(self.config, BLOCK_SIZE, kv_cache_tokens)
+            # In fp32, as the CPU runner holds them; another device has its own memory.
+            weights = 4 * self.config.num_parameters if device in ("auto", "cpu") else 0
+            blocks = num_blocks(self.config, BLOCK_SIZE, kv_cache_tokens, weights)
             runner = make_runner(
                 checkpoint,
                 device=device,

@@ -34,7 +34,11 @@ TEST(a_published_prefix_is_reused_but_never_whole) {
   CHECK(create(pool, counting(13)).second == 12);
   CHECK(create(pool, counting(12, 1)).second == 0);
   pool.free(first);
-  CHECK(create(pool, counting(13)).second == 12);  // survives its first owner
+  const SequenceId heir = create(pool, counting(13)).first;
+  CHECK(pool.length(heir) == 12);  // survives its first owner
+  CHECK(pool.stats().lookup_tokens == 12 && pool.stats().hit_tokens == 0);  // only what was run
+  append(pool, heir, {12});
+  CHECK(pool.stats().lookup_tokens == 25 && pool.stats().hit_tokens == 12);
 }
 
 TEST(equal_blocks_behind_different_prefixes_are_different) {
