@@ -9,12 +9,15 @@ The greedy tokens must agree before anything is timed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,7 @@ def engines(path: Path, threads: int) -> dict[str, Generate]:
         import transformers
 
         transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
         made["transformers (SDPA)"] = transformers_sdpa(path, threads)
     except ImportError:
         print("transformers is not installed; pip install 'gpt2fast[hf]' to compare with it")
@@ -135,6 +139,25 @@ def show(args: argparse.Namespace, result: dict[str, Any]) -> None:
         print(f"gpt2fast decodes {theirs / ours:.2f}x as fast as transformers")
 
 
+def machine() -> str:
+    """The processor's own name for itself, and the number of CPUs."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} CPUs"
+
+
+def versions() -> dict[str, str]:
+    """Of everything that was timed."""
+    found = {"python": platform.python_version()}
+    for name in ("gpt2fast", "torch", "transformers"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 def main() -> None:
     """Measure, print, and write a row on request."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -153,7 +176,8 @@ def main() -> None:
         row = {
             "benchmark": "decode_fp32",
             "date": time.strftime("%Y-%m-%d"),
-            "machine": platform.processor() or platform.machine(),
+            "machine": machine(),
+            "versions": versions(),
             "isa": _C.isa(),
             **{k: getattr(args, k) for k in ("size", "prompt", "tokens", "rounds", "threads")},
             **result,
