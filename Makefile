@@ -52,7 +52,7 @@ format: $(VENV)/.dev
 	$(VENV)/bin/clang-format -i csrc/*/*.cpp csrc/*/*.h tests/csrc/*.cpp tests/csrc/*.h
 
 bench: $(VENV)/.peers
-	$(PY) benchmarks/decode_fp32.py
+	$(PY) benchmarks/decode_fp32.py --rounds 7
 
 clean:
 	rm -rf $(VENV) build *.egg-info gpt2fast/_C.*.so
