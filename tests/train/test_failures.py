@@ -7,11 +7,10 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -42,24 +41,6 @@ TINY: dict[str, Any] = {
     "save_every": 4,
     "held_out": 0.3,
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("text")
-    rng = np.random.default_rng(0)
-    for index in range(6):
-        words = rng.choice(["alpha", "beta", "gamma", "delta", "def", "return"], 200)
-        (folder / f"{index}.txt").write_text(" ".join(words), encoding="utf-8")
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +39,6 @@ TINY: dict[str, Any] = {
     "eval_every": 10,
     "held_out": 0.3,
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("text")
-    rng = np.random.default_rng(0)
-    for index in range(8):
-        words = rng.choice(["alpha", "beta", "gamma", "delta", "def", "return", "🙂\n"], 400)
-        (folder / f"{index}.txt").write_text(" ".join(words), encoding="utf-8")
-    return str(folder)
 
 
 @pytest.fixture(scope="session")
