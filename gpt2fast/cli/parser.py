@@ -65,7 +65,11 @@ class _Version(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        streams.write(f"gpt2fast {version('gpt2fast')}\n")
+        try:
+            number = version("gpt2fast")
+        except PackageNotFoundError:  # run from a source tree that was never installed
+            number = "(not installed)"
+        streams.write(f"gpt2fast {number}\n")
         parser.exit()

@@ -8,6 +8,7 @@ import json
 import sys
 from typing import Any
 
+from gpt2fast.cli import EXIT_INTERRUPTED
 from gpt2fast.errors import MissingDependencyError
 from gpt2fast.train.options import TrainOptions, flag_name
 
@@ -18,8 +19,6 @@ examples:
   gpt2fast train --corpus python --out runs/demo --resume
   accelerate launch --num_processes 8 -m gpt2fast train corpus/ --out big --precision bf16
 """
-
-EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
 _TYPES = {"int": int, "int | None": int, "float": float, "str": str, "str | None": str}
 

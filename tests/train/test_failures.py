@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,15 @@ def test_a_run_without_checkpoint_starts_over(
     assert weights(out) == weights(finished)
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """SIGINT as in a terminal: a shell's background jobs, tests among them, inherit it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_saves_and_the_run_goes_on_bit_for_bit(
     text: str,
     finished: Path,
@@ -136,6 +145,7 @@ def test_an_interrupt_saves_and_the_run_goes_on_bit_for_bit(
     assert weights(out) == weights(finished)
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_the_second_interrupt_does_not_wait(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
