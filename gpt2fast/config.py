@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import reprlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2fast.errors import ConfigError, UnsupportedError
+from gpt2fast.errors import ConfigError, UnsupportedError, show
 
 _ACTIVATIONS = """
     gelu gelu_10 gelu_fast gelu_new gelu_python gelu_python_tanh gelu_pytorch_tanh gelu_accurate
@@ -187,12 +186,8 @@ def read_token_ids(value: Any, field: str, source: str) -> tuple[int, ...]:
     if all(type(item) is int and 0 <= item <= MAX_INT for item in items):
         return tuple(dict.fromkeys(items))
     raise ConfigError(
-        f"{source}: {field} = {_show(value)} must be a token id, a list of token ids or null"
+        f"{source}: {field} = {show(value)} must be a token id, a list of token ids or null"
     )
-
-
-def _show(value: Any) -> str:
-    return reprlib.repr(value)
 
 
 class _Fields:
@@ -200,26 +195,26 @@ class _Fields:
 
     def __init__(self, data: Mapping[str, Any], source: str) -> None:
         if not isinstance(data, Mapping):
-            raise ConfigError(f"{source}: expected a JSON object, got {_show(data)}")
+            raise ConfigError(f"{source}: expected a JSON object, got {show(data)}")
         self._data = data
         self._source = source
 
     def refuse_unsupported(self) -> None:
         for name, reason in _REFUSED.items():
             if self._data.get(name):
-                value = _show(self._data[name])
+                value = show(self._data[name])
                 raise UnsupportedError(f"{self._source}: {name} = {value}: {reason}")
         model_type = self._data.get("model_type", "gpt2")
         if model_type != "gpt2":
             raise UnsupportedError(
-                f"{self._source}: model_type = {_show(model_type)}: only 'gpt2' is implemented"
+                f"{self._source}: model_type = {show(model_type)}: only 'gpt2' is implemented"
             )
 
     def warn_unknown(self) -> None:
         known = {"model_type", "activation_function", "layer_norm_epsilon", "eos_token_id"}
         known |= _IRRELEVANT | _REFUSED.keys() | _ALIASES.keys() | set(_ALIASES.values())
         known |= ModelConfig.__dataclass_fields__.keys()
-        unknown = sorted(_show(name) for name in self._data.keys() - known)
+        unknown = sorted(show(name) for name in self._data.keys() - known)
         if unknown:
             warnings.warn(
                 f"{self._source}: unknown fields are ignored: {', '.join(unknown)}. If one of them "
@@ -267,7 +262,7 @@ class _Fields:
             raise self._ill("activation_function", value, "must be the name of an activation")
         if value not in SUPPORTED_ACTIVATIONS:
             raise UnsupportedError(
-                f"{self._source}: activation_function = {_show(value)} is not implemented; "
+                f"{self._source}: activation_function = {show(value)} is not implemented; "
                 f"implemented: {', '.join(sorted(SUPPORTED_ACTIVATIONS))}"
             )
         return value
@@ -280,7 +275,7 @@ class _Fields:
         value = self._data[alias]
         if name in self._data and self._data[name] != value:
             raise ConfigError(
-                f"{self._source}: {name} = {_show(self._data[name])} and {alias} = {_show(value)} "
+                f"{self._source}: {name} = {show(self._data[name])} and {alias} = {show(value)} "
                 "are two names of one field and differ; keep the right one"
             )
         return value
@@ -288,4 +283,4 @@ class _Fields:
     def _ill(self, name: str, value: Any, need: str) -> ConfigError:
         alias = _ALIASES.get(name)
         shown = alias if alias in self._data and name not in self._data else name
-        return ConfigError(f"{self._source}: {shown} = {_show(value)} {need}")
+        return ConfigError(f"{self._source}: {shown} = {show(value)} {need}")

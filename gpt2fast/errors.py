@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+
 
 class GPT2FastError(Exception):
     """Base of all errors of this package; the command line prints it and exits with 2."""
@@ -38,3 +40,11 @@ class CacheExhaustedError(GPT2FastError, MemoryError):
 
 class MissingDependencyError(GPT2FastError, ImportError):
     """An optional dependency is needed. The message names the extra that installs it."""
+
+
+def show(value: object) -> str:
+    """``value`` for a message: its representation, shortened where it is long."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python does not write out integers of thousands of digits
+        return "an integer of thousands of digits"

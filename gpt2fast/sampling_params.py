@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from gpt2fast.errors import OptionError
+from gpt2fast.errors import OptionError, show
 
 OVERFLOW_MODES = ("error", "stop", "slide")
 
@@ -135,14 +134,7 @@ def _set(params: object, name: str, value: Any) -> None:
 
 
 def _refuse(option: str, value: object, allowed: str) -> OptionError:
-    return OptionError(f"{option} = {_show(value)} is not allowed; give {allowed}")
-
-
-def _show(value: object) -> str:
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python does not write out integers of thousands of digits
-        return "an integer of thousands of digits"
+    return OptionError(f"{option} = {show(value)} is not allowed; give {allowed}")
 
 
 def _range_text(kind: str, low: float | None, high: float | None, above_low: bool = False) -> str:

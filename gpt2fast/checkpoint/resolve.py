@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from gpt2fast.checkpoint.weight_files import (
     TORCH_BIN,
     read_weight_map,
 )
-from gpt2fast.errors import CheckpointError, MissingDependencyError, OptionError
+from gpt2fast.errors import CheckpointError, MissingDependencyError, OptionError, show
 
 DEMO = "demo"
 _DEMO_DIRECTORY = Path(__file__).resolve().parents[1] / "assets" / "demo"
@@ -66,7 +65,7 @@ def _as_text(name_or_path: Any) -> str:
         if isinstance(name, str):
             return name
     raise OptionError(
-        f"model = {reprlib.repr(name_or_path)} is not allowed; give 'demo', a directory or a hub "
+        f"model = {show(name_or_path)} is not allowed; give 'demo', a directory or a hub "
         "id, as a string or a path"
     )
 

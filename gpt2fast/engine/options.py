@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import reprlib
 import warnings
 from dataclasses import dataclass
 from numbers import Integral
 
-from gpt2fast.errors import OptionError, UnsupportedError
+from gpt2fast.errors import OptionError, UnsupportedError, show
 
 # A step of 65,536 tokens is beyond any gain; its buffers would take gigabytes.
 _MOST = {
@@ -75,11 +74,4 @@ def num_cpus() -> int:
 def _check_count(name: str, value: object, most: int) -> None:
     is_integer = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_integer or not 1 <= int(value) <= most:  # type: ignore[call-overload]
-        raise OptionError(f"{name} = {_show(value)} is not allowed; give an integer in [1, {most}]")
-
-
-def _show(value: object) -> str:
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python does not write out integers of thousands of digits
-        return "an integer of thousands of digits"
+        raise OptionError(f"{name} = {show(value)} is not allowed; give an integer in [1, {most}]")
