@@ -15,12 +15,14 @@ from setuptools.command.build_ext import build_ext
 # that is what makes a row's bits independent of the batch it came in.
 FLAGS = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off",
          "-fno-math-errno", "-pthread"]  # fmt: skip
+# GCC's own AVX-512 header makes its undefined values by reading a variable before setting it.
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma",
+          "-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # fmt: skip
 X86_ISAS = {
     "avx2": ["-mavx2", "-mfma"],
-    # GCC's own AVX-512 header makes its undefined values by reading a variable before setting it.
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma",
-               "-Wno-uninitialized", "-Wno-maybe-uninitialized"],
-}  # fmt: skip
+    "avx512": AVX512,
+    "avx512_vnni": [*AVX512, "-mavx512vnni"],
+}
 KERNELS = "csrc/kernels/table.cpp"
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 

@@ -3,6 +3,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
+#include <map>
 #include <system_error>
 
 #include "bindings/module.h"
@@ -15,11 +17,32 @@ namespace py = pybind11;
 using Ids = py::array_t<int32_t, py::array::c_style>;
 using Logits = py::array_t<float, py::array::c_style>;
 
+MatrixFormat matrix_format(const std::pair<std::string, int32_t>& given) {
+  const auto& [name, group] = given;
+  const Format format = format_from_name(name);
+  const bool integer = format == Format::kInt8 || format == Format::kInt4;
+  const bool possible =
+      integer ? group >= kMinGroup && group <= kMaxGroup && group % kMinGroup == 0 : group == 0;
+  if (!possible) {
+    throw std::invalid_argument("formats: " + name + " in groups of " + std::to_string(group));
+  }
+  return {format, group};
+}
+
+KvFormat kv_format_from_name(const std::string& name) {
+  if (name == "float32") return KvFormat::kFloat32;
+  if (name == "bfloat16") return KvFormat::kBFloat16;
+  if (name == "int8") return KvFormat::kInt8;
+  throw std::invalid_argument("unknown cache format '" + name + "'");
+}
+
 std::unique_ptr<Decoder> make_decoder(
     int32_t vocab, int32_t positions, int32_t width, int32_t head_size, float epsilon,
     const std::string& activation, bool tied_head,
-    const std::vector<std::tuple<int32_t, int32_t, float>>& layers, int32_t num_threads,
-    int32_t num_blocks, int32_t max_batch_tokens) {
+    const std::vector<std::tuple<int32_t, int32_t, float>>& layers,
+    const std::map<std::string, std::pair<std::string, int32_t>>& formats,
+    const std::string& kv_format, int32_t num_threads, int32_t num_blocks,
+    int32_t max_batch_tokens) {
   bool possible = vocab > 0 && positions > 0 && width > 0 && head_size > 0 &&
                   head_size <= kMaxHeadSize && epsilon >= 0 && !layers.empty() && num_threads > 0 &&
                   num_blocks > 0 && max_batch_tokens > 0;
@@ -33,10 +56,15 @@ std::unique_ptr<Decoder> make_decoder(
   ModelShape shape{
       vocab, positions, width, head_size, epsilon, activation_from_name(activation), tied_head, {}};
   for (const auto& [heads, inner, scale] : layers) shape.layers.push_back({heads, inner, scale});
+  DecoderOptions options;
+  for (const auto& [name, format] : formats) options.formats[name] = matrix_format(format);
+  options.kv_format = kv_format_from_name(kv_format);
+  options.num_threads = num_threads;
+  options.num_blocks = num_blocks;
+  options.max_batch_tokens = max_batch_tokens;
   const WithoutGil release;
   try {
-    return std::make_unique<Decoder>(shape, select_isa(), num_threads, num_blocks,
-                                     max_batch_tokens);
+    return std::make_unique<Decoder>(shape, select_isa(), options);
   } catch (const std::system_error& error) {
     throw std::invalid_argument("num_threads = " + std::to_string(num_threads) +
                                 ": the system does not grant them (" + error.what() +
@@ -66,6 +94,29 @@ void load(Decoder& decoder, const std::string& name, const std::string& dtype,
   }
   const WithoutGil release;
   decoder.weights().load(name, {info.ptr, type, shape}, decoder.pool());
+}
+
+void load_packed(Decoder& decoder, const std::string& name, const py::buffer& data) {
+  const py::buffer_info info = data.request();
+  if (info.ndim != 1 || info.itemsize != 1 || info.strides[0] != 1) {
+    throw std::invalid_argument("tensor '" + name + "' needs contiguous bytes");
+  }
+  const WithoutGil release;
+  decoder.weights().load_packed(name, static_cast<const uint8_t*>(info.ptr), info.size,
+                                decoder.pool());
+}
+
+// (panels, panel bytes), a copy.
+py::array_t<uint8_t> packed(const Decoder& decoder, const std::string& name) {
+  const Panels panels = decoder.weights().packed(name);
+  py::array_t<uint8_t> out({int64_t{panels.count()}, panels.panel_bytes()});
+  std::memcpy(out.mutable_data(), panels.data, static_cast<size_t>(panels.bytes()));
+  return out;
+}
+
+py::array_t<float> vector(const Decoder& decoder, const std::string& name) {
+  const std::vector<float> values = decoder.weights().vector(name);
+  return py::array_t<float>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
 int32_t length_of(const Ids& array, const char* name, int ndim = 1) {
@@ -127,15 +178,20 @@ void bind_decoder(py::module_& module) {
                       "GPT-2 on the CPU: packed weights, cache, one step a call.")
       .def(py::init(&make_decoder), py::kw_only(), py::arg("vocab"), py::arg("positions"),
            py::arg("width"), py::arg("head_size"), py::arg("epsilon"), py::arg("activation"),
-           py::arg("tied_head"), py::arg("layers"), py::arg("num_threads"), py::arg("num_blocks"),
-           py::arg("max_batch_tokens"))
+           py::arg("tied_head"), py::arg("layers"), py::arg("formats"), py::arg("kv_format"),
+           py::arg("num_threads"), py::arg("num_blocks"), py::arg("max_batch_tokens"))
       .def("load", &load, py::arg("name"), py::arg("dtype"), py::arg("shape"), py::arg("data"))
+      .def("load_packed", &load_packed, py::arg("name"), py::arg("data"))
+      .def("packed", &packed, py::arg("name"))
+      .def("vector", &vector, py::arg("name"))
       .def("missing", [](Decoder& decoder) { return decoder.weights().missing(); })
       .def("step", &step, py::arg("token_ids").noconvert(), py::arg("query_starts").noconvert(),
            py::arg("context_lens").noconvert(), py::arg("block_tables").noconvert(),
            py::arg("logit_rows").noconvert(), py::arg("logits").noconvert())
       .def("copy_blocks", &copy_blocks, py::arg("pairs").noconvert())
       .def_property_readonly("weight_bytes", [](Decoder& d) { return d.weights().bytes(); })
+      .def_property_readonly("bytes_per_step",
+                             [](Decoder& d) { return d.weights().bytes_per_step(); })
       .def_property_readonly("cache_bytes", [](Decoder& d) { return d.cache().bytes(); })
       .def_property_readonly("num_threads", [](Decoder& d) { return d.pool().size(); });
 }

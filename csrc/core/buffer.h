@@ -19,6 +19,8 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
 
   size_t bytes() const { return bytes_; }
+  uint8_t* data() { return static_cast<uint8_t*>(data_); }
+  const uint8_t* data() const { return static_cast<const uint8_t*>(data_); }
   float* floats() { return static_cast<float*>(data_); }
   const float* floats() const { return static_cast<const float*>(data_); }
 

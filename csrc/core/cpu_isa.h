@@ -7,9 +7,9 @@
 
 namespace gpt2fast {
 
-enum class Isa { kGeneric, kAvx2, kAvx512 };
+enum class Isa { kGeneric, kAvx2, kAvx512, kAvx512Vnni };
 
-// The name used by GPT2FAST_FORCE_ISA: "generic", "avx2", "avx512".
+// The name used by GPT2FAST_FORCE_ISA: "generic", "avx2", "avx512", "avx512_vnni".
 const char* isa_name(Isa isa);
 
 // Sets that are both compiled in and usable on this CPU, weakest first.

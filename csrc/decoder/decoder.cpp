@@ -9,17 +9,19 @@
 namespace gpt2fast {
 namespace {
 
-// Up to this many rows every thread computes LayerNorm for itself: cheaper than one more barrier.
+// Up to this many rows every thread prepares the left side of a product for itself: cheaper than
+// one more barrier.
 constexpr int32_t kRedundantRows = 4;
 // Query rows of one attention task: enough to share the loads of a key block, few enough to split
 // a long prompt over many threads.
 constexpr int32_t kQueryRows = 16;
-// Weight panels of one matmul task: a tenth of a megabyte or more, so that taking it costs nothing.
-constexpr int32_t kPanelsPerTask = 4;
+// Weight panels of one matmul task: at least so many that it can be read as several streams, and no
+// more than are handed out evenly.
+constexpr int32_t kMinPanels = 4, kMaxPanels = 32;
 
 constexpr int32_t kPhasesPerLayer =
-    8;  // at most: two norms, q k v, append, attention, three products
-constexpr int32_t kPhasesOutside = 3;  // embedding, last norm, head
+    10;  // at most: four products with their preparation, append, attention
+constexpr int32_t kPhasesOutside = 3;  // embedding, head with its preparation
 
 std::vector<int32_t> heads_of(const ModelShape& shape) {
   std::vector<int32_t> heads;
@@ -31,18 +33,25 @@ Buffer rows_of(int64_t rows, int64_t stride) {
   return Buffer(static_cast<size_t>(rows * stride) * sizeof(float));
 }
 
+// Two tasks a thread at least, so that a thread that was held up does not hold up the others for
+// long, and as many for each thread.
+int32_t panels_per_task(int32_t panels, int32_t threads) {
+  const int32_t least = (panels + kMaxPanels - 1) / kMaxPanels;
+  const auto tasks = static_cast<int32_t>(round_up(std::max(least, 2 * threads), threads));
+  return static_cast<int32_t>(round_up((panels + tasks - 1) / tasks, kMinPanels));
+}
+
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("step: " + what); }
 
 }  // namespace
 
-Decoder::Decoder(const ModelShape& shape, Isa isa, int32_t num_threads, int32_t num_blocks,
-                 int32_t max_batch_tokens)
+Decoder::Decoder(const ModelShape& shape, Isa isa, const DecoderOptions& options)
     : shape_(shape),
       kernels_(kernel_table(isa)),
-      max_batch_tokens_(max_batch_tokens),
-      pool_(num_threads),
-      weights_(shape),
-      cache_(heads_of(shape), shape.head_size, num_blocks),
+      max_batch_tokens_(options.max_batch_tokens),
+      pool_(options.num_threads),
+      weights_(shape, options.formats),
+      cache_(heads_of(shape), {options.kv_format, shape.head_size}, options.num_blocks),
       counters_(kPhasesOutside + kPhasesPerLayer * shape.layers.size()) {
   int64_t attended = 0, inner = 0;
   for (const LayerShape& layer : shape_.layers) {
@@ -53,12 +62,21 @@ Decoder::Decoder(const ModelShape& shape, Isa isa, int32_t num_threads, int32_t 
   qkv_stride_ = round_up_lanes(3 * attended);
   attended_stride_ = round_up_lanes(attended);
   inner_stride_ = round_up_lanes(inner);
-  residual_ = rows_of(max_batch_tokens, width_stride_);
-  normal_ = rows_of(std::max(max_batch_tokens, kRedundantRows * num_threads), width_stride_);
-  qkv_ = rows_of(max_batch_tokens, qkv_stride_);
-  attended_ = rows_of(max_batch_tokens, attended_stride_);
-  inner_ = rows_of(max_batch_tokens, inner_stride_);
-  attention_tasks_.reserve(static_cast<size_t>(max_batch_tokens));  // a step must not allocate
+  residual_ = rows_of(max_batch_tokens_, width_stride_);
+  // Either one row set for all threads, or a small one for each.
+  const int32_t prepared = std::max(max_batch_tokens_, kRedundantRows * options.num_threads);
+  normal_ = rows_of(prepared, width_stride_);
+  qkv_ = rows_of(max_batch_tokens_, qkv_stride_);
+  attended_ = rows_of(max_batch_tokens_, attended_stride_);
+  inner_ = rows_of(max_batch_tokens_, inner_stride_);
+  // Values and their magnitudes.
+  quantized_stride_ = 2 * round_up(std::max({width_stride_, attended_stride_, inner_stride_}), 64);
+  if (!options.formats.empty()) {
+    quantized_ = rows_of(prepared, quantized_stride_ / 4);
+    scales_ = rows_of(prepared, most_groups());
+    sums_ = rows_of(prepared, most_groups());
+  }
+  attention_tasks_.reserve(static_cast<size_t>(max_batch_tokens_));  // a step must not allocate
 }
 
 void Decoder::check_sequence(const StepBatch& batch, int32_t s) const {
@@ -160,34 +178,53 @@ void Decoder::embed(Worker& worker) {
   });
 }
 
-// LayerNorm of the given rows of the residual stream (all of them where `rows` is null), as
-// consecutive rows.
-const float* Decoder::normalise(Worker& worker, const LayerNormWeights& norm, const int32_t* rows,
-                                int32_t count) {
-  const bool redundant = count <= kRedundantRows;
-  float* out = normal_.floats() + (redundant ? worker.thread * kRedundantRows * width_stride_ : 0);
-  const auto one = [&](int32_t i) {
-    const int64_t row = rows == nullptr ? i : rows[i];
-    kernels_.layer_norm(residual_.floats() + row * width_stride_, norm.weight.floats(),
-                        norm.bias.floats(), shape_.epsilon, shape_.width, out + i * width_stride_);
-  };
-  if (redundant) {
-    for (int32_t i = 0; i < count; ++i) one(i);
-  } else {
-    phase(worker, count, one);
+// LayerNorm and quantization, as far as the product needs them, of one row into its place.
+void Decoder::prepare_row(const Input& input, const MatmulArgs& args, int32_t row, float* normal) {
+  const float* x = input.x + (input.rows == nullptr ? row : input.rows[row]) * input.stride;
+  if (input.norm != nullptr) {
+    float* out = normal + row * width_stride_;
+    kernels_.layer_norm(x, input.norm->weight.floats(), input.norm->bias.floats(), shape_.epsilon,
+                        shape_.width, out);
+    x = out;
   }
-  return out;
+  if (args.weights.is_integer()) {
+    kernels_.quantize(x, args.weights.inputs, args.weights.group, args.quantized, row);
+  }
 }
 
-void Decoder::matmul(Worker& worker, const PackedMatrix& matrix, MatmulArgs args) {
-  args.inputs = matrix.inputs;
-  args.outputs = matrix.outputs;
-  args.panels = matrix.panels.floats();
+// Fills in the left side of args.
+void Decoder::prepare(Worker& worker, const Input& input, MatmulArgs& args) {
+  const bool redundant = input.count <= kRedundantRows;
+  const int64_t first = redundant ? int64_t{worker.thread} * kRedundantRows : 0;
+  float* normal = normal_.floats() + first * width_stride_;
+  args.rows = input.count;
+  args.x = input.norm == nullptr ? input.x : normal;
+  args.x_stride = input.norm == nullptr ? input.stride : width_stride_;
+  if (args.weights.is_integer()) {
+    const int64_t groups = first * most_groups();
+    args.quantized = {reinterpret_cast<int8_t*>(quantized_.data()) + first * quantized_stride_,
+                      quantized_stride_, scales_.floats() + groups,
+                      reinterpret_cast<int32_t*>(sums_.data()) + groups, args.weights.groups()};
+  } else if (input.norm == nullptr) {
+    return;
+  }
+  if (redundant) {
+    for (int32_t row = 0; row < input.count; ++row) prepare_row(input, args, row, normal);
+  } else {
+    phase(worker, input.count, [&](int32_t row) { prepare_row(input, args, row, normal); });
+  }
+}
+
+void Decoder::matmul(Worker& worker, const PackedMatrix& matrix, const Input& input,
+                     MatmulArgs args) {
+  args.weights = matrix.panels();
   args.bias = matrix.bias.floats();
-  const int32_t panels = matrix.num_panels();
-  phase(worker, (panels + kPanelsPerTask - 1) / kPanelsPerTask, [&](int32_t task) {
-    const int32_t begin = task * kPanelsPerTask;
-    kernels_.matmul(args, begin, std::min(begin + kPanelsPerTask, panels));
+  prepare(worker, input, args);
+  const int32_t panels = args.weights.count();
+  const int32_t each = panels_per_task(panels, pool_.size());
+  phase(worker, (panels + each - 1) / each, [&](int32_t task) {
+    const int32_t begin = task * each;
+    kernels_.matmul(args, begin, std::min(begin + each, panels));
   });
 }
 
@@ -196,21 +233,17 @@ void Decoder::attention_block(Worker& worker, int32_t layer) {
   const LayerWeights& weights = weights_.layers()[layer];
   const int32_t rows = worker.batch.num_tokens;
   MatmulArgs args{};
-  args.rows = rows;
-  args.x = normalise(worker, weights.ln_1, nullptr, rows);
-  args.x_stride = width_stride_;
   args.out = qkv_.floats();
   args.out_stride = qkv_stride_;
-  matmul(worker, weights.attention_in, args);
+  matmul(worker, weights.attention_in, {residual_.floats(), width_stride_, rows, &weights.ln_1},
+         args);
 
   attend(worker, layer);
 
-  args.x = attended_.floats();
-  args.x_stride = attended_stride_;
   args.out = residual_.floats();
   args.out_stride = width_stride_;
   args.residual = args.out;
-  matmul(worker, weights.attention_out, args);
+  matmul(worker, weights.attention_out, {attended_.floats(), attended_stride_, rows}, args);
 }
 
 // residual += c_proj(act(c_fc(ln_2(residual))))
@@ -218,33 +251,28 @@ void Decoder::mlp_block(Worker& worker, int32_t layer) {
   const LayerWeights& weights = weights_.layers()[layer];
   const int32_t rows = worker.batch.num_tokens;
   MatmulArgs args{};
-  args.rows = rows;
-  args.x = normalise(worker, weights.ln_2, nullptr, rows);
-  args.x_stride = width_stride_;
   args.out = inner_.floats();
   args.out_stride = inner_stride_;
   args.activation = shape_.activation;
   weights_.activation_parameters(layer, args.activation_parameters);
-  matmul(worker, weights.mlp_in, args);
+  matmul(worker, weights.mlp_in, {residual_.floats(), width_stride_, rows, &weights.ln_2}, args);
 
-  args.x = inner_.floats();
-  args.x_stride = inner_stride_;
   args.out = residual_.floats();
   args.out_stride = width_stride_;
   args.residual = args.out;
   args.activation = Activation::kIdentity;
-  matmul(worker, weights.mlp_out, args);
+  matmul(worker, weights.mlp_out, {inner_.floats(), inner_stride_, rows}, args);
 }
 
 void Decoder::head(Worker& worker) {
-  const int32_t rows = worker.batch.num_logit_rows;
+  const StepBatch& batch = worker.batch;
   MatmulArgs args{};
-  args.rows = rows;
-  args.x = normalise(worker, weights_.ln_f(), worker.batch.logit_rows, rows);
-  args.x_stride = width_stride_;
   args.out = worker.logits;
   args.out_stride = shape_.vocab;
-  matmul(worker, weights_.head(), args);
+  matmul(
+      worker, weights_.head(),
+      {residual_.floats(), width_stride_, batch.num_logit_rows, &weights_.ln_f(), batch.logit_rows},
+      args);
 }
 
 void Decoder::attend(Worker& worker, int32_t layer) {
@@ -268,8 +296,8 @@ void Decoder::attend(Worker& worker, int32_t layer) {
 }
 
 HeadCache Decoder::head_cache(const StepBatch& batch, int32_t layer, const AttentionTask& task) {
-  return {cache_.layer(layer) + task.head * cache_.head_stride(), cache_.block_stride(layer),
-          batch.block_tables + int64_t{task.sequence} * batch.table_width, shape_.head_size};
+  return {cache_.layer(layer) + task.head * cache_.layout().bytes(), cache_.block_stride(layer),
+          batch.block_tables + int64_t{task.sequence} * batch.table_width, cache_.layout()};
 }
 
 void Decoder::append_task(const StepBatch& batch, int32_t layer, const AttentionTask& task) {

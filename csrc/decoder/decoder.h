@@ -26,13 +26,22 @@ struct StepBatch {
   int32_t num_logit_rows;  // R
 };
 
+// Everything about how a model is run that is not the model.
+struct DecoderOptions {
+  MatrixFormats formats;  // of the weights
+  KvFormat kv_format = KvFormat::kFloat32;
+  int32_t num_threads = 1;
+  int32_t num_blocks = 1;        // of the cache
+  int32_t max_batch_tokens = 1;  // the largest T of a step
+};
+
 class Decoder {
  public:
   // Throws std::bad_alloc when weights, cache or workspace do not fit into memory.
-  Decoder(const ModelShape& shape, Isa isa, int32_t num_threads, int32_t num_blocks,
-          int32_t max_batch_tokens);
+  Decoder(const ModelShape& shape, Isa isa, const DecoderOptions& options);
 
   Weights& weights() { return weights_; }
+  const Weights& weights() const { return weights_; }
   ThreadPool& pool() { return pool_; }
   KvStorage& cache() { return cache_; }
   const ModelShape& shape() const { return shape_; }
@@ -57,6 +66,15 @@ class Decoder {
     size_t phase = 0;  // advances alike on every thread
   };
 
+  // The left side of a product: rows of a workspace, through LayerNorm where there is one.
+  struct Input {
+    const float* x;  // (rows, stride)
+    int64_t stride;
+    int32_t count;
+    const LayerNormWeights* norm = nullptr;
+    const int32_t* rows = nullptr;  // which of them; all where null
+  };
+
   void check(const StepBatch& batch) const;
   void check_sequence(const StepBatch& batch, int32_t sequence) const;
   void plan(const StepBatch& batch);
@@ -70,9 +88,10 @@ class Decoder {
   void attention_block(Worker& worker, int32_t layer);
   void mlp_block(Worker& worker, int32_t layer);
   void head(Worker& worker);
-  const float* normalise(Worker& worker, const LayerNormWeights& norm, const int32_t* rows,
-                         int32_t count);
-  void matmul(Worker& worker, const PackedMatrix& matrix, MatmulArgs args);
+  void matmul(Worker& worker, const PackedMatrix& matrix, const Input& input, MatmulArgs args);
+  int64_t most_groups() const { return quantized_stride_ / 2 / kMinGroup; }
+  void prepare(Worker& worker, const Input& input, MatmulArgs& args);
+  void prepare_row(const Input& input, const MatmulArgs& args, int32_t row, float* normal);
   void attend(Worker& worker, int32_t layer);
 
   HeadCache head_cache(const StepBatch& batch, int32_t layer, const AttentionTask& task);
@@ -87,9 +106,10 @@ class Decoder {
   KvStorage cache_;
 
   // Workspace, rows padded to whole vectors: the residual stream, its LayerNorm, q k v, the
-  // attention output, the MLP.
-  int64_t width_stride_, qkv_stride_, attended_stride_, inner_stride_;
+  // attention output, the MLP; the left side of a product as integers.
+  int64_t width_stride_, qkv_stride_, attended_stride_, inner_stride_, quantized_stride_;
   Buffer residual_, normal_, qkv_, attended_, inner_;
+  Buffer quantized_, scales_, sums_;
   std::vector<AttentionTask> attention_tasks_;  // for one head; others repeat it
   bool attention_split_ = false;                // a sequence has several tasks a head
   std::vector<TaskCounter> counters_;           // one a phase

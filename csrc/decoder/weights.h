@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -11,26 +10,10 @@
 #include "core/buffer.h"
 #include "core/thread_pool.h"
 #include "decoder/model_shape.h"
+#include "decoder/packing.h"
+#include "decoder/stored_array.h"
 
 namespace gpt2fast {
-
-enum class StoredType { kFloat32, kFloat16, kBFloat16, kFloat64 };
-
-struct StoredArray {
-  const void* data;
-  StoredType type;
-  std::vector<int64_t> shape;
-};
-
-// A matrix as panels of 16 outputs, (ceil(N / 16), K, 16): the kernels read it front to back.
-struct PackedMatrix {
-  int32_t inputs = 0;   // K
-  int32_t outputs = 0;  // N
-  Buffer panels;
-  Buffer bias;  // N padded to 16; empty where there is none
-
-  int32_t num_panels() const { return static_cast<int32_t>(round_up_lanes(outputs) / kLanes); }
-};
 
 struct LayerNormWeights {
   Buffer weight, bias;
@@ -42,18 +25,38 @@ struct LayerWeights {
   Buffer activation[4];  // of activations that learn parameters, in the order of their names
 };
 
+// What a matrix is stored as; `group` is 0 for the float formats.
+struct MatrixFormat {
+  Format format = Format::kFloat32;
+  int32_t group = 0;
+};
+// By tensor name; float32 for those that are not named.
+using MatrixFormats = std::map<std::string, MatrixFormat>;
+
 class Weights {
  public:
-  // Throws std::bad_alloc when the weights do not fit into memory.
-  explicit Weights(const ModelShape& shape);
+  // Throws std::bad_alloc when the weights do not fit into memory, std::invalid_argument for a
+  // format of something that is no matrix of the model.
+  Weights(const ModelShape& shape, const MatrixFormats& formats);
 
-  // Converts and packs one tensor. Throws std::invalid_argument, naming the tensor, for a name or
-  // shape that the model does not have, or a value that is NaN or infinite.
+  // Converts and packs one tensor. A matrix of an integer format that follows a LayerNorm is first
+  // balanced against it, so that LayerNorm must be loaded before (std::logic_error).
+  // Throws std::invalid_argument, naming the tensor, for a name or shape that the model does not
+  // have, or a value that is NaN or infinite.
   void load(const std::string& name, const StoredArray& array, ThreadPool& pool);
+
+  // The bytes of a matrix as packed, (panels, panel bytes): what packed() gives back. Throws
+  // std::invalid_argument, naming the tensor, when it is no matrix or has another size.
+  void load_packed(const std::string& name, const uint8_t* data, int64_t bytes, ThreadPool& pool);
+  Panels packed(const std::string& name) const;
+  // A vector of the model as it stands, such as a LayerNorm's weight after balancing: (size,).
+  std::vector<float> vector(const std::string& name) const;
 
   // Names that have not been loaded yet.
   std::vector<std::string> missing() const;
   int64_t bytes() const;
+  // What a step of one token reads: all but the embedding tables' other rows.
+  int64_t bytes_per_step() const;
 
   // wte[token] + wpe[position] into out (C,); the embedding is read from the panels of the tied
   // head.
@@ -66,21 +69,30 @@ class Weights {
   const PackedMatrix& head() const { return shape_.tied_head ? wte_ : lm_head_; }
 
  private:
-  enum class Layout { kVector, kRows, kConv1d, kLinear };
   struct Target {
-    Layout layout;
     std::vector<int64_t> shape;
-    Buffer* buffer;
-    bool loaded;
+    Buffer* buffer;                  // of a vector or of rows
+    PackedMatrix* matrix = nullptr;  // of a matrix
+    Orientation orientation = Orientation::kLinear;
+    LayerNormWeights* norm = nullptr;  // that feeds the matrix alone
+    bool loaded = false;
   };
 
   void expect_vector(const std::string& name, int64_t size, Buffer* buffer);
-  void expect_conv1d(const std::string& name, int32_t inputs, int32_t outputs, PackedMatrix* m);
-  void expect_linear(const std::string& name, int32_t inputs, int32_t outputs, PackedMatrix* m);
+  void expect_conv1d(const std::string& name, int32_t inputs, int32_t outputs, PackedMatrix* m,
+                     LayerNormWeights* norm);
+  void expect_matrix(const std::string& name, const Target& target, int32_t inputs,
+                     int32_t outputs);
   void expect_activation(const std::string& prefix, LayerWeights* layer);
   void expect_layer_norm(const std::string& name, LayerNormWeights* norm);
+  Target& find(const std::string& name);
+  std::vector<float> balance(const Target& target, const StoredArray& array, ThreadPool& pool);
+  bool load_vector(const Target& target, const StoredArray& array);
+  bool load_matrix(const std::string& name, const Target& target, const StoredArray& array,
+                   ThreadPool& pool);
 
   const ModelShape shape_;
+  const MatrixFormats formats_;
   std::map<std::string, Target> targets_;
   bool bfloat16_activation_ = false;  // the activation's parameters are stored in bfloat16
   PackedMatrix wte_, lm_head_;

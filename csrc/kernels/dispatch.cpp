@@ -12,6 +12,9 @@ extern const KernelTable kTable;
 namespace avx512 {
 extern const KernelTable kTable;
 }
+namespace avx512_vnni {
+extern const KernelTable kTable;
+}
 #endif
 
 const KernelTable& kernel_table(Isa isa) {
@@ -19,6 +22,7 @@ const KernelTable& kernel_table(Isa isa) {
 #if defined(GPT2FAST_X86)
     case Isa::kAvx2: return avx2::kTable;
     case Isa::kAvx512: return avx512::kTable;
+    case Isa::kAvx512Vnni: return avx512_vnni::kTable;
 #endif
     default: return generic::kTable;
   }

@@ -10,14 +10,12 @@
 #include <cstdint>
 
 #include "core/cpu_isa.h"
+#include "kernels/kv_layout.h"
+#include "kernels/panels.h"
 
 namespace gpt2fast {
 
-constexpr int kLanes = 16;          // outputs in a weight panel
-constexpr int kBlockTokens = 16;    // tokens in a cache block: one vector of scores
 constexpr int kMaxHeadSize = 1024;  // attention keeps one output row a query on the stack
-
-constexpr int64_t round_up_lanes(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 // The activations of transformers' ACT2FN. Several names of the library are one function; see
 // activation_from_name() in decoder/model_shape.cpp.
@@ -42,17 +40,25 @@ enum class Activation : int32_t {
   kXIelu,         // x > 0 ? p[0] x^2 + p[2] x : (expm1(min(x, p[3])) - x) p[1] + p[2] x
 };
 
+// Rows quantized for the integer formats: x[m][k] = scales[m][k / group] * values[m][k].
+struct QuantizedRows {
+  int8_t* values;  // (M, stride): values, zero beyond K, and from stride / 2 on their magnitudes
+  int64_t stride;  // a multiple of 128
+  float* scales;   // (M, groups)
+  int32_t* sums;   // (M, groups): of the values of a group, for weights stored with an offset
+  int32_t groups;
+};
+
 // out[m][n] = act(sum_k x[m][k] * w[k][n] + bias[n]) + residual[m][n]
 struct MatmulArgs {
-  const float* x;  // (M, K), rows x_stride apart
+  Panels weights;
+  int32_t rows;    // M
+  const float* x;  // (M, K), rows x_stride apart: for the float formats
   int64_t x_stride;
-  int32_t rows;           // M
-  int32_t inputs;         // K
-  int32_t outputs;        // N
-  const float* panels;    // (ceil(N / 16), K, 16), zero beyond N
-  const float* bias;      // (N padded to 16), or null
-  const float* residual;  // as out, or null; may be out itself
-  float* out;             // (M, N), rows out_stride apart; written up to N
+  QuantizedRows quantized;  // for the integer formats, with the group of the weights
+  const float* bias;        // (N padded to 16), or null
+  const float* residual;    // as out, or null; may be out itself
+  float* out;               // (M, N), rows out_stride apart; written up to N
   int64_t out_stride;
   Activation activation;
   float activation_parameters[4];  // p of those that learn some
@@ -60,10 +66,10 @@ struct MatmulArgs {
 
 // One head's cache as seen by one sequence.
 struct HeadCache {
-  float* base;            // this layer's storage at this head
-  int64_t block_stride;   // floats
+  uint8_t* base;          // this layer's storage at this head
+  int64_t block_stride;   // bytes
   const int32_t* blocks;  // the sequence's block table
-  int32_t head_size;      // D
+  KvLayout layout;
 };
 
 struct AttentionArgs {
@@ -80,6 +86,10 @@ struct AttentionArgs {
 struct KernelTable {
   // Outputs of panels [begin, end) for all rows.
   void (*matmul)(const MatmulArgs& args, int32_t panel_begin, int32_t panel_end);
+  // Quantizes x (inputs,) into row `row`: each group to [-127, 127] by its largest magnitude. NaN
+  // and infinity make the scale of their group NaN.
+  void (*quantize)(const float* x, int32_t inputs, int32_t group, const QuantizedRows& out,
+                   int32_t row);
   // out[c] = (x[c] - mean) / sqrt(variance + epsilon) * weight[c] + bias[c], c < width
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon,
                      int32_t width, float* out);

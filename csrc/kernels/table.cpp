@@ -2,13 +2,14 @@
 #include "kernels/attention.h"
 #include "kernels/layer_norm.h"
 #include "kernels/matmul.h"
+#include "kernels/quantize.h"
 #include "kernels/stream.h"
 
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
 extern const KernelTable kTable;
-const KernelTable kTable = {matmul, layer_norm, append_kv, attention, stream};
+const KernelTable kTable = {matmul, quantize, layer_norm, append_kv, attention, stream};
 
 }  // namespace GPT2FAST_ISA
 }  // namespace gpt2fast

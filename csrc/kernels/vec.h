@@ -136,6 +136,16 @@ GPT2FAST_INLINE V16 scale_by_power(V16 a, V16 n_bits) {
 
 #endif
 
+// Keeps an accumulator in its register from here on. GCC otherwise reorders the sums of a tile
+// until it runs out of registers, and half of the accumulators live in memory.
+#if defined(__AVX512F__)
+GPT2FAST_INLINE void pin(V16& a) { asm volatile("" : "+v"(a.v)); }
+#elif defined(__AVX2__)
+GPT2FAST_INLINE void pin(V16& a) { asm volatile("" : "+x"(a.lo), "+x"(a.hi)); }
+#else
+GPT2FAST_INLINE void pin(V16&) {}
+#endif
+
 // max(a, b) and min(a, b) return b where either is NaN, on every instruction set.
 
 GPT2FAST_INLINE V16 load_partial(const float* p, int count, float fill) {

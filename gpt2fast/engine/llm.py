@@ -23,6 +23,7 @@ from gpt2fast.engine.prompts import Prompt, Prompts, as_list, as_params, encode
 from gpt2fast.engine.sequence import Request
 from gpt2fast.engine.text_stream import Mailbox, TextStream
 from gpt2fast.errors import GPT2FastError, OptionError
+from gpt2fast.quantization import Quantization, weight_bytes
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 if TYPE_CHECKING:
@@ -35,9 +36,12 @@ class LLM:
     Args:
         model: ``"demo"``, a directory in Hugging Face format, or a hub id such as ``"gpt2"``.
         device: "auto" and "cpu": the C++ runner; "torch" or "torch:<device>": PyTorch.
-        dtype: "auto" or what the runner offers ("float32" on the CPU).
-        quantization: None; no compressed format can be run yet.
-        kv_cache_dtype: "auto" or "float32".
+        dtype: of the weights: "auto", "float32" or "bfloat16" (and "float16" with torch).
+        quantization: None, or the integers that the weights are rounded to as they are loaded:
+            "int8", "int4", or with a group size of 32, 64 or 128, such as "int4-g32". A checkpoint
+            that is stored quantized needs no word of it.
+        kv_cache_dtype: "float32", "bfloat16" or "int8"; "auto" is float32 for float32 weights and
+            bfloat16 for smaller ones.
         num_threads: of the C++ runner; by default one for each physical core.
         revision: branch, tag or commit of a hub id.
         max_batch_tokens: tokens in one forward step; longer prompts are run in chunks.
@@ -85,13 +89,17 @@ class LLM:
         with open_checkpoint(model, revision=revision) as checkpoint:
             self.tokenizer: Tokenizer | None = checkpoint.load_tokenizer()
             self.config: ModelConfig = checkpoint.config
-            # In fp32, as the CPU runner holds them; another device has its own memory.
-            weights = 4 * self.config.num_parameters if device in ("auto", "cpu") else 0
+            scheme = None if quantization is None else Quantization.parse(quantization)
+            # As the CPU runner holds them; another device has its own memory.
+            on_cpu = device in ("auto", "cpu")
+            weights = weight_bytes(self.config, dtype, scheme) if on_cpu else 0
             blocks = num_blocks(self.config, BLOCK_SIZE, kv_cache_tokens, weights)
             runner = make_runner(
                 checkpoint,
                 device=device,
                 dtype=dtype,
+                quantization=scheme,
+                kv_cache_dtype=kv_cache_dtype,
                 num_threads=num_threads,
                 num_blocks=blocks,
                 block_size=BLOCK_SIZE,

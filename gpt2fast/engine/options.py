@@ -7,7 +7,8 @@ import warnings
 from dataclasses import dataclass
 from numbers import Integral
 
-from gpt2fast.errors import OptionError, UnsupportedError, show
+from gpt2fast.errors import OptionError, show
+from gpt2fast.quantization import Quantization
 
 # A step of 65,536 tokens is beyond any gain; its buffers would take gigabytes.
 _MOST = {
@@ -16,6 +17,7 @@ _MOST = {
     "num_threads": 1024,
     "kv_cache_tokens": 2**31 - 1,
 }
+_KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
 _OPTIONAL = ("num_threads", "kv_cache_tokens")
 
 
@@ -39,14 +41,16 @@ class EngineOptions:
             if not isinstance(value, str):
                 raise OptionError(f"{name} = {value!r} is not allowed; give a string")
         if self.quantization is not None:
-            raise UnsupportedError(
-                f"quantization = {self.quantization!r} is not available in this version; leave it "
-                "None to run the weights in float32"
-            )
-        if self.kv_cache_dtype not in ("auto", "float32"):
-            raise UnsupportedError(
-                f"kv_cache_dtype = {self.kv_cache_dtype!r} is not available in this version; use "
-                "'auto' or 'float32'"
+            Quantization.parse(self.quantization)
+            if self.dtype != "auto":
+                raise OptionError(
+                    f"dtype = {self.dtype!r} and quantization = {self.quantization!r} exclude "
+                    "each other; leave dtype at 'auto'"
+                )
+        if self.kv_cache_dtype not in _KV_CACHE_DTYPES:
+            raise OptionError(
+                f"kv_cache_dtype = {self.kv_cache_dtype!r} is not known; use one of "
+                f"{', '.join(map(repr, _KV_CACHE_DTYPES))}"
             )
         if not isinstance(self.prefix_caching, bool):
             raise OptionError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpt2fast.errors import OptionError, UnsupportedError
+from gpt2fast.quantization import Quantization
 from gpt2fast.runners.base import Runner, StepBatch
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def make_runner(
     *,
     device: str,
     dtype: str,
+    quantization: Quantization | None = None,
+    kv_cache_dtype: str = "auto",
     num_threads: int | None,
     num_blocks: int,
     block_size: int = BLOCK_SIZE,
@@ -34,9 +37,10 @@ def make_runner(
     """
     kind, _, torch_device = device.partition(":")
     if device in ("auto", "cpu"):
-        if dtype not in ("auto", "float32"):
+        if dtype not in ("auto", "float32", "bfloat16"):
             raise UnsupportedError(
-                f"dtype = {dtype!r} is not available on the cpu runner; use 'auto' or 'float32'"
+                f"dtype = {dtype!r} is not available on the cpu runner; use 'auto', 'float32' or "
+                "'bfloat16'"
             )
         if block_size != BLOCK_SIZE:
             raise UnsupportedError(
@@ -46,6 +50,9 @@ def make_runner(
 
         return CpuRunner(
             checkpoint,
+            dtype="float32" if dtype == "auto" else dtype,
+            quantization=quantization,
+            kv_cache_dtype=_kv_cache_dtype(kv_cache_dtype, dtype, quantization),
             num_threads=num_threads,
             num_blocks=num_blocks,
             max_batch_tokens=max_batch_tokens,
@@ -56,6 +63,16 @@ def make_runner(
             raise OptionError(
                 f"num_threads = {num_threads} is for the cpu runner; with device = {device!r} set "
                 "OMP_NUM_THREADS or call torch.set_num_threads"
+            )
+        if quantization is not None:
+            raise UnsupportedError(
+                f"quantization = {quantization.name!r} is not available with device = {device!r}; "
+                "use 'cpu'"
+            )
+        if kv_cache_dtype != "auto":
+            raise UnsupportedError(
+                f"kv_cache_dtype = {kv_cache_dtype!r} is not available with device = {device!r}, "
+                "where the cache has the dtype of the weights; use 'auto' or the cpu runner"
             )
         from gpt2fast.runners.torch import TorchRunner
 
@@ -73,3 +90,10 @@ def make_runner(
             f"device = {device!r} has no runner of its own yet; use 'torch:{device}' or 'cpu'"
         )
     raise OptionError(f"device = {device!r} is not known; use {_DEVICES}")
+
+
+def _kv_cache_dtype(wanted: str, dtype: str, quantization: Quantization | None) -> str:
+    """What "auto" means: no rounding for float32 weights, half the bytes for smaller ones."""
+    if wanted != "auto":
+        return wanted
+    return "float32" if dtype in ("auto", "float32") and quantization is None else "bfloat16"

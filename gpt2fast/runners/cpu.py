@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gpt2fast import _C
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
+from gpt2fast.quantization import Quantization, matrix_formats
 from gpt2fast.runners.base import StepBatch
 
 if TYPE_CHECKING:
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 
 
 class CpuRunner:
-    """Runs a checkpoint in fp32 on the CPU.
+    """Runs a checkpoint on the CPU; the arithmetic is float32, or 8-bit integers.
 
     Args:
         checkpoint: an open checkpoint; its tensors are packed one by one and then released, so
             that the peak is little more than the weights.
+        dtype: of the matrices where they are not quantized: "float32" or "bfloat16".
+        quantization: rounds the matrices to integers as they are loaded.
+        kv_cache_dtype: "float32", "bfloat16" or "int8" (a scale for each token and head).
         num_threads: default: one for each physical core this process may use.
         num_blocks: cache blocks of 16 tokens; memory is taken as they are used.
         max_batch_tokens: the largest number of new tokens in a step.
@@ -40,12 +44,17 @@ class CpuRunner:
         self,
         checkpoint: Checkpoint,
         *,
+        dtype: str = "float32",
+        quantization: Quantization | None = None,
+        kv_cache_dtype: str = "float32",
         num_threads: int | None = None,
         num_blocks: int,
         max_batch_tokens: int = 512,
         max_seqs: int = 64,
     ) -> None:
         self.config = checkpoint.config
+        self.formats = matrix_formats(self.config, dtype, quantization)
+        self.kv_cache_dtype = kv_cache_dtype
         self.num_blocks = num_blocks
         self.max_batch_tokens = max_batch_tokens
         self.max_seqs = max_seqs
@@ -56,8 +65,13 @@ class CpuRunner:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the packed weights: what a decode step at batch 1 reads."""
+        """Bytes of the packed weights."""
         return self._decoder.weight_bytes
+
+    @property
+    def bytes_per_step(self) -> int:
+        """Bytes of weights that a decode step at batch 1 reads."""
+        return self._decoder.bytes_per_step
 
     def step(self, batch: StepBatch) -> NDArray[np.float32]:
         """Run one step; the rows returned are overwritten by the next one."""
@@ -100,6 +114,8 @@ class CpuRunner:
                 activation=config.activation_function,
                 tied_head=config.tie_word_embeddings,
                 layers=layers,
+                formats={name: (f.name, f.group_size) for name, f in self.formats.items()},
+                kv_format=self.kv_cache_dtype,
                 num_threads=self.num_threads,
                 num_blocks=self.num_blocks,
                 max_batch_tokens=self.max_batch_tokens,
@@ -113,7 +129,8 @@ class CpuRunner:
             raise OptionError(str(error)) from None
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        for name in checkpoint.names:
+        # Vectors first: LayerNorm is balanced against the integer matrix that follows it.
+        for name in sorted(checkpoint.names, key=self.formats.__contains__):
             tensor = checkpoint.tensor(name)
             try:
                 self._decoder.load(name, tensor.dtype, list(tensor.shape) or [1], tensor.data)

@@ -1,0 +1,130 @@
+// Products with float32 and bfloat16 weights; the arithmetic is float32.
+//
+// The tile of ROWS x PANELS keeps one accumulator vector per (row, panel):
+//
+//             panel p   panel p+step         for k in 0 .. K-1, in this order for every tile:
+//           +---------+---------+              acc[row][p] += x[row][k] * w[p][k][0..15]
+//   row 0   | acc 00  | acc 01  |
+//   row 1   | acc 10  | acc 11  |            an output is one lane of one accumulator, so its
+//           +---------+---------+            value does not depend on the shape of the tile
+#pragma once
+
+#include "kernels/activation.h"
+#include "kernels/vec_int.h"
+
+namespace gpt2fast {
+namespace GPT2FAST_ISA {
+
+// How far ahead of a matrix-vector product each of its streams is fetched, in bytes: the hardware
+// stops at page ends and is too late for the few cycles that a line takes here.
+constexpr int kPrefetchBytes = 1024;
+
+static void finish(const MatmulArgs& a, int row, int panel, V16 value) {
+  const int column = panel * kLanes;
+  if (a.bias != nullptr) value = value + load(a.bias + column);
+  value = activate(a.activation, a.activation_parameters, value);
+  const int64_t at = row * a.out_stride + column;
+  const int count = a.weights.outputs - column;
+  if (count >= kLanes) {
+    if (a.residual != nullptr) value = load(a.residual + at) + value;
+    store(a.out + at, value);
+  } else {
+    if (a.residual != nullptr) value = load_partial(a.residual + at, count, 0.0f) + value;
+    store_partial(a.out + at, value, count);
+  }
+}
+
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void multiply_add(const float* x, int64_t stride, const V16 (&weights)[PANELS],
+                                  V16 (&acc)[ROWS][PANELS]) {
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+    const V16 input = splat(x[r * stride]);
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+      acc[r][p] = fma(input, weights[p], acc[r][p]);
+      if (ROWS > 1) pin(acc[r][p]);
+    }
+  }
+}
+
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void float32_sums(const uint8_t* w, int64_t stride, const float* x,
+                                  int64_t x_stride, int inputs, V16 (&acc)[ROWS][PANELS]) {
+  for (int k = 0; k < inputs; ++k) {
+    V16 weights[PANELS];
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+      const uint8_t* at = w + p * stride + int64_t{k} * kLanes * 4;
+      weights[p] = load(reinterpret_cast<const float*>(at));
+      if (ROWS == 1) __builtin_prefetch(at + kPrefetchBytes);
+    }
+    multiply_add<ROWS, PANELS>(x + k, x_stride, weights, acc);
+  }
+}
+
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void bfloat16_sums(const uint8_t* w, int64_t stride, const float* x,
+                                   int64_t x_stride, int inputs, V16 (&acc)[ROWS][PANELS]) {
+  for (int k = 0; k < inputs; k += 2) {
+    V16 weights[PANELS];
+    const uint8_t* at = w + int64_t{k} * kLanes * 2;
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+      weights[p] = load_bf16_pairs<0>(at + p * stride);
+      if (ROWS == 1) __builtin_prefetch(at + p * stride + kPrefetchBytes);
+    }
+    multiply_add<ROWS, PANELS>(x + k, x_stride, weights, acc);
+    if (k + 1 == inputs) break;
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+      weights[p] = load_bf16_pairs<1>(at + p * stride);
+    }
+    multiply_add<ROWS, PANELS>(x + k + 1, x_stride, weights, acc);
+  }
+}
+
+template <Format FORMAT, int ROWS, int PANELS>
+static void float_tile(const MatmulArgs& a, int row, int panel, int step) {
+  const uint8_t* w = a.weights.panel(panel);
+  const int64_t stride = a.weights.panel_bytes() * step;
+  const float* x = a.x + row * a.x_stride;
+  V16 acc[ROWS][PANELS];
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) acc[r][p] = splat(0.0f);
+  }
+  if (FORMAT == Format::kFloat32) {
+    float32_sums<ROWS, PANELS>(w, stride, x, a.x_stride, a.weights.inputs, acc);
+  } else {
+    bfloat16_sums<ROWS, PANELS>(w, stride, x, a.x_stride, a.weights.inputs, acc);
+  }
+  // Through memory, once: a loop over the accumulators that is not unrolled would make the
+  // compiler keep them in memory in the loop above as well.
+  float sums[ROWS][PANELS][kLanes];
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) store(sums[r][p], acc[r][p]);
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    for (int p = 0; p < PANELS; ++p) finish(a, row + r, panel + p * step, load(sums[r][p]));
+  }
+}
+
+// Tiles that fill the register file, 16 registers of 8 floats, 32 of 16, or 16 of 4, and keep
+// enough sums under way to hide the latency of the multiply-adds.
+template <Format FORMAT>
+struct FloatTile {
+#if defined(__AVX512F__)
+  static constexpr int kRows = 12;
+  static constexpr int panels_for(int rows) { return rows <= 6 ? 4 : 2; }
+#elif defined(__AVX2__)
+  static constexpr int kRows = 6;
+  static constexpr int panels_for(int rows) {
+    return rows == 1 ? 4 : rows == 2 ? 3 : rows == 3 ? 2 : 1;
+  }
+#else
+  static constexpr int kRows = 3;
+  static constexpr int panels_for(int rows) { return rows == 1 ? 2 : 1; }
+#endif
+  template <int ROWS, int PANELS>
+  static void run(const MatmulArgs& a, int row, int panel, int step) {
+    float_tile<FORMAT, ROWS, PANELS>(a, row, panel, step);
+  }
+};
+
+}  // namespace GPT2FAST_ISA
+}  // namespace gpt2fast

@@ -1,0 +1,58 @@
+// How a weight matrix lies in memory: panels of 16 outputs, each read front to back.
+//
+//   float32   (K, 16) floats
+//   bfloat16  (K / 2, 16, 2): the two inputs of a pair side by side, one 32-bit lane an output
+//   int8      scales, then (K / 4, 16, 4) signed bytes: the shape that 8-bit dot products take
+//   int4      scales, then (K / 8, 16, 4) bytes of two values: input 8 i + j in the low half of
+//             byte j, 8 i + 4 + j in the high one, each plus 8
+//
+// scales: (groups, 16) bfloat16, padded to a cache line. A weight is scale * integer; a group is
+// `group` consecutive inputs of one output. K is padded with zeros to whole units.
+#pragma once
+
+#include <stdint.h>
+
+namespace gpt2fast {
+
+constexpr int kLanes = 16;  // outputs in a weight panel
+
+constexpr int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+constexpr int64_t round_up_lanes(int64_t n) { return round_up(n, kLanes); }
+
+enum class Format : int32_t { kFloat32, kBFloat16, kInt8, kInt4 };
+constexpr int kNumFormats = 4;
+constexpr int kMinGroup = 32, kMaxGroup = 1024;  // of the integer formats; multiples of 32
+
+// A view of a packed matrix.
+struct Panels {
+  Format format;
+  int32_t inputs;   // K
+  int32_t outputs;  // N
+  int32_t group;    // inputs that share a scale; 0 for the float formats
+  const uint8_t* data;
+
+  bool is_integer() const { return format == Format::kInt8 || format == Format::kInt4; }
+  int32_t count() const { return static_cast<int32_t>(round_up_lanes(outputs) / kLanes); }
+  int32_t padded_inputs() const {
+    const int unit = format == Format::kFloat32 ? 1 : format == Format::kBFloat16 ? 2 : 8;
+    return static_cast<int32_t>(round_up(inputs, unit));
+  }
+  int32_t groups() const { return is_integer() ? (inputs + group - 1) / group : 0; }
+  int64_t scale_bytes() const { return round_up(int64_t{groups()} * kLanes * 2, 64); }
+  int64_t value_bytes() const {
+    const int64_t values = int64_t{padded_inputs()} * kLanes;
+    switch (format) {
+      case Format::kFloat32: return values * 4;
+      case Format::kBFloat16: return values * 2;
+      case Format::kInt8: return values;
+      default: return values / 2;
+    }
+  }
+  int64_t panel_bytes() const { return round_up(scale_bytes() + value_bytes(), 64); }
+  int64_t bytes() const { return panel_bytes() * count(); }
+  const uint8_t* panel(int64_t index) const { return data + index * panel_bytes(); }
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,68 @@
+"""What the machine can do at most, measured between the runs that are held against it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+from gpt2fast import _C
+
+# Well beyond any cache that two cores share, and quick to fill.
+_MEGABYTES = 256
+
+# Systems that store half precision compute in one of these; no instruction of its own is measured.
+_ARITHMETIC = ("float32", "bfloat16", "int8", "int4")
+
+
+def read_bandwidth(threads: int) -> float:
+    """Bytes per second that ``threads`` threads read from memory now."""
+    return statistics.median(_C.measure_read_bandwidth(threads, _MEGABYTES, 3))
+
+
+def arithmetic_peak(fmt: str, threads: int) -> float | None:
+    """Operations per second (a multiply-add is two) that ``threads`` threads reach in registers.
+
+    None for a format whose arithmetic is not measured.
+    """
+    measure: Any = getattr(_C, "measure_arithmetic_peak", None)
+    if measure is None or fmt not in _ARITHMETIC:
+        return None
+    return float(statistics.median(measure(fmt, threads, 3)))
+
+
+def machine() -> dict[str, Any]:
+    """The processor's own name for itself, CPUs that may be used, memory and operating system."""
+    try:
+        memory: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        memory = None
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return {
+        "processor": _processor(),
+        "cpus": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
+        "memory_bytes": memory,
+        "system": f"{platform.system()} {platform.release()}",
+        "isa": _C.isa(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def available_memory() -> int | None:
+    """Bytes that can be taken without swapping; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    return None

@@ -1,0 +1,163 @@
+"""The options of a benchmark, checked as a whole before anything slow starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2fast.bench.grid import Case, Model, Sizes, Variant, choose_systems, expand, find_baseline
+from gpt2fast.bench.sizes import SIZES, config_fields, random_path
+from gpt2fast.bench.text import Text, read_text
+from gpt2fast.checkpoint import open_checkpoint
+from gpt2fast.config import ModelConfig
+from gpt2fast.errors import OptionError
+from gpt2fast.runners.cpu import default_num_threads
+
+_KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
+_MOST = {"batch": 1024, "prompt": 1 << 20, "tokens": 1 << 20, "threads": 1024}
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What ``gpt2fast bench`` can be told; docs/bench.md describes each."""
+
+    models: tuple[str, ...] = ()
+    random: tuple[str, ...] = ()
+    system: tuple[str, ...] = ("gpt2fast",)
+    format: tuple[str, ...] = ("float32",)
+    batch: tuple[int, ...] = (1,)
+    prompt: tuple[int, ...] = (128,)
+    tokens: tuple[int, ...] = (128,)
+    threads: tuple[int, ...] = ()
+    kv_cache_dtype: tuple[str, ...] = ()
+    rounds: int = 5
+    starts: int = 3
+    text: str | None = None
+    text_tokens: int = 4096
+    context: int | None = None
+    stride: int | None = None
+    baseline: str | None = None
+    timeout: float = 1800.0
+    out: str | None = None
+    work: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will be measured, and where things go."""
+
+    options: BenchOptions
+    cases: tuple[Case, ...]
+    baseline: Variant | None
+    texts: dict[str, Text]  # by the label of the model
+    work: Path
+    out: Path | None
+
+
+def make_plan(options: BenchOptions) -> Plan:
+    """Check everything and expand the grid. Nothing slow: random checkpoints are not written yet.
+
+    Raises an error of ``gpt2fast.errors`` naming the option at fault.
+    """
+    _check_counts(options)
+    if not options.models and not options.random:
+        raise OptionError("give a MODEL ('demo', a directory, a hub id) or --random SIZE")
+    for dtype in options.kv_cache_dtype:
+        if dtype not in _KV_CACHE_DTYPES:
+            raise OptionError(
+                f"--kv-cache-dtype {dtype!r} is unknown; choose from {', '.join(_KV_CACHE_DTYPES)}"
+            )
+    for size in options.random:
+        if size not in SIZES:
+            raise OptionError(f"--random {size!r} is unknown; choose from {', '.join(SIZES)}")
+    systems = choose_systems(options.system, options.format)
+    if options.text is not None and options.random:
+        raise OptionError("--text says nothing of random weights; leave out --text or --random")
+    out = _writable(options.out, "--out") if options.out else None
+    work = _work_directory(options.work)
+    sizes = Sizes(
+        batch=_unique(options.batch),
+        prompt=_unique(options.prompt),
+        tokens=_unique(options.tokens),
+        threads=_unique(options.threads) or (default_num_threads(),),
+    )
+    models = _models(options, work)
+    cases = expand(models, systems, sizes, options.kv_cache_dtype)
+    baseline = find_baseline(cases, options.baseline)
+    return Plan(options, tuple(cases), baseline, _texts(options, models), work, out)
+
+
+def _unique(values: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _check_counts(options: BenchOptions) -> None:
+    for name, most in _MOST.items():
+        for value in getattr(options, name):
+            if not 1 <= value <= most:
+                raise OptionError(f"--{name} {value} is not in [1, {most}]")
+    for name in ("rounds", "starts", "text_tokens", "stride", "context"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise OptionError(f"--{name.replace('_', '-')} {value} is not positive")
+    if min(options.tokens) < 2:
+        raise OptionError("--tokens must be at least 2: one token has no time after the first")
+    if not options.timeout > 0:
+        raise OptionError(f"--timeout {options.timeout:g} is not positive; give seconds")
+
+
+def _models(options: BenchOptions, work: Path) -> list[Model]:
+    models = [_open(name) for name in dict.fromkeys(options.models)]
+    labels = [model.label for model in models]
+    for label in labels:
+        if labels.count(label) > 1:
+            paths = " and ".join(str(model.path) for model in models if model.label == label)
+            raise OptionError(f"{paths} would both be called {label!r}; rename a directory")
+    for size in dict.fromkeys(options.random):
+        config = ModelConfig.from_dict(config_fields(size), size)
+        models.append(Model(f"{size} (random)", random_path(size, work), config))
+    return models
+
+
+def _open(name: str) -> Model:
+    with open_checkpoint(name) as checkpoint:
+        path = checkpoint.path.resolve()
+        is_directory = Path(os.path.expanduser(name)).is_dir()
+        return Model(path.name if is_directory else name, path, checkpoint.config)
+
+
+def _texts(options: BenchOptions, models: Sequence[Model]) -> dict[str, Text]:
+    if options.text is None:
+        return {}
+    texts = {}
+    for model in models:
+        positions = model.config.n_positions
+        context = positions if options.context is None else options.context
+        if context > positions:
+            raise OptionError(
+                f"--context {context} exceeds the context of {model.label}, {positions} tokens"
+            )
+        texts[model.label] = read_text(
+            Path(options.text), model.path, context, options.stride, options.text_tokens
+        )
+    return texts
+
+
+def _work_directory(given: str | None) -> Path:
+    if given:
+        return _writable(given, "--work")
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return _writable(os.path.join(os.path.expanduser(cache), "gpt2fast", "bench"), "--work")
+
+
+def _writable(directory: str, option: str) -> Path:
+    path = Path(os.path.expanduser(directory))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"{option} {directory}: {error.strerror}; give a directory") from None
+    if not os.access(path, os.W_OK):
+        raise OptionError(f"{option} {directory} cannot be written to; give another directory")
+    return path

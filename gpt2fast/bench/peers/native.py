@@ -1,0 +1,97 @@
+"""gpt2fast itself, through ``LLM`` and the steps of its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast.bench.peers.base import Clock, Generated, check_format, installed, refuse
+
+_BITS = {"float32": 32, "bfloat16": 16, "int8": 8}
+# A step can hold the prompts of a whole batch up to this, so that all sequences decode in step and
+# no token of one counts as prefill of another.
+_MOST_BATCH_TOKENS = 4096
+
+
+class Native:
+    """float32 and bfloat16 are ``dtype``; int8 and int4 are ``quantization``, made at load.
+
+    The one option is ``kv_cache_dtype``. Reuse of prefixes is off: every prompt is computed.
+    """
+
+    FORMATS: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", "int8", "int4")
+
+    def __init__(self, work: Path) -> None:
+        self._llm: Any = None
+
+    def versions(self) -> dict[str, str]:
+        from gpt2fast import _C
+
+        return {**installed("gpt2fast"), "instruction set": _C.isa()}
+
+    def convert(self, checkpoint: Path, fmt: str) -> Path:
+        return checkpoint
+
+    def load(
+        self, artifact: Path, fmt: str, threads: int, context: int, batch: int, **options: str
+    ) -> None:
+        from gpt2fast import LLM
+
+        kv_cache_dtype = options.pop("kv_cache_dtype", "auto")
+        refuse("gpt2fast", options)
+        check_format("gpt2fast", fmt, self.FORMATS)
+        blocks = -(-context // 16) + 1  # of 16 tokens; a copy on write may need one more
+        self._llm = LLM(
+            artifact,
+            device="cpu",
+            dtype=fmt if fmt in ("float32", "bfloat16") else "auto",
+            quantization=fmt if fmt in ("int8", "int4") else None,
+            kv_cache_dtype=kv_cache_dtype,
+            num_threads=threads,
+            max_batch_tokens=min(max(512, batch * context), _MOST_BATCH_TOKENS),
+            max_seqs=batch,
+            kv_cache_tokens=16 * blocks * batch,
+            prefix_caching=False,
+        )
+
+    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock) -> Generated:
+        from gpt2fast import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
+        engine = self._llm._open_engine()
+        rows = {engine.add_request(list(p), params): i for i, p in enumerate(prompts)}
+        tokens: list[list[int]] = [[] for _ in prompts]
+        times = [0.0] * new_tokens
+        while engine.has_unfinished():
+            result = engine.step()
+            now = clock()
+            for request in result.finished:
+                if request.error is not None:
+                    raise request.error
+            for delta in result.deltas:
+                row = tokens[rows[delta.request_id]]
+                times[len(row)] = now  # the last sequence to get there decides
+                row.append(delta.token_id)
+        return tokens, times
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = self._llm.logits(tokens)
+        return values
+
+    def weight_bytes(self) -> int | None:
+        return int(self._llm._open_engine().runner.bytes_per_step)
+
+    def kv_bytes_per_token(self) -> int | None:
+        config, runner = self._llm.config, self._llm._open_engine().runner
+        bits = _BITS[runner.kv_cache_dtype]
+        scales = 4 * config.n_head if bits == 8 else 0
+        return int(2 * config.n_layer * (config.n_embd * bits // 8 + scales))
+
+    def close(self) -> None:
+        if self._llm is not None:
+            self._llm.close()
+        self._llm = None

@@ -1,0 +1,177 @@
+"""Workers that hold their models while they take turns, as many as memory allows."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2fast.bench.grid import Case, Variant
+from gpt2fast.bench.session import Session
+
+# Of memory that a loaded model may take, a parameter; generous, for systems that keep two copies.
+_BYTES_PER_PARAMETER = {"float32": 6.0, "float16": 3.0, "bfloat16": 3.0, "int8": 3.0, "int4": 3.0}
+
+# A system that starts as slowly as this (compilation, say) is started once.
+_SLOW_START_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a worker is loaded for: caches are sized by batch and context."""
+
+    variant: Variant
+    threads: int
+    batch: int
+
+    @property
+    def memory(self) -> float:
+        """Bytes to expect."""
+        config = self.variant.model.config
+        cache = 8.0 * config.n_layer * config.n_embd * config.n_positions * self.batch
+        return _BYTES_PER_PARAMETER[self.variant.format] * config.num_parameters + cache
+
+
+@dataclass
+class Starts:
+    """Of one holding, a value for each start."""
+
+    load_seconds: list[float] = field(default_factory=list)
+    cold_seconds: list[float] = field(default_factory=list)
+    load_peak: int = 0
+    weight_bytes: int | None = None
+    kv_bytes_per_token: int | None = None
+
+
+@dataclass
+class _Open:
+    session: Session
+    warm: set[Case] = field(default_factory=set)
+
+
+class Pool:
+    """Started workers; the one used longest ago is closed when memory runs short."""
+
+    def __init__(
+        self,
+        cases: Iterable[Case],
+        artifacts: dict[Variant, Path],
+        work: Path,
+        timeout: float,
+        starts: int,
+        budget: float,
+    ) -> None:
+        self._cases: dict[Holding, list[Case]] = {}
+        for case in cases:
+            self._cases.setdefault(holding_of(case), []).append(case)
+        self._artifacts = artifacts
+        self._work = work
+        self._timeout = timeout
+        self._wanted_starts = starts
+        self._budget = budget
+        self._open: OrderedDict[Holding, _Open] = OrderedDict()
+        self.starts: dict[Holding, Starts] = {}
+
+    def is_ready(self, case: Case) -> bool:
+        """Whether ``acquire`` will return at once."""
+        opened = self._open.get(holding_of(case))
+        return opened is not None and case in opened.warm
+
+    def acquire(self, case: Case) -> Session:
+        """A worker that has loaded and run ``case`` before. Raises ``WorkerError``."""
+        holding = holding_of(case)
+        if holding not in self._open:
+            self._make_room(holding.memory)
+            self._open[holding] = _Open(self._start(holding))
+        self._open.move_to_end(holding)
+        opened = self._open[holding]
+        if case not in opened.warm:
+            opened.session.ask("generate", prompts=prompts(case), new_tokens=case.new_tokens)
+            opened.warm.add(case)
+        return opened.session
+
+    def drop(self, case: Case) -> None:
+        """End the worker of ``case``, which has failed."""
+        opened = self._open.pop(holding_of(case), None)
+        if opened:
+            opened.session.kill()
+
+    def close(self) -> None:
+        """End all workers."""
+        while self._open:
+            self._open.popitem()[1].session.kill()
+
+    def _make_room(self, needed: float) -> None:
+        while self._open and needed + sum(h.memory for h in self._open) > self._budget:
+            self._open.popitem(last=False)[1].session.close()
+
+    def _start(self, holding: Holding) -> Session:
+        """A new worker; the first time, as many starts as are wanted for a median."""
+        wanted = 1 if holding in self.starts else self._wanted_starts
+        session = self._start_once(holding)
+        seconds = self.starts[holding].cold_seconds
+        while len(seconds) < wanted and seconds[0] <= _SLOW_START_SECONDS:
+            session.close()
+            session = self._start_once(holding)
+        return session
+
+    def _start_once(self, holding: Holding) -> Session:
+        """A new worker that has made a first token, with the times that took."""
+        cases = self._cases[holding]
+        shortest = min(cases, key=lambda case: case.prompt_tokens)
+        session = Session(holding.variant.system, self._work, holding.threads, self._timeout)
+        try:
+            loaded = session.ask("load", **load_request(holding, cases, self._artifacts))
+            session.ask("generate", prompts=prompts(shortest), new_tokens=1)
+        except BaseException:
+            session.kill()
+            raise
+        starts = self.starts.setdefault(holding, Starts())
+        starts.cold_seconds.append(time.perf_counter() - session.started)
+        starts.load_seconds.append(loaded["seconds"])
+        starts.load_peak = max(starts.load_peak, loaded["peak_memory"])
+        starts.weight_bytes = loaded["weight_bytes"]
+        starts.kv_bytes_per_token = loaded["kv_bytes_per_token"]
+        return session
+
+
+def holding_of(case: Case) -> Holding:
+    """The worker that runs ``case``."""
+    return Holding(case.variant, case.threads, case.batch)
+
+
+def load_request(
+    holding: Holding, cases: Iterable[Case], artifacts: dict[Variant, Path]
+) -> dict[str, Any]:
+    """The fields of a load request with room for all of ``cases``."""
+    variant = holding.variant
+    return {
+        "artifact": str(artifacts[variant]),
+        "format": variant.format,
+        "threads": holding.threads,
+        "context": max(case.prompt_tokens + case.new_tokens for case in cases),
+        "batch": holding.batch,
+        "options": options_of(variant),
+    }
+
+
+def options_of(variant: Variant) -> dict[str, str]:
+    """What departs from a system's defaults."""
+    return {"kv_cache_dtype": variant.kv_cache_dtype} if variant.kv_cache_dtype else {}
+
+
+def prompts(case: Case) -> list[list[int]]:
+    """Random token ids (batch, prompt), the same for every system."""
+    vocabulary = case.variant.model.config.vocab_size
+    return random_prompts(vocabulary, case.batch, case.prompt_tokens)
+
+
+def random_prompts(vocabulary: int, batch: int, length: int) -> list[list[int]]:
+    """(batch, length) token ids that depend on nothing but these arguments."""
+    rows = np.random.default_rng(0).integers(0, vocabulary, (batch, length))
+    return [[int(token) for token in row] for row in rows]
