@@ -1,10 +1,10 @@
 // Causal attention of one head over its cache blocks, with a running softmax
-// (Milakov and Gimelshein, 2018): blocks in ascending order, for every query the same operations
-// whether it comes alone or in a chunk.
+// (Milakov and Gimelshein, 2018): spans of four blocks in ascending order, for every query the same
+// operations whether it comes alone or in a chunk.
 //
-//   for each block b:  s[0..15] = scale * q . K[b]      one vector, a lane per cached token
-//                      m' = max(m, max s); p = exp(s - m')
-//                      l = l exp(m - m') + sum p;  o = o exp(m - m') + sum_j p[j] V[b][j]
+//   for each span:  s[0..63] = scale * q . K     a lane per cached token, -inf where it is unseen
+//                   m' = max(m, max s); p = exp(s - m')
+//                   l = l exp(m - m') + sum p;  o = o exp(m - m') + sum_j p[j] V[j]
 //   out = o / l
 #pragma once
 
@@ -18,40 +18,74 @@ namespace GPT2FAST_ISA {
 constexpr int kMaxHeadVectors = kMaxHeadSize / kLanes;
 constexpr int kQueryTile = 4;  // queries that share each load of a key block
 
+// What a query has seen so far.
 struct Running {
   float max, sum;
+  float o[kMaxHeadVectors * kLanes];
 };
 
-// Adds one block of `visible` tokens to a query's running softmax.
+// o += sum over the first `visible` tokens j of weights[j] * V[j], j ascending.
 template <KvFormat FORMAT>
-static void accumulate(const KvLayout& layout, const uint8_t* block, V16 scores, int visible,
-                       Running& state, float* o) {
-  const float infinity = __builtin_inff();
-  float lanes[16];
-  if (visible < kBlockTokens) {
-    store(lanes, scores);
-    for (int j = visible; j < kBlockTokens; ++j) lanes[j] = -infinity;
-    scores = load(lanes);
-  }
-  const float block_max = max_lane(scores);
-  const float new_max = state.max > block_max ? state.max : block_max;
-  const V16 p = exp(scores - splat(new_max));
+GPT2FAST_INLINE void add_values(const KvLayout& layout, const uint8_t* block, const float* weights,
+                                int visible, float* o) {
+  constexpr int kVectors = 4;  // of a value at a time
   const int width = static_cast<int>(layout.padded_head());
+  int c = 0;
+  for (; c + kVectors * kLanes <= width; c += kVectors * kLanes) {
+    V16 acc[kVectors];
+    GPT2FAST_UNROLL for (int i = 0; i < kVectors; ++i) acc[i] = load(o + c + i * kLanes);
+    for (int j = 0; j < visible; ++j) {
+      const V16 weight = splat(weights[j]);
+      GPT2FAST_UNROLL for (int i = 0; i < kVectors; ++i) {
+        acc[i] = fma(weight, load_value<FORMAT>(layout, block, j, c + i * kLanes), acc[i]);
+      }
+    }
+    GPT2FAST_UNROLL for (int i = 0; i < kVectors; ++i) store(o + c + i * kLanes, acc[i]);
+  }
+  for (; c < width; c += kLanes) {
+    V16 acc = load(o + c);
+    for (int j = 0; j < visible; ++j) {
+      acc = fma(splat(weights[j]), load_value<FORMAT>(layout, block, j, c), acc);
+    }
+    store(o + c, acc);
+  }
+}
+
+// Adds a span, of which the query sees the first `visible` > 0 tokens, to its running softmax.
+template <KvFormat FORMAT>
+static void accumulate(const KvLayout& layout, const Span& span, V16 (&scores)[kSpanBlocks],
+                       int visible, Running& state) {
+  const V16 unseen = splat(-__builtin_inff());
+  float lanes[kLanes];
+  V16 most = unseen;
+  GPT2FAST_UNROLL for (int b = 0; b < kSpanBlocks; ++b) {
+    const int count = visible - b * kBlockTokens;
+    if (count <= 0) {
+      scores[b] = unseen;
+    } else if (count < kBlockTokens) {
+      store(lanes, scores[b]);
+      scores[b] = load_partial(lanes, count, -__builtin_inff());
+    }
+    most = max(most, scores[b]);
+  }
+  const float span_max = max_lane(most);
+  const float new_max = state.max > span_max ? state.max : span_max;
   if (new_max != state.max) {
     const V16 correction = exp(splat(state.max - new_max));
     store(lanes, correction);
     state.sum *= lanes[0];
-    for (int c = 0; c < width; c += kLanes) store(o + c, load(o + c) * correction);
+    const int width = static_cast<int>(layout.padded_head());
+    for (int c = 0; c < width; c += kLanes) store(state.o + c, load(state.o + c) * correction);
     state.max = new_max;
   }
-  state.sum += sum(p);
-  store(lanes, value_weights<FORMAT>(layout, block, p));
-  for (int c = 0; c < width; c += kLanes) {
-    V16 acc = load(o + c);
-    for (int j = 0; j < visible; ++j) {
-      acc = fma(splat(lanes[j]), load_value<FORMAT>(layout, block, j, c), acc);
-    }
-    store(o + c, acc);
+  V16 p[kSpanBlocks];
+  GPT2FAST_UNROLL for (int b = 0; b < kSpanBlocks; ++b) p[b] = exp(scores[b] - splat(new_max));
+  state.sum += sum(p[0] + p[1] + (p[2] + p[3]));
+  for (int b = 0; b * kBlockTokens < visible; ++b) {
+    const int count = visible - b * kBlockTokens;
+    store(lanes, value_weights<FORMAT>(layout, span.blocks[b], p[b]));
+    add_values<FORMAT>(layout, span.blocks[b], lanes, count < kBlockTokens ? count : kBlockTokens,
+                       state.o);
   }
 }
 
@@ -59,30 +93,33 @@ template <KvFormat FORMAT, int ROWS>
 static void attend(const AttentionArgs& a, int row) {
   const KvLayout& layout = a.cache.layout;
   const int width = static_cast<int>(layout.padded_head());
-  float o[ROWS][kMaxHeadVectors * kLanes];
   Running state[ROWS];
   for (int r = 0; r < ROWS; ++r) {
-    state[r] = {-__builtin_inff(), 0.0f};
-    for (int c = 0; c < width; ++c) o[r][c] = 0.0f;
+    state[r].max = -__builtin_inff();
+    state[r].sum = 0.0f;
+    memset(state[r].o, 0, static_cast<size_t>(width) * sizeof(float));
   }
   const Queries<FORMAT, ROWS> queries(a, row);
-  const int last = a.position + row + ROWS - 1;  // the newest token that any of these rows sees
-  for (int b = 0; b * kBlockTokens <= last; ++b) {
-    const uint8_t* block = block_of(a.cache, b);
-    V16 scores[ROWS];
-    queries.scores(layout, block, scores);
-    GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
-      const int behind = a.position + row + r + 1 - b * kBlockTokens;
+  const int seen = a.position + row + ROWS;  // tokens that the last of these rows sees
+  for (int begin = 0; begin < seen; begin += kSpanTokens) {
+    const Span span(a.cache, begin, seen);
+    V16 scores[ROWS][kSpanBlocks];
+    queries.scores(layout, span, scores);
+    for (int r = 0; r < ROWS; ++r) {
+      const int behind = a.position + row + r + 1 - begin;
       if (behind <= 0) continue;
-      accumulate<FORMAT>(layout, block, scores[r] * splat(a.scale),
-                         behind < kBlockTokens ? behind : kBlockTokens, state[r], o[r]);
+      const int visible = behind < kSpanTokens ? behind : kSpanTokens;
+      GPT2FAST_UNROLL for (int b = 0; b < kSpanBlocks; ++b) {
+        scores[r][b] = scores[r][b] * splat(a.scale);
+      }
+      accumulate<FORMAT>(layout, span, scores[r], visible, state[r]);
     }
   }
   for (int r = 0; r < ROWS; ++r) {
     const V16 inverse = splat(1.0f) / splat(state[r].sum);
     float* out = a.out + (row + r) * a.out_stride;
     for (int c = 0; c < width; c += kLanes) {
-      const V16 value = load(o[r] + c) * inverse;
+      const V16 value = load(state[r].o + c) * inverse;
       const int count = layout.head_size - c;
       if (count >= kLanes) {
         store(out + c, value);

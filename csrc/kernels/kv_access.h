@@ -72,20 +72,51 @@ static void append_kv(const HeadCache& cache, int32_t position, const float* key
   }
 }
 
-// ROWS query rows, ready to be scored against blocks: q . K, without the softmax's scale.
+// Neighbouring blocks of a sequence, those with the tokens [begin, min(begin + kSpanTokens, seen)).
+constexpr int kSpanBlocks = 4;
+constexpr int kSpanTokens = kSpanBlocks * kBlockTokens;
+struct Span {
+  const uint8_t* blocks[kSpanBlocks];  // the first one stands in for those that are not there
+  int count;
+  Span(const HeadCache& cache, int begin, int seen) : count(0) {
+    for (int b = 0; b < kSpanBlocks; ++b) {
+      const bool present = begin + b * kBlockTokens < seen;
+      blocks[b] = present ? block_of(cache, begin / kBlockTokens + b) : blocks[0];
+      count += present;
+    }
+  }
+};
+
+template <KvFormat FORMAT>
+GPT2FAST_INLINE V16 load_key(const uint8_t* block, int d) {
+  const int64_t at = int64_t{d} * kBlockTokens;
+  if (FORMAT == KvFormat::kFloat32) return load(reinterpret_cast<const float*>(block) + at);
+  return load_bf16(reinterpret_cast<const uint16_t*>(block) + at);
+}
+
+// ROWS query rows, ready to be scored against spans: q . K, without the softmax's scale. What is
+// scored against a block that is not there has no meaning.
 template <KvFormat FORMAT, int ROWS>
 class Queries {
  public:
   Queries(const AttentionArgs& a, int row) : q_(a.q + row * a.q_stride), stride_(a.q_stride) {}
-  void scores(const KvLayout& layout, const uint8_t* block, V16 (&out)[ROWS]) const {
-    GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) out[r] = splat(0.0f);
-    for (int d = 0; d < layout.head_size; ++d) {
-      const int64_t at = int64_t{d} * kBlockTokens * layout.element();
-      const V16 key = FORMAT == KvFormat::kFloat32
-                          ? load(reinterpret_cast<const float*>(block + at))
-                          : load_bf16(reinterpret_cast<const uint16_t*>(block + at));
+  void scores(const KvLayout& layout, const Span& span, V16 (&out)[ROWS][kSpanBlocks]) const {
+    // Enough sums at a time to hide the latency of each: rows, or for a single one blocks.
+    constexpr int kBlocks = ROWS == 1 ? kSpanBlocks : 1;
+    for (int first = 0; first < span.count; first += kBlocks) {
+      V16 acc[ROWS][kBlocks];
       GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
-        out[r] = fma(splat(q_[r * stride_ + d]), key, out[r]);
+        GPT2FAST_UNROLL for (int b = 0; b < kBlocks; ++b) acc[r][b] = splat(0.0f);
+      }
+      for (int d = 0; d < layout.head_size; ++d) {
+        V16 keys[kBlocks];
+        GPT2FAST_UNROLL for (int b = 0; b < kBlocks; ++b) {
+          keys[b] = load_key<FORMAT>(span.blocks[first + b], d);
+        }
+        multiply_add<ROWS, kBlocks>(q_ + d, stride_, keys, acc);
+      }
+      GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+        GPT2FAST_UNROLL for (int b = 0; b < kBlocks; ++b) out[r][first + b] = acc[r][b];
       }
     }
   }
@@ -104,14 +135,18 @@ class Queries<KvFormat::kInt8, ROWS> {
       quantize_head(a.q + (row + r) * a.q_stride, a.cache.layout.head_size, q_[r]);
     }
   }
-  void scores(const KvLayout& layout, const uint8_t* block, V16 (&out)[ROWS]) const {
-    I16 sums[ROWS][1];
-    GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) sums[r][0] = zero_ints();
-    dot_int8<ROWS, 1>(block, 0, {q_[0].values, sizeof(Quantized), kMaxHeadSize},
-                      static_cast<int>(round_up(layout.head_size, 8)), sums);
-    const V16 scales = load(reinterpret_cast<const float*>(block + layout.key_scales()));
-    GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
-      out[r] = to_float(sums[r][0], kInt8Offset * q_[r].sum) * scales * splat(q_[r].scale);
+  void scores(const KvLayout& layout, const Span& span, V16 (&out)[ROWS][kSpanBlocks]) const {
+    const int count = static_cast<int>(round_up(layout.head_size, 8));
+    for (int b = 0; b < span.count; ++b) {
+      const uint8_t* block = span.blocks[b];
+      I16 sums[ROWS][1];
+      GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) sums[r][0] = zero_ints();
+      dot_int8<ROWS, 1>(block, 0, {q_[0].values, sizeof(Quantized), kMaxHeadSize}, count, sums);
+      const V16 scales = load(reinterpret_cast<const float*>(block + layout.key_scales()));
+      GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+        const V16 sum = to_float(sums[r][0], kInt8Offset * q_[r].sum);
+        out[r][b] = sum * scales * splat(q_[r].scale);
+      }
     }
   }
 
