@@ -3,7 +3,8 @@
 #include "bindings/module.h"
 #include "bindings/without_gil.h"
 #include "core/cpu_isa.h"
-#include "kernels/bandwidth.h"
+#include "decoder/packing.h"
+#include "kernels/limits.h"
 
 namespace gpt2fast {
 
@@ -30,6 +31,19 @@ void bind_isa(pybind11::module_& module) {
       },
       pybind11::arg("num_threads"), pybind11::arg("megabytes") = 512, pybind11::arg("repeats") = 5,
       "Bytes per second of each of `repeats` passes over `megabytes` (2^20) of memory.");
+  module.def(
+      "measure_arithmetic_peak",
+      [](const std::string& format, int num_threads, int repeats) {
+        if (num_threads < 1 || repeats < 1) {
+          throw std::invalid_argument("measure_arithmetic_peak: all arguments must be positive");
+        }
+        const Format parsed = format_from_name(format);
+        const WithoutGil release;
+        return measure_arithmetic_peak(select_isa(), parsed, num_threads, repeats);
+      },
+      pybind11::arg("format"), pybind11::arg("num_threads"), pybind11::arg("repeats") = 5,
+      "Operations per second, two a multiply-add, of the instructions that products with weights "
+      "of `format` use, in registers, in each of `repeats` passes of some milliseconds.");
 }
 
 }  // namespace gpt2fast

@@ -2,6 +2,7 @@
 #include "kernels/attention.h"
 #include "kernels/layer_norm.h"
 #include "kernels/matmul.h"
+#include "kernels/peak.h"
 #include "kernels/quantize.h"
 #include "kernels/stream.h"
 
@@ -9,7 +10,7 @@ namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
 extern const KernelTable kTable;
-const KernelTable kTable = {matmul, quantize, layer_norm, append_kv, attention, stream};
+const KernelTable kTable = {matmul, quantize, layer_norm, append_kv, attention, stream, peak};
 
 }  // namespace GPT2FAST_ISA
 }  // namespace gpt2fast

@@ -1,4 +1,4 @@
-#include "kernels/bandwidth.h"
+#include "kernels/limits.h"
 
 #include <atomic>
 #include <chrono>
@@ -32,6 +32,26 @@ std::vector<double> measure_read_bandwidth(Isa isa, int num_threads, int megabyt
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     rates.push_back(static_cast<double>(floats / kChunk * kChunk) * sizeof(float) /
                     elapsed.count());
+  }
+  return rates;
+}
+
+std::vector<double> measure_arithmetic_peak(Isa isa, Format format, int num_threads, int repeats) {
+  constexpr int64_t kRounds = 1 << 20;
+  const KernelTable& kernels = kernel_table(isa);
+  ThreadPool pool(num_threads);
+  std::vector<double> rates;
+  std::atomic<float> sink{0.0f};
+  for (int r = 0; r < repeats; ++r) {
+    std::atomic<int64_t> done{0};
+    const auto start = std::chrono::steady_clock::now();
+    pool.run([&](int) {
+      int64_t mine = 0;
+      sink.store(kernels.peak(format, kRounds, &mine), std::memory_order_relaxed);
+      done += mine;
+    });
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    rates.push_back(2.0 * static_cast<double>(done) / elapsed.count());
   }
   return rates;
 }
