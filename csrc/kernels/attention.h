@@ -24,37 +24,49 @@ struct Running {
   float o[kMaxHeadVectors * kLanes];
 };
 
-// o += sum over the first `visible` tokens j of weights[j] * V[j], j ascending.
-template <KvFormat FORMAT>
-GPT2FAST_INLINE void add_values(const KvLayout& layout, const uint8_t* block, const float* weights,
-                                int visible, float* o) {
-  constexpr int kVectors = 4;  // of a value at a time
-  const int width = static_cast<int>(layout.padded_head());
-  int c = 0;
-  for (; c + kVectors * kLanes <= width; c += kVectors * kLanes) {
-    V16 acc[kVectors];
-    GPT2FAST_UNROLL for (int i = 0; i < kVectors; ++i) acc[i] = load(o + c + i * kLanes);
-    for (int j = 0; j < visible; ++j) {
-      const V16 weight = splat(weights[j]);
-      GPT2FAST_UNROLL for (int i = 0; i < kVectors; ++i) {
-        acc[i] = fma(weight, load_value<FORMAT>(layout, block, j, c + i * kLanes), acc[i]);
-      }
-    }
-    GPT2FAST_UNROLL for (int i = 0; i < kVectors; ++i) store(o + c + i * kLanes, acc[i]);
+// state[r].o += sum over the first `visible` tokens j of weights[r][j] * V[j], j ascending, for
+// VECTORS vectors from component c on.
+template <KvFormat FORMAT, int ROWS, int VECTORS>
+GPT2FAST_INLINE void add_vectors(const KvLayout& layout, const uint8_t* block, const float* weights,
+                                 int visible, Running* state, int c) {
+  V16 acc[ROWS][VECTORS];
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) acc[r][i] = load(state[r].o + c + i * kLanes);
   }
-  for (; c < width; c += kLanes) {
-    V16 acc = load(o + c);
-    for (int j = 0; j < visible; ++j) {
-      acc = fma(splat(weights[j]), load_value<FORMAT>(layout, block, j, c), acc);
+  for (int j = 0; j < visible; ++j) {
+    V16 values[VECTORS];
+    GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) {
+      values[i] = load_value<FORMAT>(layout, block, j, c + i * kLanes);
     }
-    store(o + c, acc);
+    multiply_add<ROWS, VECTORS>(weights + j, kSpanTokens, values, acc);
+  }
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) {
+      store(state[r].o + c + i * kLanes, acc[r][i]);
+    }
   }
 }
 
-// Adds a span, of which the query sees the first `visible` > 0 tokens, to its running softmax.
+template <KvFormat FORMAT, int ROWS>
+GPT2FAST_INLINE void add_values(const KvLayout& layout, const uint8_t* block, const float* weights,
+                                int visible, Running* state) {
+  // As many sums at a time as registers hold.
+  constexpr int kVectors = ROWS == 1 ? 4 : 1;
+  const int width = static_cast<int>(layout.padded_head());
+  int c = 0;
+  for (; c + kVectors * kLanes <= width; c += kVectors * kLanes) {
+    add_vectors<FORMAT, ROWS, kVectors>(layout, block, weights, visible, state, c);
+  }
+  for (; c < width; c += kLanes) {
+    add_vectors<FORMAT, ROWS, 1>(layout, block, weights, visible, state, c);
+  }
+}
+
+// Brings a query's running softmax up to a span, of which it sees the first `visible` > 0 tokens:
+// weights[j] is what V[j] will be multiplied by.
 template <KvFormat FORMAT>
-static void accumulate(const KvLayout& layout, const Span& span, V16 (&scores)[kSpanBlocks],
-                       int visible, Running& state) {
+static void weigh(const KvLayout& layout, const Span& span, V16 (&scores)[kSpanBlocks], int visible,
+                  Running& state, float* weights) {
   const V16 unseen = splat(-__builtin_inff());
   float lanes[kLanes];
   V16 most = unseen;
@@ -82,10 +94,35 @@ static void accumulate(const KvLayout& layout, const Span& span, V16 (&scores)[k
   GPT2FAST_UNROLL for (int b = 0; b < kSpanBlocks; ++b) p[b] = exp(scores[b] - splat(new_max));
   state.sum += sum(p[0] + p[1] + (p[2] + p[3]));
   for (int b = 0; b * kBlockTokens < visible; ++b) {
-    const int count = visible - b * kBlockTokens;
-    store(lanes, value_weights<FORMAT>(layout, span.blocks[b], p[b]));
-    add_values<FORMAT>(layout, span.blocks[b], lanes, count < kBlockTokens ? count : kBlockTokens,
-                       state.o);
+    store(weights + b * kBlockTokens, value_weights<FORMAT>(layout, span.blocks[b], p[b]));
+  }
+}
+
+// One span for ROWS queries, of which the first sees `visible` tokens counted from the span's
+// start, each further one a token more.
+template <KvFormat FORMAT, int ROWS>
+static void attend_span(const KvLayout& layout, const Span& span, float scale, int visible,
+                        V16 (&scores)[ROWS][kSpanBlocks], Running* state) {
+  float weights[ROWS][kSpanTokens];
+  for (int r = 0; r < ROWS; ++r) {
+    const int seen = visible + r < kSpanTokens ? visible + r : kSpanTokens;
+    if (seen <= 0) continue;
+    GPT2FAST_UNROLL for (int b = 0; b < kSpanBlocks; ++b) scores[r][b] =
+        scores[r][b] * splat(scale);
+    weigh<FORMAT>(layout, span, scores[r], seen, state[r], weights[r]);
+  }
+  for (int b = 0; b < span.count; ++b) {
+    const int first = b * kBlockTokens;
+    if (visible - first >= kBlockTokens) {
+      add_values<FORMAT, ROWS>(layout, span.blocks[b], weights[0] + first, kBlockTokens, state);
+      continue;
+    }
+    for (int r = 0; r < ROWS; ++r) {
+      const int behind = visible + r - first;
+      const int count = behind < kBlockTokens ? behind : kBlockTokens;
+      if (count <= 0) continue;
+      add_values<FORMAT, 1>(layout, span.blocks[b], weights[r] + first, count, state + r);
+    }
   }
 }
 
@@ -105,15 +142,7 @@ static void attend(const AttentionArgs& a, int row) {
     const Span span(a.cache, begin, seen);
     V16 scores[ROWS][kSpanBlocks];
     queries.scores(layout, span, scores);
-    for (int r = 0; r < ROWS; ++r) {
-      const int behind = a.position + row + r + 1 - begin;
-      if (behind <= 0) continue;
-      const int visible = behind < kSpanTokens ? behind : kSpanTokens;
-      GPT2FAST_UNROLL for (int b = 0; b < kSpanBlocks; ++b) {
-        scores[r][b] = scores[r][b] * splat(a.scale);
-      }
-      accumulate<FORMAT>(layout, span, scores[r], visible, state[r]);
-    }
+    attend_span<FORMAT, ROWS>(layout, span, a.scale, a.position + row + 1 - begin, scores, state);
   }
   for (int r = 0; r < ROWS; ++r) {
     const V16 inverse = splat(1.0f) / splat(state[r].sum);

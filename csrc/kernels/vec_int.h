@@ -54,6 +54,72 @@ GPT2FAST_INLINE V16 to_float(I16 a, int32_t offset) {
 
 #endif
 
+// To the nearest integers, ties to even; |a| must be below 2^22.
+#if defined(__AVX512VNNI__)
+GPT2FAST_INLINE I16 to_ints(V16 a) { return {_mm512_cvtps_epi32(a.v)}; }
+GPT2FAST_INLINE I16 operator+(I16 a, I16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+GPT2FAST_INLINE int32_t sum(I16 a) { return _mm512_reduce_add_epi32(a.v); }
+// The low bytes, and those of the magnitudes.
+GPT2FAST_INLINE void store_bytes(I16 a, int8_t* values, int8_t* magnitudes) {
+  const __m128i bytes = _mm512_cvtepi32_epi8(a.v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(values), bytes);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(magnitudes), _mm_abs_epi8(bytes));
+}
+#elif defined(__AVX2__)
+GPT2FAST_INLINE I16 to_ints(V16 a) {
+#if defined(__AVX512F__)
+  const __m512i ints = _mm512_cvtps_epi32(a.v);
+  return {_mm512_castsi512_si256(ints), _mm512_extracti64x4_epi64(ints, 1)};
+#else
+  return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)};
+#endif
+}
+GPT2FAST_INLINE I16 operator+(I16 a, I16 b) {
+  return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};
+}
+GPT2FAST_INLINE int32_t sum(I16 a) {
+  const __m256i eight = _mm256_add_epi32(a.lo, a.hi);
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+  return _mm_cvtsi128_si32(four);
+}
+GPT2FAST_INLINE void store_bytes(I16 a, int8_t* values, int8_t* magnitudes) {
+  // Packing works within halves of a register: the middle quarters come out exchanged.
+  const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
+  const __m128i bytes =
+      _mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(values), bytes);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(magnitudes), _mm_abs_epi8(bytes));
+}
+#else
+GPT2FAST_INLINE I16 to_ints(V16 a) {
+  const float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const V16 shifted = a + splat(shifter);
+  I16 r;
+  int32_t origin;
+  memcpy(&origin, &shifter, sizeof(origin));
+  memcpy(&r, &shifted, sizeof(r));
+  for (int i = 0; i < 16; ++i) r.v[i] -= origin;
+  return r;
+}
+GPT2FAST_INLINE I16 operator+(I16 a, I16 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] += b.v[i];
+  return a;
+}
+GPT2FAST_INLINE int32_t sum(I16 a) {
+  int32_t total = 0;
+  for (int i = 0; i < 16; ++i) total += a.v[i];
+  return total;
+}
+GPT2FAST_INLINE void store_bytes(I16 a, int8_t* values, int8_t* magnitudes) {
+  for (int i = 0; i < 16; ++i) {
+    values[i] = static_cast<int8_t>(a.v[i]);
+    magnitudes[i] = static_cast<int8_t>(a.v[i] < 0 ? -a.v[i] : a.v[i]);
+  }
+}
+#endif
+
 // Sixteen bfloat16.
 GPT2FAST_INLINE V16 load_bf16(const uint16_t* p) {
 #if defined(__AVX512F__)
