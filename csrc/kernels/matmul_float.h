@@ -15,9 +15,14 @@
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
-// How far ahead of a matrix-vector product each of its streams is fetched, in bytes: the hardware
-// stops at page ends and is too late for the few cycles that a line takes here.
+// How far ahead memory is fetched, in bytes. A matrix-vector product reads each of its streams a
+// little ahead: the hardware stops at page ends, and is too late for the few cycles that a line
+// takes here. A product of several rows fetches the next panel while it computes this one.
 constexpr int kPrefetchBytes = 1024;
+template <int ROWS>
+GPT2FAST_INLINE int64_t ahead(int64_t panel_bytes) {
+  return ROWS == 1 ? kPrefetchBytes : panel_bytes;
+}
 
 static void finish(const MatmulArgs& a, int row, int panel, V16 value) {
   const int column = panel * kLanes;
@@ -54,7 +59,7 @@ GPT2FAST_INLINE void float32_sums(const uint8_t* w, int64_t stride, const float*
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
       const uint8_t* at = w + p * stride + int64_t{k} * kLanes * 4;
       weights[p] = load(reinterpret_cast<const float*>(at));
-      if (ROWS == 1) __builtin_prefetch(at + kPrefetchBytes);
+      __builtin_prefetch(at + ahead<ROWS>(stride));
     }
     multiply_add<ROWS, PANELS>(x + k, x_stride, weights, acc);
   }
@@ -68,7 +73,7 @@ GPT2FAST_INLINE void bfloat16_sums(const uint8_t* w, int64_t stride, const float
     const uint8_t* at = w + int64_t{k} * kLanes * 2;
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
       weights[p] = load_bf16_pairs<0>(at + p * stride);
-      if (ROWS == 1) __builtin_prefetch(at + p * stride + kPrefetchBytes);
+      __builtin_prefetch(at + p * stride + ahead<ROWS>(stride));
     }
     multiply_add<ROWS, PANELS>(x + k, x_stride, weights, acc);
     if (k + 1 == inputs) break;

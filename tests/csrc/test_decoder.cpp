@@ -1,5 +1,6 @@
 #include "decoder/decoder.h"
 
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -76,24 +77,114 @@ std::vector<float> run(Decoder& decoder, const std::vector<int32_t>& chunks) {
   return logits;
 }
 
+// All matrices of kShape in one format.
+MatrixFormats all_in(MatrixFormat format) {
+  MatrixFormats formats{{"wte.weight", format}, {"lm_head.weight", format}};
+  for (const char* layer : {"h.0.", "h.1."}) {
+    for (const char* name : {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}) {
+      formats[std::string(layer) + name + ".weight"] = format;
+    }
+  }
+  return formats;
+}
+
+DecoderOptions options(int32_t threads, int32_t blocks, int32_t tokens) {
+  DecoderOptions made;
+  made.num_threads = threads;
+  made.num_blocks = blocks;
+  made.max_batch_tokens = tokens;
+  return made;
+}
+
+void check_same_bits(Isa isa, MatrixFormat format, KvFormat kv_format) {
+  std::vector<float> first;
+  for (const int32_t threads : {1, 3}) {
+    DecoderOptions given = options(threads, 6, 80);
+    given.formats = all_in(format);
+    given.kv_format = kv_format;
+    Decoder decoder(kShape, isa, given);
+    load_all(decoder);
+    for (const auto& chunks :
+         {std::vector<int32_t>{40}, {1, 38, 1}, {17, 23}, {16, 16, 2, 2, 2, 1, 1}}) {
+      const auto logits = run(decoder, chunks);
+      if (first.empty()) first = logits;
+      CHECK(std::memcmp(first.data(), logits.data(), first.size() * sizeof(float)) == 0);
+    }
+  }
+}
+
 TEST(logits_are_the_same_bits_for_any_threads_and_chunks) {
   for (const Isa isa : available_isas()) {
-    std::vector<float> first;
-    for (const int32_t threads : {1, 3}) {
-      Decoder decoder(kShape, isa, threads, 6, 80);
-      load_all(decoder);
-      for (const auto& chunks :
-           {std::vector<int32_t>{40}, {1, 38, 1}, {17, 23}, {16, 16, 2, 2, 2, 1, 1}}) {
-        const auto logits = run(decoder, chunks);
-        if (first.empty()) first = logits;
-        CHECK(std::memcmp(first.data(), logits.data(), first.size() * sizeof(float)) == 0);
+    for (const MatrixFormat format : {MatrixFormat{Format::kFloat32, 0},
+                                      {Format::kBFloat16, 0},
+                                      {Format::kInt8, 32},
+                                      {Format::kInt4, 64}}) {
+      for (const KvFormat kv : {KvFormat::kFloat32, KvFormat::kBFloat16, KvFormat::kInt8}) {
+        check_same_bits(isa, format, kv);
       }
     }
   }
 }
 
+TEST(instruction_sets_agree_in_every_format) {
+  for (const MatrixFormat format : {MatrixFormat{Format::kFloat32, 0},
+                                    {Format::kBFloat16, 0},
+                                    {Format::kInt8, 64},
+                                    {Format::kInt4, 32}}) {
+    std::vector<float> first;
+    for (const Isa isa : available_isas()) {
+      DecoderOptions given = options(2, 6, 80);
+      given.formats = all_in(format);
+      Decoder decoder(kShape, isa, given);
+      load_all(decoder);
+      const auto logits = run(decoder, {40});
+      if (first.empty()) first = logits;
+      double difference = 0, size = 0;
+      for (size_t i = 0; i < first.size(); ++i) {
+        difference += std::pow(double{first[i]} - double{logits[i]}, 2);
+        size += std::pow(double{first[i]}, 2);
+      }
+      // A rounding may fall the other way where activations become integers.
+      CHECK(std::sqrt(difference / size) < (format.group == 0 ? 1e-5 : 2e-3));
+    }
+  }
+}
+
+TEST(packed_weights_load_as_they_were_saved) {
+  const MatrixFormats formats = all_in({Format::kInt4, 32});
+  DecoderOptions given = options(2, 6, 80);
+  given.formats = formats;
+  Decoder original(kShape, Isa::kGeneric, given), copy(kShape, Isa::kGeneric, given);
+  load_all(original);
+  for (const std::string& name : copy.weights().missing()) {
+    if (formats.count(name) == 0) {
+      const std::vector<float> values = original.weights().vector(name);
+      std::vector<int64_t> shape{static_cast<int64_t>(values.size())};
+      if (name == "wpe.weight") shape = {64, 40};
+      copy.weights().load(name, {values.data(), StoredType::kFloat32, shape}, copy.pool());
+      continue;
+    }
+    const Panels panels = original.weights().packed(name);
+    CHECK_THROWS(copy.weights().load_packed(name, panels.data, panels.bytes() - 1, copy.pool()),
+                 std::invalid_argument);
+    copy.weights().load_packed(name, panels.data, panels.bytes(), copy.pool());
+  }
+  CHECK(copy.weights().missing().empty());
+  CHECK(run(original, {40}) == run(copy, {40}));
+  CHECK_THROWS(copy.weights().load_packed("ln_f.weight", nullptr, 0, copy.pool()),
+               std::invalid_argument);
+  CHECK_THROWS(copy.weights().packed("ln_f.weight"), std::invalid_argument);
+  CHECK_THROWS(copy.weights().vector("wte.weight"), std::invalid_argument);
+}
+
+TEST(formats_are_of_matrices_that_exist) {
+  DecoderOptions given = options(1, 6, 8);
+  given.formats = {{"ln_f.weight", {Format::kInt8, 32}}};
+  CHECK_THROWS(Decoder(kShape, Isa::kGeneric, given), std::invalid_argument);
+}
+
 TEST(a_batch_that_points_outside_is_refused) {
-  Decoder decoder(kShape, Isa::kGeneric, 1, 6, 8);
+  Decoder decoder(kShape, Isa::kGeneric, options(1, 6, 8));
   load_all(decoder);
   std::vector<float> out(53);
   std::vector<int32_t> id{1}, starts{0, 1}, context{0}, table{0}, row{0};
@@ -127,7 +218,7 @@ TEST(a_batch_that_points_outside_is_refused) {
 }
 
 TEST(bad_tensors_are_refused_by_name) {
-  Decoder decoder(kShape, Isa::kGeneric, 2, 6, 8);
+  Decoder decoder(kShape, Isa::kGeneric, options(2, 6, 8));
   CHECK_THROWS(load(decoder, "h.9.ln_1.weight", {40}, 1), std::invalid_argument);
   CHECK_THROWS(load(decoder, "wte.weight", {40, 53}, 1), std::invalid_argument);
   for (const float bad :
@@ -143,7 +234,7 @@ TEST(bad_tensors_are_refused_by_name) {
 
 TEST(stored_types_convert_exactly) {
   const ModelShape shape{2, 2, 8, 4, 1e-5f, Activation::kRelu, true, {{2, 8, 1.0f}}};
-  Decoder decoder(shape, Isa::kGeneric, 1, 1, 2);
+  Decoder decoder(shape, Isa::kGeneric, options(1, 1, 2));
   const std::vector<float> zero(16, 0.0f);
   decoder.weights().load("wte.weight", {zero.data(), StoredType::kFloat32, {2, 8}}, decoder.pool());
   const auto loaded = [&](const void* data, StoredType type) {

@@ -1,62 +1,113 @@
 #include "kernels/kernels.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "check.h"
+#include "decoder/packing.h"
+#include "kernels/limits.h"
 
 namespace gpt2fast {
 namespace {
 
 using test::random_floats;
 
-// (K, N) row-major into panels of 16 outputs.
-std::vector<float> pack(const std::vector<float>& w, int inputs, int outputs) {
-  std::vector<float> panels(static_cast<size_t>(round_up_lanes(outputs)) *
-                            static_cast<size_t>(inputs));
-  for (int k = 0; k < inputs; ++k) {
-    for (int n = 0; n < outputs; ++n) {
-      panels[static_cast<size_t>((n / kLanes * inputs + k) * kLanes + n % kLanes)] =
-          w[static_cast<size_t>(k * outputs + n)];
-    }
-  }
-  return panels;
-}
-
 bool same_bits(const float* a, const float* b, size_t count) {
   return std::memcmp(a, b, count * sizeof(float)) == 0;
 }
 
-void check_matmul(Isa isa, int rows, int inputs, int outputs) {
+// A random (K, N) matrix in a format, and what its panels stand for.
+struct Matrix {
+  PackedMatrix packed;
+  std::vector<std::vector<float>> outputs;  // [n][k]
+
+  Matrix(const std::vector<float>& w, Format format, int group, int inputs, int outputs_count) {
+    packed.layout = {format, inputs, outputs_count, group, nullptr};
+    packed.data = Buffer(static_cast<size_t>(packed.layout.bytes()));
+    ThreadPool pool(1);
+    CHECK(pack_matrix({w.data(), StoredType::kFloat32, {inputs, outputs_count}},
+                      Orientation::kConv1d, nullptr, packed, pool));
+    outputs.resize(static_cast<size_t>(outputs_count));
+    for (int n = 0; n < outputs_count; ++n) {
+      outputs[static_cast<size_t>(n)].resize(static_cast<size_t>(inputs));
+      unpack_output(packed.panels(), n, outputs[static_cast<size_t>(n)].data());
+    }
+  }
+};
+
+// Rows quantized by the kernel, and what they stand for.
+struct Rows {
+  std::vector<int8_t> values;
+  std::vector<float> scales;
+  std::vector<int32_t> sums;
+  QuantizedRows view;
+
+  Rows(const KernelTable& kernels, const std::vector<float>& x, int rows, int inputs, int group) {
+    const int groups = (inputs + group - 1) / group;
+    const int64_t stride = 2 * round_up(inputs, 64);
+    values.resize(static_cast<size_t>(rows * stride), 77);
+    scales.resize(static_cast<size_t>(rows * groups));
+    sums.resize(static_cast<size_t>(rows * groups));
+    view = {values.data(), stride, scales.data(), sums.data(), groups};
+    for (int m = 0; m < rows; ++m) kernels.quantize(&x[size_t(m * inputs)], inputs, group, view, m);
+  }
+  float at(int m, int k, int group) const {
+    return scales[size_t(m * view.groups + k / group)] *
+           static_cast<float>(values[size_t(m * view.stride + k)]);
+  }
+};
+
+// Each group within half a step of x, whose largest magnitude is 127 steps.
+void check_rows(const Rows& rows, const std::vector<float>& x, int count, int inputs, int group) {
+  for (int m = 0; m < count; ++m) {
+    for (int g = 0; g < rows.view.groups; ++g) {
+      float most = 0;
+      int32_t total = 0;
+      const int begin = g * group, end = std::min(begin + group, inputs);
+      for (int k = begin; k < end; ++k) most = std::max(most, std::fabs(x[size_t(m * inputs + k)]));
+      for (int k = begin; k < end; ++k) {
+        const int value = rows.values[size_t(m * rows.view.stride + k)];
+        CHECK(std::fabs(rows.at(m, k, group) - x[size_t(m * inputs + k)]) <= most / 253.0f);
+        CHECK(rows.values[size_t(m * rows.view.stride + rows.view.stride / 2 + k)] ==
+              std::abs(value));
+        total += value;
+      }
+      CHECK(rows.sums[size_t(m * rows.view.groups + g)] == total);
+    }
+  }
+}
+
+void check_matmul(Isa isa, Format format, int group, int rows, int inputs, int outputs) {
   const KernelTable& kernels = kernel_table(isa);
   const auto x = random_floats(static_cast<size_t>(rows * inputs), 1);
-  const auto w = random_floats(static_cast<size_t>(inputs * outputs), 2);
-  const auto panels = pack(w, inputs, outputs);
+  const Matrix w(random_floats(static_cast<size_t>(inputs * outputs), 2), format, group, inputs,
+                 outputs);
   auto bias = random_floats(static_cast<size_t>(round_up_lanes(outputs)), 3);
   const auto residual = random_floats(static_cast<size_t>(rows * outputs), 4);
   std::vector<float> out(static_cast<size_t>(rows * outputs + 1), 77.0f);
-  MatmulArgs args{x.data(),
-                  inputs,
-                  rows,
-                  inputs,
-                  outputs,
-                  panels.data(),
-                  bias.data(),
-                  residual.data(),
-                  out.data(),
-                  outputs,
-                  Activation::kIdentity,
-                  {}};
-  const auto num_panels = static_cast<int32_t>(round_up_lanes(outputs) / kLanes);
-  kernels.matmul(args, 0, num_panels);
+  const Rows quantized(kernels, x, rows, inputs, group == 0 ? 32 : group);
+  if (group != 0) check_rows(quantized, x, rows, inputs, group);
+  MatmulArgs args{};
+  args.weights = w.packed.panels();
+  args.rows = rows;
+  args.x = x.data();
+  args.x_stride = inputs;
+  args.quantized = quantized.view;
+  args.bias = bias.data();
+  args.residual = residual.data();
+  args.out = out.data();
+  args.out_stride = outputs;
+  kernels.matmul(args, 0, args.weights.count());
   CHECK(out.back() == 77.0f);  // nothing beyond N
   for (int m = 0; m < rows; ++m) {
     for (int n = 0; n < outputs; ++n) {
       double sum = bias[static_cast<size_t>(n)] + residual[static_cast<size_t>(m * outputs + n)];
       double magnitude = std::abs(sum);
       for (int k = 0; k < inputs; ++k) {
-        const double product = double{x[static_cast<size_t>(m * inputs + k)]} *
-                               double{w[static_cast<size_t>(k * outputs + n)]};
+        const float left = group == 0 ? x[size_t(m * inputs + k)] : quantized.at(m, k, group);
+        const double product = double{left} * double{w.outputs[size_t(n)][size_t(k)]};
         sum += product;
         magnitude += std::abs(product);
       }
@@ -69,18 +120,91 @@ void check_matmul(Isa isa, int rows, int inputs, int outputs) {
     MatmulArgs one = args;
     one.rows = 1;
     one.x += m * inputs;
+    one.quantized.values += m * args.quantized.stride;
+    one.quantized.scales += m * args.quantized.groups;
+    one.quantized.sums += m * args.quantized.groups;
     one.residual += m * outputs;
     one.out = alone.data();
-    for (int32_t p = 0; p < num_panels; ++p) kernels.matmul(one, p, p + 1);
+    for (int32_t p = 0; p < args.weights.count(); ++p) kernels.matmul(one, p, p + 1);
     CHECK(same_bits(alone.data(), out.data() + m * outputs, alone.size()));
   }
 }
 
 TEST(matmul_is_right_and_its_bits_do_not_depend_on_the_tile) {
+  const std::vector<std::pair<Format, int>> formats{
+      {Format::kFloat32, 0}, {Format::kBFloat16, 0}, {Format::kInt8, 32}, {Format::kInt8, 64},
+      {Format::kInt4, 32},   {Format::kInt4, 64},    {Format::kInt4, 128}};
   for (const Isa isa : available_isas()) {
-    for (const int rows : {1, 2, 3, 5, 6, 7, 12, 13, 25, 31}) check_matmul(isa, rows, 37, 50);
-    check_matmul(isa, 1, 768, 257);
-    check_matmul(isa, 4, 1, 1);
+    for (const auto& [format, group] : formats) {
+      for (const int rows : {1, 2, 3, 4, 5, 6, 7, 12, 13, 25}) {
+        check_matmul(isa, format, group, rows, 37, 50);
+      }
+      check_matmul(isa, format, group, 1, 768, 257);
+      check_matmul(isa, format, group, 3, 200, 150);
+      check_matmul(isa, format, group, 4, 1, 1);
+    }
+  }
+}
+
+// 127 * 127 in every place: the largest sums that the integer kernels can meet.
+TEST(integer_sums_do_not_saturate) {
+  for (const Isa isa : available_isas()) {
+    for (const Format format : {Format::kInt8, Format::kInt4}) {
+      for (const float sign : {1.0f, -1.0f}) {
+        const int inputs = 1024;
+        const Matrix w(std::vector<float>(inputs * 16, 127.0f), format, 128, inputs, 16);
+        const std::vector<float> x(inputs, sign);
+        const Rows quantized(kernel_table(isa), x, 1, inputs, 128);
+        std::vector<float> out(16);
+        MatmulArgs args{};
+        args.weights = w.packed.panels();
+        args.rows = 1;
+        args.quantized = quantized.view;
+        args.out = out.data();
+        args.out_stride = 16;
+        kernel_table(isa).matmul(args, 0, 1);
+        for (const float value : out)
+          CHECK(std::fabs(value - sign * 127 * inputs) < 0.01f * inputs);
+      }
+    }
+  }
+}
+
+TEST(quantizing_does_not_hide_overflow) {
+  for (const Isa isa : available_isas()) {
+    for (const float bad : {std::nanf(""), HUGE_VALF, -HUGE_VALF}) {
+      std::vector<float> x(96, 1.0f);
+      x[40] = bad;
+      const Rows rows(kernel_table(isa), x, 1, 96, 32);
+      CHECK(std::isnan(rows.scales[1]));
+      CHECK(rows.scales[0] == 1.0f / 127.0f && rows.scales[2] == 1.0f / 127.0f);
+    }
+    const Rows zeros(kernel_table(isa), std::vector<float>(32, 0.0f), 1, 32, 32);
+    CHECK(zeros.scales[0] == 0.0f && zeros.values[5] == 0);
+  }
+}
+
+TEST(packing_rounds_to_nearest_within_a_group) {
+  const int inputs = 100, outputs = 20;
+  const auto w = random_floats(inputs * outputs, 11);
+  for (const int group : {32, 64, 128}) {
+    for (const Format format : {Format::kInt8, Format::kInt4}) {
+      const Matrix m(w, format, group, inputs, outputs);
+      for (int n = 0; n < outputs; ++n) {
+        for (int begin = 0; begin < inputs; begin += group) {
+          float most = 0;
+          const int end = std::min(begin + group, inputs);
+          for (int k = begin; k < end; ++k) most = std::max(most, std::fabs(w[size_t(k * 20 + n)]));
+          // Half a step; at the far end of 4 bits, where +8 is missing, a whole one. The step is
+          // itself rounded to eight bits.
+          const float bound = most / (format == Format::kInt8 ? 2 * 126.0f : 7.9f);
+          for (int k = begin; k < end; ++k) {
+            const float error = m.outputs[size_t(n)][size_t(k)] - w[size_t(k * 20 + n)];
+            CHECK(std::fabs(error) <= bound);
+          }
+        }
+      }
+    }
   }
 }
 
@@ -145,15 +269,19 @@ TEST(activations_match_double_precision) {
     x[static_cast<size_t>(i)] = static_cast<float>(i - 2000) * 0.015f;
   x[0] = -300.0f;
   x[kCount - 1] = 300.0f;
-  const std::vector<float> panels = pack({1.0f}, 1, 1);
+  const Matrix identity({1.0f}, Format::kFloat32, 0, 1, 1);
   for (const Isa isa : available_isas()) {
     for (int kind = 0; kind <= static_cast<int>(Activation::kXIelu); ++kind) {
       const auto activation = static_cast<Activation>(kind);
-      const MatmulArgs args{
-          x.data(), 1,          kCount,
-          1,        1,          panels.data(),
-          nullptr,  nullptr,    out.data(),
-          1,        activation, {kParameters[0], kParameters[1], kParameters[2], kParameters[3]}};
+      MatmulArgs args{};
+      args.weights = identity.packed.panels();
+      args.rows = kCount;
+      args.x = x.data();
+      args.x_stride = 1;
+      args.out = out.data();
+      args.out_stride = 1;
+      args.activation = activation;
+      std::memcpy(args.activation_parameters, kParameters, sizeof(kParameters));
       kernel_table(isa).matmul(args, 0, 1);
       for (int i = 0; i < kCount; ++i) {
         const double want = exact(activation, x[static_cast<size_t>(i)]);
@@ -163,66 +291,115 @@ TEST(activations_match_double_precision) {
   }
 }
 
-void check_attention(Isa isa, int head_size, int tokens) {
+// A cache of `blocks` blocks of one head.
+struct Cache {
+  KvLayout layout;
+  std::vector<uint8_t> storage;
+  std::vector<int32_t> table;
+
+  Cache(KvFormat format, int head_size, int blocks) : layout{format, head_size} {
+    // What a recycled block may hold must not matter, except that a kernel may not fault on it.
+    storage.assign(static_cast<size_t>(blocks * layout.bytes()), 0x7f);
+    for (int b = blocks - 1; b >= 0; --b) table.push_back(b);
+  }
+  HeadCache view() { return {storage.data(), layout.bytes(), table.data(), layout}; }
+};
+
+// Half a step of what a cache format does to a vector.
+float rounding(KvFormat format, const float* x, int count) {
+  float most = 0;
+  for (int i = 0; i < count; ++i) most = std::max(most, std::fabs(x[i]));
+  return format == KvFormat::kFloat32 ? 0.0f : most / (format == KvFormat::kInt8 ? 254 : 256);
+}
+
+void check_attention(Isa isa, KvFormat format, int head_size, int tokens) {
   const KernelTable& kernels = kernel_table(isa);
   const auto n = static_cast<size_t>(tokens * head_size);
   const auto q = random_floats(n, 8), k = random_floats(n, 9), v = random_floats(n, 10);
-  const int blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
-  const int64_t stride = kBlockTokens * (head_size + round_up_lanes(head_size));
-  // What a recycled block may hold must not matter, except that a kernel may not fault on it.
-  std::vector<float> storage(static_cast<size_t>(blocks * stride), 1e30f);
-  std::vector<int32_t> table;
-  for (int b = blocks - 1; b >= 0; --b) table.push_back(b);
-  const HeadCache cache{storage.data(), stride, table.data(), head_size};
-  const float scale = 0.3f;
+  Cache cache(format, head_size, (tokens + kBlockTokens - 1) / kBlockTokens);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(head_size));
   std::vector<float> whole(n), single(n);
   for (int t = 0; t < tokens; ++t)
-    kernels.append_kv(cache, t, &k[static_cast<size_t>(t * head_size)],
+    kernels.append_kv(cache.view(), t, &k[static_cast<size_t>(t * head_size)],
                       &v[static_cast<size_t>(t * head_size)]);
-  kernels.attention({q.data(), head_size, tokens, 0, scale, cache, whole.data(), head_size});
+  kernels.attention({q.data(), head_size, tokens, 0, scale, cache.view(), whole.data(), head_size});
   for (int t = 0; t < tokens; ++t) {
     const auto row = static_cast<size_t>(t * head_size);
-    kernels.attention({&q[row], head_size, 1, t, scale, cache, &single[row], head_size});
+    kernels.attention({&q[row], head_size, 1, t, scale, cache.view(), &single[row], head_size});
     std::vector<double> weights;
-    double total = 0;
+    double total = 0, slack = 0;
     for (int s = 0; s <= t; ++s) {
-      double score = 0;
-      for (int d = 0; d < head_size; ++d)
-        score +=
-            double{q[row + static_cast<size_t>(d)]} * k[static_cast<size_t>(s * head_size + d)];
+      double score = 0, keys = 0, queries = 0;
+      const float* key = &k[static_cast<size_t>(s * head_size)];
+      for (int d = 0; d < head_size; ++d) {
+        score += double{q[row + static_cast<size_t>(d)]} * key[d];
+        keys += std::fabs(key[d]);
+        queries += std::fabs(q[row + static_cast<size_t>(d)]);
+      }
       weights.push_back(std::exp(score * scale));
       total += weights.back();
+      // What rounding the key, and for 8 bits the query, can move a score by, at most.
+      double moved = queries * rounding(format, key, head_size);
+      if (format == KvFormat::kInt8) moved += 1.01 * keys * rounding(format, &q[row], head_size);
+      slack = std::max(slack, moved * scale);
+    }
+    double most_v = 0, value_slack = 0;
+    for (int s = 0; s <= t; ++s) {
+      const float* value = &v[static_cast<size_t>(s * head_size)];
+      for (int d = 0; d < head_size; ++d) most_v = std::max(most_v, double{std::fabs(value[d])});
+      value_slack = std::max(value_slack, double{rounding(format, value, head_size)});
     }
     for (int d = 0; d < head_size; ++d) {
       double want = 0;
       for (int s = 0; s <= t; ++s)
         want += weights[static_cast<size_t>(s)] / total * v[static_cast<size_t>(s * head_size + d)];
-      CHECK(std::abs(whole[row + static_cast<size_t>(d)] - want) < 1e-5);
+      const double bound = 1e-5 + value_slack + 2 * std::expm1(2 * slack) * most_v;
+      CHECK(std::abs(whole[row + static_cast<size_t>(d)] - want) < bound);
     }
   }
   CHECK(same_bits(whole.data(), single.data(), n));
 }
 
+constexpr KvFormat kKvFormats[] = {KvFormat::kFloat32, KvFormat::kBFloat16, KvFormat::kInt8};
+
 TEST(attention_does_not_hide_overflow) {
   for (const Isa isa : available_isas()) {
-    std::vector<float> storage(2 * kBlockTokens * kLanes, 0.0f);
-    const int32_t table = 0;
-    const HeadCache cache{storage.data(), 2 * kBlockTokens * kLanes, &table, 16};
-    const std::vector<float> huge(16, 1e30f), value(16, 1.0f);
-    kernel_table(isa).append_kv(cache, 0, huge.data(), value.data());
-    kernel_table(isa).append_kv(cache, 1, huge.data(), value.data());
-    std::vector<float> out(16);
-    kernel_table(isa).attention({huge.data(), 16, 1, 1, 1.0f, cache, out.data(), 16});
-    CHECK(std::isnan(out[0]));  // infinity minus infinity, as in transformers
+    for (const KvFormat format : kKvFormats) {
+      Cache cache(format, 16, 1);
+      const std::vector<float> huge(16, 1e30f), value(16, 1.0f);
+      kernel_table(isa).append_kv(cache.view(), 0, huge.data(), value.data());
+      kernel_table(isa).append_kv(cache.view(), 1, huge.data(), value.data());
+      std::vector<float> out(16);
+      kernel_table(isa).attention({huge.data(), 16, 1, 1, 1.0f, cache.view(), out.data(), 16});
+      CHECK(std::isnan(out[0]));  // infinity minus infinity, as in transformers
+      std::vector<float> broken(16, 0.5f);
+      broken[3] = std::nanf("");
+      kernel_table(isa).append_kv(cache.view(), 1, broken.data(), broken.data());
+      kernel_table(isa).attention({value.data(), 16, 1, 1, 1.0f, cache.view(), out.data(), 16});
+      CHECK(std::isnan(out[3]));
+    }
   }
 }
 
 TEST(attention_is_right_and_its_bits_do_not_depend_on_the_chunk) {
   for (const Isa isa : available_isas()) {
-    check_attention(isa, 64, 70);
-    check_attention(isa, 7, 33);
-    check_attention(isa, 20, 16);
-    check_attention(isa, 256, 5);
+    for (const KvFormat format : kKvFormats) {
+      check_attention(isa, format, 64, 150);
+      check_attention(isa, format, 7, 33);
+      check_attention(isa, format, 20, 16);
+      check_attention(isa, format, 100, 70);
+      check_attention(isa, format, 256, 5);
+    }
+  }
+}
+
+TEST(limits_are_measured) {
+  for (const Isa isa : available_isas()) {
+    CHECK(measure_read_bandwidth(isa, 1, 8, 2)[1] > 1e7);
+    for (const Format format :
+         {Format::kFloat32, Format::kBFloat16, Format::kInt8, Format::kInt4}) {
+      CHECK(measure_arithmetic_peak(isa, format, 1, 1)[0] > 1e7);
+    }
   }
 }
 
