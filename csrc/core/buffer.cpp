@@ -43,7 +43,8 @@ Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   data_ = reinterpret_cast<void*>(aligned);
   mapped_ = wanted;
 #if defined(MADV_HUGEPAGE)
-  madvise(data_, wanted, MADV_HUGEPAGE);
+  // Not the end: a whole huge page would be taken for the few bytes in it.
+  madvise(data_, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
 }
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from gpt2fast import _C
 
-# Well beyond any cache that two cores share, and quick to fill.
-_MEGABYTES = 256
+# A buffer of four times the last cache is read from memory; less than this is no measurement.
+_LEAST_MEGABYTES, _MOST_MEGABYTES = 128, 2048
 
 # Systems that store half precision compute in one of these; no instruction of its own is measured.
 _ARITHMETIC = ("float32", "bfloat16", "int8", "int4")
@@ -19,7 +21,16 @@ _ARITHMETIC = ("float32", "bfloat16", "int8", "int4")
 
 def read_bandwidth(threads: int) -> float:
     """Bytes per second that ``threads`` threads read from memory now."""
-    return statistics.median(_C.measure_read_bandwidth(threads, _MEGABYTES, 3))
+    return statistics.median(_C.measure_read_bandwidth(threads, _buffer_megabytes(), 3))
+
+
+@cache
+def _buffer_megabytes() -> int:
+    last = 0
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        with contextlib.suppress(OSError, ValueError):
+            last = max(last, int(file.read_text().strip().removesuffix("K")) // 1024)
+    return min(max(4 * last, _LEAST_MEGABYTES), _MOST_MEGABYTES)
 
 
 def arithmetic_peak(fmt: str, threads: int) -> float | None:
@@ -27,10 +38,9 @@ def arithmetic_peak(fmt: str, threads: int) -> float | None:
 
     None for a format whose arithmetic is not measured.
     """
-    measure: Any = getattr(_C, "measure_arithmetic_peak", None)
-    if measure is None or fmt not in _ARITHMETIC:
+    if fmt not in _ARITHMETIC:
         return None
-    return float(statistics.median(measure(fmt, threads, 3)))
+    return statistics.median(_C.measure_arithmetic_peak(fmt, threads, 3))
 
 
 def machine() -> dict[str, Any]:

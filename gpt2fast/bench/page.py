@@ -67,7 +67,8 @@ gap:9px 14px;align-items:center;margin:0 0 6px}
 .mark{position:absolute;top:-4px;bottom:-4px;width:0;border-left:2px dashed var(--ink);opacity:.55}
 .num{font-variant-numeric:tabular-nums;text-align:right;white-space:nowrap}
 .num small{color:var(--soft)}
-.scroll{overflow-x:auto;margin:16px -20px -18px;border-top:1px solid var(--line)}
+.scroll{overflow-x:auto;margin:16px -20px -18px;border-top:1px solid var(--line);
+border-radius:0 0 14px 14px}
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{padding:6px 7px;text-align:right;white-space:nowrap}
 thead th{color:var(--soft);font-weight:500;line-height:1.3;vertical-align:bottom}
@@ -106,6 +107,7 @@ dt{font-weight:600}dd{margin:0;color:var(--soft)}
 code{font-family:var(--mono);font-size:12.5px;overflow-wrap:anywhere}
 @media(max-width:640px){main{padding:28px 14px 48px}dl{grid-template-columns:1fr}
 dd{margin-bottom:8px}
-.bars{grid-template-columns:1fr max-content}.track{grid-column:1/-1;order:1;margin-bottom:6px}}
+.bars{grid-template-columns:1fr max-content;grid-auto-flow:dense}
+.track{grid-column:1/-1;margin-bottom:6px}}
 @media print{body{background:#fff}.card{break-inside:avoid}}
 """

@@ -46,7 +46,7 @@ class Progress:
         self._show(
             f"[{done}/{self._total}] round {number + 1}/{self._rounds}  {case}  "
             f"{speed:.1f} tok/s  {_duration(left)} left",
-            always=done == self._total,
+            always=done in (1, self._total),
         )
 
     def _show(self, text: str, always: bool) -> None:

@@ -14,16 +14,25 @@ from numpy.typing import NDArray
 
 from gpt2fast.checkpoint import names
 from gpt2fast.checkpoint.json_file import read_json_object
+from gpt2fast.checkpoint.packed import PackedTensor, check_panel_metadata
 from gpt2fast.checkpoint.resolve import resolve
-from gpt2fast.checkpoint.tensor import FLOAT_BYTES, StoredTensor, TensorInfo, WeightFile
+from gpt2fast.checkpoint.tensor import (
+    ELEMENT_BYTES,
+    FLOAT_BYTES,
+    StoredTensor,
+    TensorInfo,
+    WeightFile,
+)
 from gpt2fast.checkpoint.tokenizer import load_tokenizer
 from gpt2fast.checkpoint.weight_files import open_weight_files
 from gpt2fast.config import ModelConfig, read_token_ids
 from gpt2fast.errors import CheckpointError
+from gpt2fast.quantization import Quantization, matrix_layouts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+QUANTIZATION_FIELD = "quantization_config"  # of config.json
 _COMPARED_BYTES = 2**24  # read at a time where two large tensors are compared
 
 
@@ -40,7 +49,10 @@ def open_checkpoint(
     """
     path = resolve(name_or_path, revision)
     config_file = path / "config.json"
-    config = ModelConfig.from_dict(read_json_object(config_file), str(config_file))
+    fields = read_json_object(config_file)
+    scheme = fields.pop(QUANTIZATION_FIELD, None)
+    quantization = Quantization.from_config(scheme, str(config_file)) if scheme else None
+    config = ModelConfig.from_dict(fields, str(config_file))
     generation_file = path / "generation_config.json"
     generation_config: dict[str, Any] = {}
     # Where this file exists, transformers' generate() takes the end of text from it alone.
@@ -49,7 +61,7 @@ def open_checkpoint(
         eos = generation_config.get("eos_token_id")
         ids = read_token_ids(eos, "eos_token_id", str(generation_file))
         config = replace(config, eos_token_ids=ids)
-    return Checkpoint(path, config, generation_config, open_weight_files(path))
+    return Checkpoint(path, config, generation_config, open_weight_files(path), quantization)
 
 
 class Checkpoint:
@@ -64,19 +76,27 @@ class Checkpoint:
         config: ModelConfig,
         generation_config: dict[str, Any],
         files: list[WeightFile],
+        quantization: Quantization | None = None,
     ) -> None:
         self.path = path
         self.generation_config = generation_config  # {} when there is no such file
+        self.quantization = quantization  # of the stored matrices; None where they are floats
+        self._layouts = {}
+        if quantization is not None:
+            check_panel_metadata(files, quantization)
+            self._layouts = matrix_layouts(config, "float32", quantization)
         self._files = {file.path: file for file in files}
         stored = (info for file in files for info in file.tensors.values())
         tensors = names.canonical_tensors(stored, path)
-        names.check_tensors(config, tensors, path)
+        packed = {name: layout.shape for name, layout in self._layouts.items()}
+        names.check_tensors(config, tensors, path, packed)
         if config.tie_word_embeddings and names.HEAD in tensors:
             tensors.setdefault(names.TOKEN_TABLE, tensors[names.HEAD])
             if not self._equal(tensors[names.HEAD], tensors[names.TOKEN_TABLE]):
                 config = names.untie(config, path)
         self.config = config
-        self._tensors = {name: tensors[name] for name in names.expected_shapes(config)}
+        self._shapes = names.expected_shapes(config)
+        self._tensors = {name: tensors[name] for name in self._shapes}
 
     @property
     def names(self) -> list[str]:
@@ -84,9 +104,14 @@ class Checkpoint:
         return list(self._tensors)
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical name -> shape of the values, whatever they are stored as."""
+        return dict(self._shapes)
+
+    @property
     def num_parameters(self) -> int:
         """Number of weights; a tied head is counted once, stored constants (no shape) are not."""
-        return sum(math.prod(info.shape) for info in self._tensors.values() if info.shape)
+        return sum(math.prod(shape) for shape in self._shapes.values() if shape)
 
     @property
     def num_bytes(self) -> int:
@@ -95,21 +120,29 @@ class Checkpoint:
 
     @property
     def bytes_by_dtype(self) -> dict[str, int]:
-        """Bytes of the weights as stored, for each type that occurs."""
+        """Bytes of the weights as stored, for each type that occurs: "F32", "int8-g64" ..."""
         result: dict[str, int] = {}
-        for info in self._tensors.values():
-            size = math.prod(info.shape) * FLOAT_BYTES[info.dtype]
-            result[info.dtype] = result.get(info.dtype, 0) + size
+        for name, info in self._tensors.items():
+            layout = self._layouts.get(name)
+            kind = info.dtype if layout is None else layout.format.label
+            size = math.prod(info.shape) * ELEMENT_BYTES[info.dtype]
+            result[kind] = result.get(kind, 0) + size
         return result
 
     def tensor(self, name: str) -> StoredTensor:
-        """The tensor of a canonical name. Raises CheckpointError for a name that is not there."""
+        """The tensor of a canonical name: a ``PackedTensor`` where it is quantized.
+
+        Raises CheckpointError for a name that is not there.
+        """
         if not self._files:
             raise CheckpointError(f"{self.path}: the checkpoint is closed")
         if name not in self._tensors:
             raise CheckpointError(f"{self.path}: there is no tensor {name!r}")
         info = self._tensors[name]
         data, release = self._files[info.path].load(info.name)
+        if (layout := self._layouts.get(name)) is not None:
+            label, shape = layout.format.label, self._shapes[name]
+            return PackedTensor(name, label, shape, data, info.path, release, layout)
         return StoredTensor(name, info.dtype, info.shape, data, info.path, release)
 
     def load_tokenizer(self) -> Tokenizer | None:

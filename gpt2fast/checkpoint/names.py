@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from gpt2fast.checkpoint.tensor import FLOAT_BYTES, TensorInfo
+from gpt2fast.checkpoint.tensor import FLOAT_BYTES, PACKED, TensorInfo
 from gpt2fast.config import ACTIVATION_PARAMETERS, ModelConfig
 from gpt2fast.errors import CheckpointError, UnsupportedError
 
@@ -78,12 +78,19 @@ def canonical_tensors(stored: Iterable[TensorInfo], directory: Path) -> dict[str
     return tensors
 
 
-def check_tensors(config: ModelConfig, tensors: dict[str, TensorInfo], directory: Path) -> None:
+def check_tensors(
+    config: ModelConfig,
+    tensors: dict[str, TensorInfo],
+    directory: Path,
+    packed: Mapping[str, tuple[int, ...]],
+) -> None:
     """Raises one CheckpointError that lists all missing, unexpected and mis-shaped tensors, and
-    UnsupportedError for a type that is not a float of 16, 32 or 64 bits."""
-    shapes = expected_shapes(config)
-    # A tied table may be stored under either name, or both.
-    optional = {HEAD, TOKEN_TABLE} if config.tie_word_embeddings else set()
+    UnsupportedError for a type that is not a float of 16, 32 or 64 bits. ``packed`` has the stored
+    shapes of the quantized matrices, which must be bytes."""
+    shapes = {**expected_shapes(config), **packed}
+    # A tied table may be stored under either name, or both; a quantized one has a single name.
+    tied = config.tie_word_embeddings and not packed
+    optional = {HEAD, TOKEN_TABLE} if tied else set()
     if optional & tensors.keys():
         missing = [name for name in shapes if name not in tensors and name not in optional]
     else:
@@ -103,11 +110,12 @@ def check_tensors(config: ModelConfig, tensors: dict[str, TensorInfo], directory
             f"{directory}: the tensors do not match config.json. {'. '.join(found)}"
         )
     for name in shapes:
-        if name in tensors and tensors[name].dtype not in FLOAT_BYTES:
+        readable = [PACKED] if name in packed else list(FLOAT_BYTES)
+        if name in tensors and tensors[name].dtype not in readable:
             info = tensors[name]
             raise UnsupportedError(
                 f"{info.path}: tensor {info.name!r} is {info.dtype}; only "
-                f"{', '.join(FLOAT_BYTES)} are read"
+                f"{', '.join(readable)} can be read here"
             )
 
 

@@ -23,7 +23,7 @@ _DEMO_DIRECTORY = Path(__file__).resolve().parents[1] / "assets" / "demo"
 # "name" or "owner/name", in the characters that the hub allows.
 _HUB_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
 
-_SMALL_FILES = [
+SMALL_FILES = [  # all but the weights
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -80,7 +80,7 @@ def _test(question: Callable[[Path], bool], path: Path) -> bool:
 def _download(repository: str, revision: str | None) -> Path:
     """Fetch configuration, tokenizer and the preferred form of the weights, nothing else."""
     indexed = SAFETENSORS + INDEX_SUFFIX
-    path = _fetch(repository, revision, [*_SMALL_FILES, SAFETENSORS, indexed])
+    path = _fetch(repository, revision, [*SMALL_FILES, SAFETENSORS, indexed])
     if (path / SAFETENSORS).is_file():
         return path
     if not (path / indexed).is_file():

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from gpt2fast.checkpoint.tensor import FLOAT_BYTES, TensorInfo
+from gpt2fast.checkpoint.tensor import ELEMENT_BYTES, TensorInfo
 from gpt2fast.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own library
@@ -33,11 +33,12 @@ class SafetensorsFile:
         header, data_start = _read_header(path, self._map)
         self._ranges: dict[str, tuple[int, int]] = {}  # of stored name: start and end in the map
         self.tensors: dict[str, TensorInfo] = {}
+        metadata = header.pop("__metadata__", {})
         for name, entry in header.items():
-            if name != "__metadata__":
-                self._add(name, entry, data_start)
+            self._add(name, entry, data_start)
         self._check_ranges_tile_the_data(data_start)
         _check_with_library(path)
+        self.metadata: dict[str, str] = metadata  # checked by the library
 
     def load(self, name: str) -> tuple[NDArray[np.uint8], Callable[[], None]]:
         start, end = self._ranges[name]
@@ -64,8 +65,8 @@ class SafetensorsFile:
                 f"{where} claims bytes {start} to {end}, but the file has {len(self._map)}: it is "
                 "truncated or damaged; download it again"
             )
-        # Integer buffers are checked by the library; only these types are ever read here.
-        size = FLOAT_BYTES.get(dtype)
+        # The others are masks, checked by the library and never read.
+        size = ELEMENT_BYTES.get(dtype)
         if size is not None and end - start != math.prod(shape) * size:
             raise CheckpointError(
                 f"{where} says {dtype} {shape}, which is not the {end - start} bytes it claims"

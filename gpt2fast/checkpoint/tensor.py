@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 # Types a network may be stored in, and the bytes of one element.
 FLOAT_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
+PACKED = "U8"  # of a quantized matrix: the bytes of its panels
+ELEMENT_BYTES = {**FLOAT_BYTES, PACKED: 1}
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class WeightFile(Protocol):
 
     path: Path
     tensors: dict[str, TensorInfo]  # by stored name
+    metadata: dict[str, str]
 
     def load(self, name: str) -> tuple[NDArray[np.uint8], Callable[[], None]]:
         """Raw bytes of a tensor, and a function that lets their pages leave memory."""
@@ -44,7 +47,7 @@ class StoredTensor:
     """A tensor of a checkpoint under its canonical name."""
 
     name: str
-    dtype: str  # "F32", "F16", "BF16" or "F64"
+    dtype: str  # "F32", "F16", "BF16" or "F64"; of a PackedTensor, such as "int8-g64"
     shape: tuple[int, ...]
     data: NDArray[np.uint8]  # read-only raw bytes; the address need not be aligned to the type
     source: Path

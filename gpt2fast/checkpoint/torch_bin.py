@@ -23,6 +23,7 @@ class TorchFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.metadata: dict[str, str] = {}  # the format has none
         self._state = _load(path)
         self.tensors = {name: _describe(path, name, t) for name, t in self._state.items()}
 

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.cli import streams
+from gpt2fast.cli.format_options import add_format_options
 from gpt2fast.cli.generation_options import add_options, read_params
 from gpt2fast.errors import OptionError
 
@@ -20,6 +21,7 @@ examples:
   gpt2fast generate gpt2 "Once upon a time" --temperature 0.8 --top-p 0.95 --max-tokens 200
   cat prompt.txt | gpt2fast generate ./my-model - --temperature 0 --stop "\\n\\n" --json
   gpt2fast generate gpt2 "The capital of France is" --beam-width 4 --max-tokens 8
+  gpt2fast generate gpt2 "Once upon a time" --quantization int8 --kv-cache-dtype int8
 """
 
 
@@ -45,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
     add_options(parser)
     running = parser.add_argument_group("running")
     running.add_argument("--device", default="auto", help="auto, cpu, torch or torch:<device>")
-    running.add_argument("--dtype", default="auto", help="auto or float32")
+    add_format_options(running)
     running.add_argument("--num-threads", type=int, help="default: the physical cores")
     running.add_argument("--kv-cache-tokens", type=int, help="tokens that the KV cache holds")
     running.add_argument("--revision", help="branch, tag or commit of a hub id")
@@ -71,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         args.model,
         device=args.device,
         dtype=args.dtype,
+        quantization=args.quantization,
+        kv_cache_dtype=args.kv_cache_dtype,
         num_threads=args.num_threads,
         revision=args.revision,
         kv_cache_tokens=args.kv_cache_tokens,

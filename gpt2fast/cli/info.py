@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.cli import streams
+from gpt2fast.cli.format_options import add_format_options
 from gpt2fast.errors import OptionError
 
 if TYPE_CHECKING:
@@ -16,10 +17,8 @@ _EXAMPLES = """\
 examples:
   gpt2fast info demo
   gpt2fast info gpt2 --json
-  gpt2fast info ./my-model
+  gpt2fast info ./my-model --quantization int8 --kv-cache-dtype int8
 """
-
-_FLOAT32_BYTES = 4  # of a weight and of a cached value in the CPU runner
 
 
 def add_parser(subparsers: Any) -> None:
@@ -33,6 +32,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help="'demo', a directory, or a hub id")
+    add_format_options(parser)
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -42,13 +42,18 @@ def run(args: argparse.Namespace) -> int:
     from gpt2fast.checkpoint import open_checkpoint
 
     with open_checkpoint(args.model, revision=args.revision) as checkpoint:
-        facts = describe(checkpoint)
+        facts = describe(checkpoint, args.dtype, args.quantization, args.kv_cache_dtype)
     streams.write((json.dumps(facts, indent=2) if args.json else render(args.model, facts)) + "\n")
     return 0
 
 
-def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Everything ``info`` knows of a checkpoint, ready for JSON. Sizes are in bytes."""
+def describe(
+    checkpoint: Checkpoint, dtype: str, quantization: str | None, kv_cache_dtype: str
+) -> dict[str, Any]:
+    """Everything ``info`` knows of a checkpoint, ready for JSON. Sizes are in bytes.
+
+    The last three are options of ``LLM``; what it would refuse is refused here.
+    """
     from gpt2fast import _C
 
     try:
@@ -57,8 +62,6 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         raise OptionError(str(error)) from error
     config = checkpoint.config
     tokenizer = checkpoint.load_tokenizer()
-    # A key and a value of the model's width, in every layer.
-    kv_token = 2 * config.n_layer * config.n_embd * _FLOAT32_BYTES
     return {
         "path": str(checkpoint.path),
         "config": config.to_dict(),
@@ -70,10 +73,37 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "runner": "cpu",
         "isa": isa,
         "available_isas": list(_C.available_isas()),
-        "memory": {
-            "weights": checkpoint.num_parameters * _FLOAT32_BYTES,
-            "kv_cache_per_token": kv_token,
-            "kv_cache_full_context": kv_token * config.n_positions,
+        "memory": _memory(checkpoint, dtype, quantization, kv_cache_dtype),
+    }
+
+
+def _memory(
+    checkpoint: Checkpoint, dtype: str, quantization: str | None, kv_cache_dtype: str
+) -> dict[str, Any]:
+    """What the CPU runner would hold and read."""
+    from gpt2fast.engine.cache import bytes_per_token
+    from gpt2fast.engine.options import KV_CACHE_DTYPES, check_formats
+    from gpt2fast.quantization import agree, bytes_by_format, bytes_per_step, matrix_layouts
+    from gpt2fast.runners import cpu_dtype, kv_format
+
+    check_formats(dtype, quantization, kv_cache_dtype)
+    config = checkpoint.config
+    scheme = agree(quantization, checkpoint.quantization, checkpoint.path)
+    dtype = cpu_dtype(checkpoint, dtype)
+    layouts = matrix_layouts(config, dtype, scheme)
+    by_format = bytes_by_format(layouts, config)
+    kv_cache_dtype = kv_format(kv_cache_dtype, dtype, scheme)
+    kv_token = bytes_per_token(config, kv_cache_dtype)
+    return {
+        "quantization": None if scheme is None else scheme.name,
+        "weights": sum(by_format.values()),
+        "weights_by_format": by_format,
+        "read_per_step": bytes_per_step(layouts, config),
+        "kv_cache_dtype": kv_cache_dtype,
+        "kv_cache_per_token": kv_token,
+        "kv_cache_full_context": kv_token * config.n_positions,
+        "kv_cache_per_token_by_dtype": {
+            name: bytes_per_token(config, name) for name in KV_CACHE_DTYPES if name != "auto"
         },
     }
 
@@ -81,7 +111,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
 def render(name: str, facts: dict[str, Any]) -> str:
     """The description for a person, one fact a line."""
     config, memory = facts["config"], facts["memory"]
-    stored = ", ".join(f"{kind} {_size(n)}" for kind, n in facts["bytes_by_dtype"].items())
+    stored = _parts(facts, "bytes_by_dtype")
     size = facts["tokenizer_size"]
     others = [isa for isa in facts["available_isas"] if isa != facts["isa"]]
     rows = {
@@ -98,11 +128,18 @@ def render(name: str, facts: dict[str, Any]) -> str:
         "tokenizer": "none: only token ids can be given" if size is None else f"{size} tokens",
         "would run": f"{facts['runner']} runner, {facts['isa']} instructions"
         + (f" (this machine also has {', '.join(others)})" if others else ""),
-        "memory": f"{_size(memory['weights'])} of weights in float32; KV cache "
-        f"{_size(memory['kv_cache_per_token'])} a token, "
-        f"{_size(memory['kv_cache_full_context'])} for a full context",
+        "weights": f"{size_text(memory['weights'])} in memory "
+        f"({_parts(memory, 'weights_by_format')}); a decode step reads "
+        f"{size_text(memory['read_per_step'])}",
+        "KV cache": f"{memory['kv_cache_dtype']}, {size_text(memory['kv_cache_per_token'])} a "
+        f"token, {size_text(memory['kv_cache_full_context'])} for a full context (a token: "
+        f"{_parts(memory, 'kv_cache_per_token_by_dtype')})",
     }
     return "\n".join(f"{label:<12}{text}" for label, text in rows.items())
+
+
+def _parts(facts: dict[str, Any], name: str) -> str:
+    return ", ".join(f"{kind} {size_text(count)}" for kind, count in facts[name].items())
 
 
 def _flags(config: dict[str, Any]) -> str:
@@ -115,7 +152,8 @@ def _flags(config: dict[str, Any]) -> str:
     return ", ".join(f"{name} {'on' if config[name] else 'off'}" for name in names)
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """A number of bytes for a person."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -10,10 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.config import ModelConfig
+from gpt2fast.engine.options import EngineOptions
 from gpt2fast.errors import OptionError
+from gpt2fast.quantization import Quantization, bytes_by_format, matrix_layouts
+from gpt2fast.runners import kv_format
 
 DEFAULT_TOKENS = 8192
 MEMORY_FRACTION = 0.25
+_VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+_SCALE_BYTES = 4  # of int8: one for a token's key in a head, one for its value
 _GROUP_LIMITS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -41,13 +46,26 @@ class BlockPool(Protocol):
     def stats(self) -> dict[str, int]: ...
 
 
-def bytes_per_token(config: ModelConfig, bytes_per_value: int = 4) -> int:
-    """Keys and values of all layers for one token: 2 * L * C values."""
-    return 2 * config.n_layer * config.n_embd * bytes_per_value
+def bytes_per_token(config: ModelConfig, kv_cache_dtype: str = "float32") -> int:
+    """Bytes of the keys and values of all layers for one token, as the CPU runner stores them.
+
+    ``kv_cache_dtype`` is "float32", "bfloat16", "float16" (torch alone) or "int8". The layout is
+    that of ``csrc/kernels/kv_layout.h``: values are padded to 16 a head; int8 pads keys to 8 and
+    adds a float32 scale to each of the two.
+    """
+    size, is_int8 = config.head_size, kv_cache_dtype == "int8"
+    keys, values = _round_up(size, 8) if is_int8 else size, _round_up(size, 16)
+    head = (keys + values) * _VALUE_BYTES[kv_cache_dtype] + (2 * _SCALE_BYTES if is_int8 else 0)
+    # A block of 16 tokens begins at a cache line, so that a token's share is in steps of 4 bytes.
+    return config.n_layer * config.n_head * _round_up(head, 4)
 
 
 def num_blocks(
-    config: ModelConfig, block_size: int, kv_cache_tokens: int | None, weight_bytes: int = 0
+    config: ModelConfig,
+    block_size: int,
+    kv_cache_tokens: int | None,
+    weight_bytes: int = 0,
+    kv_cache_dtype: str = "float32",
 ) -> int:
     """Blocks that hold ``kv_cache_tokens``, or by default what this rule gives.
 
@@ -55,12 +73,13 @@ def num_blocks(
     machine's (or container's) memory, and never for less than one full context. Raises
     ``OptionError`` if that and ``weight_bytes`` beside it are more than the machine has.
     """
-    per_token, memory = bytes_per_token(config), physical_memory() - weight_bytes
+    per_token, memory = bytes_per_token(config, kv_cache_dtype), physical_memory() - weight_bytes
     if memory < config.n_positions * per_token:
         raise OptionError(
             f"the weights need {weight_bytes / 2**30:.1f} GiB and one context of KV cache "
             f"{config.n_positions * per_token / 2**30:.1f} GiB, but this machine has "
-            f"{(memory + weight_bytes) / 2**30:.1f} GiB; use a smaller model or a larger machine"
+            f"{(memory + weight_bytes) / 2**30:.1f} GiB; use a smaller model or a larger machine, "
+            "quantization='int8' or 'int4', or kv_cache_dtype='int8'"
         )
     if kv_cache_tokens is None:
         affordable = int(memory * MEMORY_FRACTION) // per_token
@@ -72,9 +91,26 @@ def num_blocks(
         raise OptionError(
             f"kv_cache_tokens = {tokens} needs {tokens * per_token / 2**30:.1f} GiB for the KV "
             f"cache ({per_token} bytes a token), but this machine has {memory / 2**30:.1f} GiB "
-            f"beside the weights; give at most {memory // per_token}"
+            f"beside the weights; give at most {memory // per_token}, or kv_cache_dtype='int8'"
         )
     return -(-tokens // block_size)
+
+
+def held_on_cpu(
+    config: ModelConfig, options: EngineOptions, scheme: Quantization | None
+) -> tuple[int, str]:
+    """Bytes that the weights take beside the cache, and the format of the cache; ``scheme`` is that
+    of the weights. A dtype that a runner does not have is left to the runner to refuse."""
+    dtype = options.dtype if options.dtype in ("bfloat16", "float16") else "float32"
+    if options.device not in ("auto", "cpu"):  # another device has its own memory
+        return 0, dtype
+    dtype = "float32" if dtype == "float16" else dtype
+    weights = bytes_by_format(matrix_layouts(config, dtype, scheme), config)
+    return sum(weights.values()), kv_format(options.kv_cache_dtype, dtype, scheme)
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 def physical_memory() -> int:

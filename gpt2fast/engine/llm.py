@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.config import ModelConfig
-from gpt2fast.engine.cache import num_blocks
+from gpt2fast.engine.cache import held_on_cpu, num_blocks
 from gpt2fast.engine.engine import Engine
 from gpt2fast.engine.intake import check_cache
 from gpt2fast.engine.options import EngineOptions
@@ -23,7 +24,7 @@ from gpt2fast.engine.prompts import Prompt, Prompts, as_list, as_params, encode
 from gpt2fast.engine.sequence import Request
 from gpt2fast.engine.text_stream import Mailbox, TextStream
 from gpt2fast.errors import GPT2FastError, OptionError
-from gpt2fast.quantization import Quantization, weight_bytes
+from gpt2fast.quantization import agree
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class LLM:
         dtype: of the weights: "auto", "float32" or "bfloat16" (and "float16" with torch).
         quantization: None, or the integers that the weights are rounded to as they are loaded:
             "int8", "int4", or with a group size of 32, 64 or 128, such as "int4-g32". A checkpoint
-            that is stored quantized needs no word of it.
+            that ``save_quantized`` wrote needs no word of it.
         kv_cache_dtype: "float32", "bfloat16" or "int8"; "auto" is float32 for float32 weights and
             bfloat16 for smaller ones.
         num_threads: of the C++ runner; by default one for each physical core.
@@ -89,11 +90,9 @@ class LLM:
         with open_checkpoint(model, revision=revision) as checkpoint:
             self.tokenizer: Tokenizer | None = checkpoint.load_tokenizer()
             self.config: ModelConfig = checkpoint.config
-            scheme = None if quantization is None else Quantization.parse(quantization)
-            # As the CPU runner holds them; another device has its own memory.
-            on_cpu = device in ("auto", "cpu")
-            weights = weight_bytes(self.config, dtype, scheme) if on_cpu else 0
-            blocks = num_blocks(self.config, BLOCK_SIZE, kv_cache_tokens, weights)
+            scheme = agree(quantization, checkpoint.quantization, checkpoint.path)
+            weights, kv_format = held_on_cpu(self.config, options, scheme)
+            blocks = num_blocks(self.config, BLOCK_SIZE, kv_cache_tokens, weights, kv_format)
             runner = make_runner(
                 checkpoint,
                 device=device,
@@ -108,6 +107,7 @@ class LLM:
             )
         pool = BlockPool(runner.num_blocks, runner.block_size, prefix_caching)
         self._engine: Engine | None = Engine(runner, pool, self.tokenizer)
+        self._path = checkpoint.path
         self._lock = threading.Lock()
         self._mail: dict[str, Mailbox] = {}
         self._abandoned: deque[str] = deque()  # requests to be aborted by whoever has the lock
@@ -159,6 +159,26 @@ class LLM:
         """
         with self._locked() as engine:
             return engine.logits(token_ids)
+
+    def save_quantized(self, out: str | os.PathLike[str]) -> None:
+        """Write the quantized model as a new directory in Hugging Face format.
+
+        ``LLM(out)`` loads it without rounding again, with the same bits. ``out`` must not exist, or
+        be empty; it appears whole or not at all. Raises ``OptionError`` where the model is not
+        quantized, or ``out`` cannot be written.
+        """
+        from gpt2fast.checkpoint.save import save_quantized
+        from gpt2fast.runners.cpu import CpuRunner
+
+        with self._locked() as engine:
+            runner = engine.runner
+            if not isinstance(runner, CpuRunner) or runner.quantization is None:
+                raise OptionError(
+                    "this model is not quantized; make it with quantization='int8' or 'int4' on "
+                    "the cpu runner"
+                )
+            tensors = runner.packed_tensors()
+            save_quantized(Path(out), self._path, self.config, runner.quantization, tensors)
 
     def stats(self) -> dict[str, int]:
         """Counters of the KV cache (blocks, hits, evictions) and of the scheduler."""

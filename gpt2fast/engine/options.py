@@ -17,7 +17,7 @@ _MOST = {
     "num_threads": 1024,
     "kv_cache_tokens": 2**31 - 1,
 }
-_KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
+KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
 _OPTIONAL = ("num_threads", "kv_cache_tokens")
 
 
@@ -40,18 +40,7 @@ class EngineOptions:
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise OptionError(f"{name} = {value!r} is not allowed; give a string")
-        if self.quantization is not None:
-            Quantization.parse(self.quantization)
-            if self.dtype != "auto":
-                raise OptionError(
-                    f"dtype = {self.dtype!r} and quantization = {self.quantization!r} exclude "
-                    "each other; leave dtype at 'auto'"
-                )
-        if self.kv_cache_dtype not in _KV_CACHE_DTYPES:
-            raise OptionError(
-                f"kv_cache_dtype = {self.kv_cache_dtype!r} is not known; use one of "
-                f"{', '.join(map(repr, _KV_CACHE_DTYPES))}"
-            )
+        check_formats(self.dtype, self.quantization, self.kv_cache_dtype)
         if not isinstance(self.prefix_caching, bool):
             raise OptionError(
                 f"prefix_caching = {self.prefix_caching!r} is not allowed; give True or False"
@@ -66,6 +55,23 @@ class EngineOptions:
                 "threads that wait for a CPU slow all the others down",
                 stacklevel=4,
             )
+
+
+def check_formats(dtype: str, quantization: str | None, kv_cache_dtype: str) -> None:
+    """Raises OptionError for a format of weights or cache that no runner has, and for two formats
+    of the weights at once."""
+    if quantization is not None:
+        Quantization.parse(quantization)
+        if dtype != "auto":
+            raise OptionError(
+                f"dtype = {dtype!r} and quantization = {quantization!r} exclude each other; leave "
+                "dtype at 'auto'"
+            )
+    if kv_cache_dtype not in KV_CACHE_DTYPES:
+        raise OptionError(
+            f"kv_cache_dtype = {kv_cache_dtype!r} is not known; use one of "
+            f"{', '.join(map(repr, KV_CACHE_DTYPES))}"
+        )
 
 
 def num_cpus() -> int:

@@ -11,7 +11,7 @@ from gpt2fast.runners.base import Runner, StepBatch
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
 
-__all__ = ["Runner", "StepBatch", "make_runner"]
+__all__ = ["Runner", "StepBatch", "cpu_dtype", "kv_format", "make_runner"]
 
 _DEVICES = "'auto', 'cpu', 'torch' or 'torch:<device>' (such as 'torch:cuda')"
 BLOCK_SIZE = 16  # tokens in a cache block
@@ -32,16 +32,15 @@ def make_runner(
 ) -> Runner:
     """The runner for ``device``: "auto" and "cpu" are the C++ one, "torch[:device]" PyTorch's.
 
+    A checkpoint that is stored quantized brings its own ``quantization``; on torch it runs with the
+    values that its integers stand for.
+
     Raises ``OptionError`` for a device that does not exist, ``UnsupportedError`` for one, or for a
     dtype or block size on it, that this version cannot run.
     """
     kind, _, torch_device = device.partition(":")
     if device in ("auto", "cpu"):
-        if dtype not in ("auto", "float32", "bfloat16"):
-            raise UnsupportedError(
-                f"dtype = {dtype!r} is not available on the cpu runner; use 'auto', 'float32' or "
-                "'bfloat16'"
-            )
+        dtype = cpu_dtype(checkpoint, dtype)
         if block_size != BLOCK_SIZE:
             raise UnsupportedError(
                 f"block_size = {block_size} is not available on the cpu runner; use {BLOCK_SIZE}"
@@ -50,9 +49,11 @@ def make_runner(
 
         return CpuRunner(
             checkpoint,
-            dtype="float32" if dtype == "auto" else dtype,
+            dtype=dtype,
             quantization=quantization,
-            kv_cache_dtype=_kv_cache_dtype(kv_cache_dtype, dtype, quantization),
+            kv_cache_dtype=kv_format(
+                kv_cache_dtype, dtype, quantization or checkpoint.quantization
+            ),
             num_threads=num_threads,
             num_blocks=num_blocks,
             max_batch_tokens=max_batch_tokens,
@@ -64,7 +65,7 @@ def make_runner(
                 f"num_threads = {num_threads} is for the cpu runner; with device = {device!r} set "
                 "OMP_NUM_THREADS or call torch.set_num_threads"
             )
-        if quantization is not None:
+        if quantization is not None and quantization != checkpoint.quantization:
             raise UnsupportedError(
                 f"quantization = {quantization.name!r} is not available with device = {device!r}; "
                 "use 'cpu'"
@@ -92,8 +93,25 @@ def make_runner(
     raise OptionError(f"device = {device!r} is not known; use {_DEVICES}")
 
 
-def _kv_cache_dtype(wanted: str, dtype: str, quantization: Quantization | None) -> str:
-    """What "auto" means: no rounding for float32 weights, half the bytes for smaller ones."""
+def cpu_dtype(checkpoint: Checkpoint, dtype: str) -> str:
+    """What the CPU runner keeps float weights in. Raises ``UnsupportedError`` for what it does not
+    have, ``OptionError`` where ``checkpoint`` is quantized and one is asked for."""
+    if checkpoint.quantization is not None and dtype != "auto":
+        raise OptionError(
+            f"dtype = {dtype!r}, but {checkpoint.path} is stored in "
+            f"{checkpoint.quantization.name}; leave dtype at 'auto'"
+        )
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise UnsupportedError(
+            f"dtype = {dtype!r} is not available on the cpu runner; use 'auto', 'float32' or "
+            "'bfloat16'"
+        )
+    return "float32" if dtype == "auto" else dtype
+
+
+def kv_format(wanted: str, dtype: str, quantization: Quantization | None) -> str:
+    """What the CPU runner keeps keys and values in. "auto" does not round them where the weights
+    are float32, and halves their bytes where the weights are smaller."""
     if wanted != "auto":
         return wanted
-    return "float32" if dtype in ("auto", "float32") and quantization is None else "bfloat16"
+    return "float32" if dtype == "float32" and quantization is None else "bfloat16"

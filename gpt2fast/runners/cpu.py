@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast import _C
+from gpt2fast.checkpoint.packed import PackedTensor
+from gpt2fast.checkpoint.safetensors_writer import NewTensor
+from gpt2fast.checkpoint.tensor import PACKED
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
-from gpt2fast.quantization import Quantization, matrix_formats
+from gpt2fast.quantization import Quantization, matrix_layouts
 from gpt2fast.runners.base import StepBatch
 
 if TYPE_CHECKING:
@@ -25,17 +30,20 @@ class CpuRunner:
         checkpoint: an open checkpoint; its tensors are packed one by one and then released, so
             that the peak is little more than the weights.
         dtype: of the matrices where they are not quantized: "float32" or "bfloat16".
-        quantization: rounds the matrices to integers as they are loaded.
+        quantization: rounds the matrices to integers as they are loaded. That of a checkpoint
+            which is stored quantized is its own, given or not.
         kv_cache_dtype: "float32", "bfloat16" or "int8" (a scale for each token and head).
         num_threads: default: one for each physical core this process may use.
         num_blocks: cache blocks of 16 tokens; memory is taken as they are used.
         max_batch_tokens: the largest number of new tokens in a step.
         max_seqs: the largest number of sequences in a step.
+        loaded: is told of each tensor by name once it is packed.
 
     Raises:
         CheckpointError: a tensor holds NaN or infinite values.
         UnsupportedError: the head size is beyond what the kernels hold.
-        OptionError: an option is out of range, or memory does not suffice.
+        OptionError: an option is out of range, another ``quantization`` is asked for than the
+            checkpoint is stored in, or memory does not suffice.
     """
 
     block_size: int = _C.BLOCK_TOKENS
@@ -51,16 +59,19 @@ class CpuRunner:
         num_blocks: int,
         max_batch_tokens: int = 512,
         max_seqs: int = 64,
+        loaded: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.config = checkpoint.config
-        self.formats = matrix_formats(self.config, dtype, quantization)
+        self.quantization = _agreed(checkpoint, quantization)
+        self.layouts = matrix_layouts(self.config, dtype, self.quantization)
         self.kv_cache_dtype = kv_cache_dtype
         self.num_blocks = num_blocks
         self.max_batch_tokens = max_batch_tokens
         self.max_seqs = max_seqs
         self.num_threads = check_threads(num_threads)
         self._decoder = self._make_decoder()
-        self._load(checkpoint)
+        self._dtypes: dict[str, str] = {}  # of the vectors, as they were stored
+        self._load(checkpoint, loaded)
         self._logits = np.empty((0, self.config.vocab_size), np.float32)
 
     @property
@@ -114,7 +125,10 @@ class CpuRunner:
                 activation=config.activation_function,
                 tied_head=config.tie_word_embeddings,
                 layers=layers,
-                formats={name: (f.name, f.group_size) for name, f in self.formats.items()},
+                formats={
+                    name: (layout.format.name, layout.format.group_size)
+                    for name, layout in self.layouts.items()
+                },
                 kv_format=self.kv_cache_dtype,
                 num_threads=self.num_threads,
                 num_blocks=self.num_blocks,
@@ -128,17 +142,58 @@ class CpuRunner:
         except ValueError as error:  # an instruction set or threads that cannot be had
             raise OptionError(str(error)) from None
 
-    def _load(self, checkpoint: Checkpoint) -> None:
+    def packed_tensors(self) -> list[NewTensor]:
+        """All weights as they are held, for a checkpoint that loads without rounding again."""
+        tensors = []
+        for name, shape in self._shapes.items():
+            if (layout := self.layouts.get(name)) is not None:
+                make = partial(self._decoder.packed, name)
+                tensors.append(NewTensor(name, PACKED, layout.shape, make))
+            elif ".mlp.act." in name and self._dtypes[name] == "BF16":
+                # Arithmetic on them is rounded as well; the type says so.
+                tensors.append(NewTensor(name, "BF16", shape, partial(self._bfloat16, name)))
+            else:
+                tensors.append(NewTensor(name, "F32", shape, partial(self._decoder.vector, name)))
+        # At the end, where they put no other tensor at an odd address.
+        return sorted(tensors, key=lambda tensor: tensor.dtype == "BF16")
+
+    def _bfloat16(self, name: str) -> NDArray[np.uint16]:
+        """The upper halves of values that were stored as bfloat16: nothing is rounded."""
+        return (self._decoder.vector(name).view(np.uint32) >> 16).astype(np.uint16)
+
+    def _load(self, checkpoint: Checkpoint, loaded: Callable[[str], None]) -> None:
+        self._shapes = checkpoint.shapes
         # Vectors first: LayerNorm is balanced against the integer matrix that follows it.
-        for name in sorted(checkpoint.names, key=self.formats.__contains__):
+        for name in sorted(checkpoint.names, key=self.layouts.__contains__):
             tensor = checkpoint.tensor(name)
             try:
-                self._decoder.load(name, tensor.dtype, list(tensor.shape) or [1], tensor.data)
+                if isinstance(tensor, PackedTensor):
+                    tensor.check_scales()
+                    self._decoder.load_packed(name, tensor.data)
+                else:
+                    shape = list(tensor.shape) or [1]
+                    self._decoder.load(name, tensor.dtype, shape, tensor.data)
+            except CheckpointError:
+                raise
             except ValueError as error:
                 raise CheckpointError(f"{checkpoint.path}: {error}") from None
+            self._dtypes[name] = tensor.dtype
             tensor.release()
+            loaded(name)
         if missing := self._decoder.missing():
             raise CheckpointError(f"{checkpoint.path}: missing tensors: {', '.join(missing)}")
+
+
+def _agreed(checkpoint: Checkpoint, quantization: Quantization | None) -> Quantization | None:
+    stored = checkpoint.quantization
+    if stored is None:
+        return quantization
+    if quantization is not None and quantization != stored:
+        raise OptionError(
+            f"quantization = {quantization.name!r}, but {checkpoint.path} is stored in "
+            f"{stored.name}; quantize the float checkpoint it was made from"
+        )
+    return stored
 
 
 def check_threads(num_threads: int | None) -> int:

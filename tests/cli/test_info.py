@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpt2fast import _C
+from gpt2fast import _C, LLM
 from gpt2fast.cli import main
 from model_grid import BASE
 
@@ -31,11 +31,75 @@ def test_json(make_checkpoint: Make, capsys: pytest.CaptureFixture[str]) -> None
     assert facts["isa"] in facts["available_isas"] == _C.available_isas()
     # 2 layers of a key and a value of width 48 in float32, for 96 positions.
     per_token = 2 * 2 * 48 * 4
-    assert facts["memory"] == {
-        "weights": 4 * parameters,
+    memory = facts["memory"]
+    # 211 tokens make 14 panels of 16.
+    padding = (14 * 16 - 211) * 48 * 4
+    assert memory == {
+        "quantization": None,
+        "weights": 4 * parameters + padding,
+        "weights_by_format": {"float32": 4 * parameters + padding},
+        "read_per_step": 4 * parameters + padding - 96 * 48 * 4,  # all but the positions
+        "kv_cache_dtype": "float32",
         "kv_cache_per_token": per_token,
         "kv_cache_full_context": 96 * per_token,
+        "kv_cache_per_token_by_dtype": {
+            "float32": per_token,
+            "bfloat16": per_token // 2,
+            "int8": per_token // 4 + 2 * 2 * 3 * 4,  # and a scale for each of 3 heads
+        },
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "formats", "cache"),
+    [
+        (["--dtype", "bfloat16"], {"float32", "bfloat16"}, "bfloat16"),
+        (["--quantization", "int8"], {"float32", "int8-g64"}, "bfloat16"),
+        (["--quantization", "int4"], {"float32", "int8-g64", "int4-g64"}, "bfloat16"),
+        (["--quantization", "int8", "--kv-cache-dtype", "int8"], {"float32", "int8-g64"}, "int8"),
+    ],
+)
+def test_formats(
+    make_checkpoint: Make,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    formats: set[str],
+    cache: str,
+) -> None:
+    path, _ = make_checkpoint(**BASE)
+    assert main(["info", str(path), "--json", *options]) == 0
+    memory = json.loads(capsys.readouterr().out)["memory"]
+    assert memory["weights_by_format"].keys() == formats
+    assert memory["kv_cache_dtype"] == cache
+    arguments = dict(zip(options[::2], options[1::2], strict=True))
+    names = {name[2:].replace("-", "_"): value for name, value in arguments.items()}
+    with LLM(path, **names) as llm:  # type: ignore[arg-type]
+        runner: Any = llm._open_engine().runner
+        assert memory["weights"] == runner.weight_bytes
+        assert memory["read_per_step"] == runner.bytes_per_step
+    assert main(["info", str(path), *options]) == 0
+    text = capsys.readouterr().out
+    assert f"KV cache    {cache}, " in text
+    assert all(name in text for name in formats)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--dtype", "float16"], "dtype = 'float16' is not available"),
+        (["--quantization", "int3"], "quantization = 'int3' is not known"),
+        (["--quantization", "int8", "--dtype", "bfloat16"], "exclude each other"),
+        (["--kv-cache-dtype", "fp8"], "kv_cache_dtype = 'fp8' is not known"),
+    ],
+)
+def test_formats_that_are_not_there(
+    make_checkpoint: Make, capsys: pytest.CaptureFixture[str], options: list[str], says: str
+) -> None:
+    path, _ = make_checkpoint(**BASE)
+    assert main(["info", str(path), *options]) == 2
+    assert says in capsys.readouterr().err
+    assert main(["generate", str(path), "--prompt-ids", "1", *options]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_text(make_checkpoint: Make, capsys: pytest.CaptureFixture[str]) -> None:

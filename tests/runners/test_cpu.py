@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bits import check_bits, tokens_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
@@ -25,10 +25,6 @@ MakeCheckpoint = Callable[..., tuple[Path, Any]]
 def make_runner(path: Path, **options: Any) -> CpuRunner:
     with open_checkpoint(path) as checkpoint:
         return CpuRunner(checkpoint, **{"num_blocks": 32, "num_threads": 2, **options})
-
-
-def tokens_for(config: Any, count: int, seed: int = 0) -> NDArray[np.int32]:
-    return np.random.default_rng(seed).integers(0, config.vocab_size, count).astype(np.int32)
 
 
 @pytest.mark.parametrize("isa", _C.available_isas())
@@ -73,37 +69,7 @@ def test_bits_do_not_depend_on_batch_chunks_prefix_or_threads(
 ) -> None:
     monkeypatch.setenv("GPT2FAST_FORCE_ISA", isa)
     path, _ = make_checkpoint(**overrides)
-    alone = make_runner(path, num_threads=1)
-    runner = make_runner(path, num_threads=data.draw(st.integers(1, 3), "threads"))
-    lengths = data.draw(st.lists(st.integers(2, 90), min_size=1, max_size=5), "lengths")
-    shared = data.draw(st.integers(0, 48), "shared prefix")
-    prompts = [tokens_for(runner.config, n, seed=i + 1) for i, n in enumerate(lengths)]
-    for prompt in prompts[1:]:
-        common = min(shared, len(prompt), len(prompts[0]))
-        prompt[:common] = prompts[0][:common]
-    want = [PagedSequences(alone).logits(p, [len(p)]) for p in prompts]
-
-    paged = PagedSequences(runner, prefix_caching=True)
-    live: dict[int, tuple[int, int]] = {}
-    waiting = list(range(len(prompts)))
-    while waiting or live:
-        if waiting and (not live or data.draw(st.booleans(), "admit")):
-            index = waiting.pop(0)
-            live[index] = paged.create(prompts[index])
-        chunks = {}
-        for index, (sequence, done) in live.items():
-            size = data.draw(st.integers(1, 40), "chunk")
-            chunks[index] = (sequence, prompts[index][done : done + size])
-        for (index, (sequence, tokens)), got in zip(
-            chunks.items(), paged.step(list(chunks.values())), strict=True
-        ):
-            done = live[index][1]
-            end = done + len(tokens)
-            assert got.tobytes() == want[index][done:end].tobytes()
-            live[index] = (sequence, end)
-            if end == len(prompts[index]):
-                paged.pool.free(sequence)
-                del live[index]
+    check_bits(lambda threads: make_runner(path, num_threads=threads), data)
 
 
 def test_forks_write_to_blocks_of_their_own(make_checkpoint: MakeCheckpoint) -> None:

@@ -62,13 +62,17 @@ _SYSTEMS = {
         ("openvino", "nncf", "torch", "transformers", "optimum.intel"),
         f"openvino nncf optimum-intel {_TORCH}",
     ),
-    "llama_cpp": System(
-        "llama_cpp",
-        "LlamaCpp",
-        ("float32", "float16", "bfloat16", "int8", "int4"),
-        ("llama_cpp", "gguf"),
-        "llama-cpp-python gguf",
-    ),
+    **{
+        name: System(
+            "llama_cpp",
+            "LlamaCpp",
+            ("float32", "float16", "bfloat16", "int8", "int4"),
+            ("llama_cpp", "gguf"),
+            "llama-cpp-python gguf",
+            variant,
+        )
+        for name, variant in (("llama_cpp", "plain"), ("llama_cpp-flash", "flash"))
+    },
 }
 
 

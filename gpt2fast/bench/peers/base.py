@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -56,7 +57,9 @@ class Adapter(Protocol):
         """
         ...
 
-    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock) -> Generated:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock
+    ) -> Generated:
         """Exactly ``new_tokens`` greedy tokens for each of B prompts; the end token is ignored.
 
         The prompts have the same length. Returns the new tokens (B, new_tokens) and the values of
@@ -90,13 +93,14 @@ class Adapter(Protocol):
 
 def installed(*packages: str) -> dict[str, str]:
     """Versions of those of ``packages`` (distribution names) that are installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {package: found for package in packages if (found := _version(package)) is not None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def refuse(system: str, options: dict[str, Any]) -> None:
@@ -150,12 +154,11 @@ def _staged(path: Path) -> Iterator[Path]:
 
 def hugging_face_model(checkpoint: Path, dtype: str = "float32", attention: str = "eager") -> Any:
     """transformers' GPT-2 for inference, from local files."""
-    import torch
-    import transformers
-
-    options = {"attn_implementation": attention, "local_files_only": True}
-    # Renamed from torch_dtype in 4.56; both are taken up to 5.
+    torch, transformers = import_module("torch"), import_module("transformers")
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=getattr(torch, dtype), **options
+        checkpoint,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+        local_files_only=True,
     )
     return model.eval()

@@ -50,6 +50,7 @@ class CTranslate2:
             vocabulary = [str(i) for i in range(model.config.vocab_size)]
             spec.register_vocabulary(vocabulary)
             spec.config.bos_token = spec.config.eos_token = spec.config.unk_token = vocabulary[-1]
+            spec.config.layer_norm_epsilon = model.config.layer_norm_epsilon
             spec.validate()
             spec.optimize(quantization=_QUANTIZATION[fmt])
             path.mkdir()
@@ -73,7 +74,9 @@ class CTranslate2:
             intra_threads=threads,
         )
 
-    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock) -> Generated:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock
+    ) -> Generated:
         times = [0.0] * new_tokens
 
         def note(result: Any) -> bool:
@@ -94,7 +97,9 @@ class CTranslate2:
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         ids = self._api.StorageView.from_array(np.array([tokens], np.int32))
         lengths = self._api.StorageView.from_array(np.array([len(tokens)], np.int32))
-        return np.array(self._generator.forward_batch(ids, lengths), np.float32)[0]
+        output = self._generator.forward_batch(ids, lengths)
+        rows: NDArray[np.float32] = np.array(output, np.float32)[0]
+        return rows
 
     def weight_bytes(self) -> int | None:
         return self._notes["weights"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,9 @@ def write_gguf(checkpoint: Path, path: Path, dtype: str) -> None:
     The file has no tokenizer: token ids go in and out. Raises ``UnsupportedError`` for what
     llama.cpp's GPT-2 does not know: another activation than gelu_new, other attention scales.
     """
-    import gguf
-
     config = json.loads((checkpoint / "config.json").read_text())
     _check(config)
+    gguf = import_module("gguf")
     writer = gguf.GGUFWriter(path, "gpt2", use_temp_file=False)
     writer.add_block_count(config["n_layer"])
     writer.add_context_length(config["n_positions"])
@@ -70,8 +70,7 @@ def tensor_bytes(path: Path) -> int:
     Without the position table, of which single rows are read, and without the embedding table where
     the file has a head of its own.
     """
-    import gguf
-
+    gguf = import_module("gguf")
     sizes = {tensor.name: int(tensor.n_bytes) for tensor in gguf.GGUFReader(path).tensors}
     sizes.pop("position_embd.weight", None)
     if "output.weight" in sizes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, cast
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.bench.peers.base import Clock, Generated, cached, installed, refuse
+from gpt2fast.bench.peers.base import Clock, Generated, cached, check_format, installed, refuse
 from gpt2fast.bench.peers.gguf_file import tensor_bytes, write_gguf
 from gpt2fast.errors import UnsupportedError
 
@@ -25,19 +26,19 @@ class LlamaCpp:
     """llama_decode over batches of sequences; the next tokens by numpy's argmax.
 
     int4 is the quantization tool's Q4_0 as it stands: blocks of 32 in 4 bits, the head in Q6_K.
-    Each sequence has a KV stream of its own (float16, the default), and flash attention is on.
+    Each sequence has a KV stream of its own, in float16, the default. Flash attention makes prompts
+    faster and decoding slower, a third slower at 900 cached tokens, so it is a variant: "flash".
     """
 
     FORMATS: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16", "int8", "int4")
 
-    def __init__(self, work: Path) -> None:
-        import llama_cpp
-
+    def __init__(self, work: Path, variant: str = "plain") -> None:
         self._work = work
-        self._api: Any = llama_cpp
-        self._log = llama_cpp.llama_log_callback(_print_errors)  # C keeps a bare pointer to it
-        llama_cpp.llama_log_set(self._log, None)
-        llama_cpp.llama_backend_init()
+        self._flash = variant == "flash"
+        self._api: Any = import_module("llama_cpp")
+        self._log = self._api.llama_log_callback(_print_errors)  # C keeps a bare pointer to it
+        self._api.llama_log_set(self._log, None)
+        self._api.llama_backend_init()
         self._model: Any = None
         self._context: Any = None
 
@@ -45,12 +46,15 @@ class LlamaCpp:
         return installed("llama-cpp-python", "gguf")
 
     def convert(self, checkpoint: Path, fmt: str) -> Path:
-        if fmt in _STORED:
-            name, make = f"{fmt}.gguf", lambda path: write_gguf(checkpoint, path, _STORED[fmt])
-        else:
-            full = self.convert(checkpoint, "float32")
-            name, make = f"{fmt}.gguf", lambda path: self._quantize(full, path, _QUANTIZED[fmt])
-        return cached(self._work, checkpoint, f"llama_cpp-{name}", self.versions(), make)
+        check_format("llama_cpp", fmt, self.FORMATS)
+
+        def make(path: Path) -> None:
+            if fmt in _STORED:
+                write_gguf(checkpoint, path, _STORED[fmt])
+            else:
+                self._quantize(self.convert(checkpoint, "float32"), path, _QUANTIZED[fmt])
+
+        return cached(self._work, checkpoint, f"llama_cpp-{fmt}.gguf", self.versions(), make)
 
     def _quantize(self, source: Path, path: Path, kind: str) -> None:
         api = self._api
@@ -63,7 +67,7 @@ class LlamaCpp:
     def load(
         self, artifact: Path, fmt: str, threads: int, context: int, batch: int, **options: str
     ) -> None:
-        refuse("llama.cpp", options)
+        refuse("llama_cpp", options)
         api = self._api
         self._artifact = artifact
         self._model = api.llama_model_load_from_file(
@@ -77,7 +81,8 @@ class LlamaCpp:
         params.n_ubatch = _UBATCH
         params.n_seq_max = batch
         params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        kind = "ENABLED" if self._flash else "DISABLED"
+        params.flash_attn_type = getattr(api, f"LLAMA_FLASH_ATTN_TYPE_{kind}")
         params.kv_unified = batch == 1
         params.no_perf = True
         self._context = api.llama_init_from_model(self._model, params)
@@ -86,18 +91,21 @@ class LlamaCpp:
         self._vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))
         self._batch = api.llama_batch_init(params.n_batch, 0, 1)
 
-    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock) -> Generated:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock
+    ) -> Generated:
         self._forget()
         size, length = len(prompts), len(prompts[0])
-        rows = range(length - 1, size * length, length)
-        last = self._prefill(prompts, set(rows))
+        wanted = range(length - 1, size * length, length)  # the last row of each prompt
+        self._prefill(prompts, set(wanted))
+        last: list[int] = []
         tokens: list[list[int]] = [[] for _ in prompts]
         times: list[float] = []
         for step in range(new_tokens):
             if step:
-                last = self._decode(last, length + step - 1)
-                rows = range(size)
-            last = [int(self._row(i).argmax()) for i in rows]
+                self._decode(last, length + step - 1)
+                wanted = range(size)
+            last = [int(self._row(i).argmax()) for i in wanted]
             times.append(clock())
             for sequence, token in zip(tokens, last, strict=True):
                 sequence.append(token)
@@ -111,14 +119,13 @@ class LlamaCpp:
     def _forget(self) -> None:
         self._api.llama_memory_clear(self._api.llama_get_memory(self._context), False)
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], wanted: set[int]) -> list[int]:
+    def _prefill(self, prompts: Sequence[Sequence[int]], wanted: set[int]) -> None:
         row = 0
         for sequence, prompt in enumerate(prompts):
             for position, token in enumerate(prompt):
                 self._put(row, token, position, sequence, row in wanted)
                 row += 1
         self._run(row)
-        return []
 
     def _decode(self, last: list[int], position: int) -> None:
         for sequence, token in enumerate(last):
@@ -152,7 +159,8 @@ class LlamaCpp:
 
     def kv_bytes_per_token(self) -> int | None:
         api = self._api
-        return 2 * 2 * api.llama_model_n_layer(self._model) * api.llama_model_n_embd(self._model)
+        values = api.llama_model_n_layer(self._model) * api.llama_model_n_embd(self._model)
+        return 2 * 2 * int(values)  # keys and values in float16
 
     def close(self) -> None:
         if self._context:

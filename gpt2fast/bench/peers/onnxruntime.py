@@ -72,7 +72,9 @@ class OnnxRuntime:
         self._presents = [name.replace("past_key_values", "present") for name in self._pasts]
         self._binding = self._session.io_binding()
 
-    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock) -> Generated:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock
+    ) -> Generated:
         steps: list[NDArray[np.int64]] = []
         times: list[float] = []
         ids, start = np.array(prompts, np.int64), 0
@@ -88,7 +90,8 @@ class OnnxRuntime:
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         logits, _ = self._step(np.array([tokens], np.int64), 0, self._empty_cache(1))
-        return logits[0].copy()
+        rows: NDArray[np.float32] = logits[0].copy()
+        return rows
 
     def _empty_cache(self, batch: int) -> list[Any]:
         notes = self._notes

@@ -66,7 +66,9 @@ class OpenVino:
         self._inputs = {name for port in self._compiled.inputs for name in port.get_names()}
         self._request = self._compiled.create_infer_request()
 
-    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock) -> Generated:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock
+    ) -> Generated:
         self._request.reset_state()
         steps: list[NDArray[np.int64]] = []
         times: list[float] = []
@@ -82,7 +84,8 @@ class OpenVino:
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         self._request.reset_state()
-        return self._step(np.array([tokens], np.int64), 0)[0].copy()
+        rows: NDArray[np.float32] = self._step(np.array([tokens], np.int64), 0)[0].copy()
+        return rows
 
     def _step(self, ids: NDArray[np.int64], start: int) -> NDArray[np.float32]:
         """Logits (B, T, V) of ``ids`` (B, T) after ``start`` tokens; a view of the plugin's."""

@@ -59,12 +59,15 @@ class Transformers:
         self._decode = self._model
         self._static: dict[int, Any] = {}  # by batch size, which is part of a static cache's shape
         if self._variant == "compile":
-            import_module("torch._inductor.config").freezing = True
+            inductor: Any = import_module("torch._inductor.config")
+            inductor.freezing = True
             self._decode = self._torch.compile(self._model, dynamic=False)
             # Compiled here, as it would be when a service starts; a new batch size compiles again.
             self.generate([[0] * 4] * batch, 3, lambda: 0.0)
 
-    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock) -> Generated:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock
+    ) -> Generated:
         torch = self._torch
         steps, times = [], []
         cache, length = self._new_cache(len(prompts)), len(prompts[0])
@@ -110,7 +113,8 @@ class Transformers:
         if not self._model.config.tie_word_embeddings:
             skipped.add("transformer.wte.weight")
         named = self._model.named_parameters()  # a tied head is listed once
-        return sum(p.numel() * p.element_size() for name, p in named if name not in skipped)
+        read = [p for name, p in named if name not in skipped]
+        return sum(int(p.numel() * p.element_size()) for p in read)
 
     def kv_bytes_per_token(self) -> int | None:
         config = self._model.config

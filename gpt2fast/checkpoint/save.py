@@ -1,0 +1,107 @@
+"""A quantized model as a Hugging Face directory that appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from gpt2fast.checkpoint.checkpoint import QUANTIZATION_FIELD
+from gpt2fast.checkpoint.json_file import read_json_object
+from gpt2fast.checkpoint.packed import panel_metadata
+from gpt2fast.checkpoint.resolve import SMALL_FILES
+from gpt2fast.checkpoint.safetensors_writer import NewTensor, Written, write_json, write_weights
+from gpt2fast.config import ModelConfig
+from gpt2fast.errors import OptionError
+from gpt2fast.quantization import Quantization
+
+MAX_SHARD_BYTES = 2 * 10**9
+_CONFIG = "config.json"
+_SPARE_BYTES = 2**20  # for the header and config.json
+
+
+def save_quantized(
+    out: Path,
+    source: Path,
+    config: ModelConfig,
+    quantization: Quantization,
+    tensors: Sequence[NewTensor],
+    written: Written = lambda num_bytes: None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write the directory ``out``: ``tensors``, the fields of ``source``'s config.json with a
+    ``quantization_config``, and copies of its tokenizer and generation files.
+
+    Everything is written beside ``out`` and gets its name by one rename. Raises OptionError where
+    ``out`` holds something already, cannot be written, or the disk is too small.
+    """
+    check_out(out)
+    fields = read_json_object(source / _CONFIG)
+    fields["tie_word_embeddings"] = config.tie_word_embeddings
+    fields[QUANTIZATION_FIELD] = quantization.to_config()
+    with _clear_errors(out), _staged(out) as stage:
+        small = [source / name for name in SMALL_FILES if name != _CONFIG]
+        small = [file for file in small if file.is_file()]
+        needed = sum(tensor.num_bytes for tensor in tensors) + _SPARE_BYTES
+        _check_room(out, stage, needed + sum(file.stat().st_size for file in small))
+        for file in small:
+            shutil.copyfile(file, stage / file.name)
+        write_weights(stage, tensors, panel_metadata(quantization), max_shard_bytes, written)
+        write_json(stage / _CONFIG, fields)
+
+
+def check_out(out: Path) -> None:
+    """Raises OptionError unless ``out`` is free: absent, or an empty directory."""
+    with _clear_errors(out):
+        if out.is_dir() and not any(out.iterdir()):
+            return
+        if out.exists() or out.is_symlink():
+            kind = "is a directory with files in it" if out.is_dir() else "exists and is a file"
+            raise OptionError(f"{out} {kind}; give a new name")
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A new directory beside ``out`` that becomes it at the end, and disappears on any error."""
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{out.name[:64]}-", suffix=".partial", dir=parent))
+    try:
+        yield stage
+        stage.chmod(0o777 & ~_umask())
+        os.replace(stage, out)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _check_room(out: Path, stage: Path, needed: int) -> None:
+    free = shutil.disk_usage(stage).free
+    if free < needed:
+        raise OptionError(
+            f"{out}: {needed / 1e6:.1f} MB are needed there, {free / 1e6:.1f} MB are free; free "
+            "some, or write to another disk"
+        )
+
+
+@contextmanager
+def _clear_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            reason = "something else was written there meanwhile; give another name"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "the disk is full; free some space, or write to another disk"
+        else:
+            reason = f"{error.strerror or error}; write to another place"
+        raise OptionError(f"{out}: cannot be written: {reason}") from None

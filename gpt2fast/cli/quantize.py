@@ -1,0 +1,147 @@
+"""``gpt2fast quantize``: write a model with integer weights that loads at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from gpt2fast.cli import streams
+from gpt2fast.cli.info import size_text
+from gpt2fast.errors import OptionError
+
+if TYPE_CHECKING:
+    from gpt2fast.checkpoint import Checkpoint
+    from gpt2fast.quantization import Quantization
+
+_EXAMPLES = """\
+examples:
+  gpt2fast quantize gpt2 gpt2-int8 --quantization int8
+  gpt2fast quantize ./my-model ./my-model-int4 --quantization int4-g32 --json
+  gpt2fast generate gpt2-int8 "Once upon a time"
+"""
+_PROGRESS_SECONDS = 2.0  # work that is shorter needs no progress
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "quantize",
+        help="write a model with int8 or int4 weights",
+        description="Round the matrices of a checkpoint to integers and write them, with its "
+        "configuration and tokenizer, as a new directory that every command takes for a model.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="'demo', a directory, or a hub id")
+    parser.add_argument("out", metavar="OUT", help="the directory to write; must be new or empty")
+    parser.add_argument(
+        "--quantization",
+        required=True,
+        metavar="SCHEME",
+        help="int8, int4, or with a group size of 32, 64 or 128, such as int4-g32",
+    )
+    parser.add_argument("--num-threads", type=int, help="default: the physical cores")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write ``args.out``; print what it took."""
+    from pathlib import Path
+
+    from gpt2fast.checkpoint import open_checkpoint
+    from gpt2fast.checkpoint.save import check_out
+    from gpt2fast.quantization import Quantization
+
+    begin = perf_counter()
+    scheme = Quantization.parse(args.quantization)
+    out = Path(args.out)
+    check_out(out)  # before the minutes of work
+    with open_checkpoint(args.model, revision=args.revision) as checkpoint:
+        if (stored := checkpoint.quantization) is not None:
+            raise OptionError(
+                f"{checkpoint.path} is already stored in {stored.name}; copy it, or give the float "
+                "checkpoint it was made from"
+            )
+        before = checkpoint.num_bytes
+        _quantize(checkpoint, out, scheme, args.num_threads)
+    with open_checkpoint(out) as written:
+        facts = {
+            "out": str(out),
+            "quantization": scheme.name,
+            "num_bytes_before": before,
+            "num_bytes": written.num_bytes,
+            "bytes_by_dtype": written.bytes_by_dtype,
+            "seconds": perf_counter() - begin,
+        }
+    streams.write((json.dumps(facts) if args.json else _render(facts)) + "\n")
+    return 0
+
+
+def _quantize(
+    checkpoint: Checkpoint, out: Any, scheme: Quantization, num_threads: int | None
+) -> None:
+    from gpt2fast.checkpoint.save import save_quantized
+    from gpt2fast.runners.cpu import CpuRunner
+
+    names = len(checkpoint.names)
+    with _Progress(2 * names) as progress:
+        runner = CpuRunner(
+            checkpoint,
+            quantization=scheme,
+            num_threads=num_threads,
+            num_blocks=1,
+            max_batch_tokens=1,
+            max_seqs=1,
+            loaded=lambda name: progress.step(f"rounding {name}"),
+        )
+        save_quantized(
+            out,
+            checkpoint.path,
+            checkpoint.config,
+            scheme,
+            runner.packed_tensors(),
+            written=lambda num_bytes: progress.step(f"writing {out}"),
+        )
+
+
+def _render(facts: dict[str, Any]) -> str:
+    before, after = facts["num_bytes_before"], facts["num_bytes"]
+    parts = ", ".join(f"{kind} {size_text(n)}" for kind, n in facts["bytes_by_dtype"].items())
+    return (
+        f"{facts['out']}: {size_text(before)} became {size_text(after)} "
+        f"({after / before:.2f} of it): {parts}; {facts['seconds']:.1f} s"
+    )
+
+
+class _Progress:
+    """Steps done of those there are, on standard error where that is a terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._begin = perf_counter()
+        self._shown = False
+
+    def step(self, text: str) -> None:
+        self._done += 1
+        if perf_counter() - self._begin >= _PROGRESS_SECONDS and sys.stderr.isatty():
+            self._shown = True
+            self._show(f"{100 * self._done // self._total:3d} %  {text}")
+
+    @staticmethod
+    def _show(text: str) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\r\x1b[K{text[:width]}")
+        sys.stderr.flush()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            self._show("")

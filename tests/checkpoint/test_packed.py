@@ -1,0 +1,85 @@
+"""The panels that C++ packs, decoded in numpy: exactly round-to-nearest as numpy does it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packed_reference import Floats, pack, quantize
+
+from gpt2fast.checkpoint.packed import decode, decode_integers, decode_scales
+from gpt2fast.quantization import GROUP_SIZES, MatrixFormat, PanelLayout
+
+FORMATS = [(name, group) for name in ("int8", "int4") for group in GROUP_SIZES]
+SHAPES = [(16, 64), (1, 1), (5, 33), (17, 100), (33, 129), (48, 256), (100, 7)]
+
+
+def check(matrix: Floats, name: str, group: int, conv1d: bool) -> None:
+    outputs, inputs = matrix.shape
+    layout = PanelLayout(MatrixFormat(name, group), inputs, outputs)
+    data = pack(matrix, name, group, conv1d)
+    assert data.shape == layout.shape
+    integers, scales = quantize(matrix, name, group)
+    np.testing.assert_array_equal(decode_scales(data, layout), scales)
+    np.testing.assert_array_equal(decode_integers(data, layout), integers)
+    each = np.repeat(scales, group, axis=1)[:, :inputs]
+    np.testing.assert_array_equal(decode(data, layout), integers * each)
+    # To nearest: half a step. The end of int4 that has one step less may be clipped by a whole one,
+    # and its step is a bfloat16 that may be a little too small for the other end.
+    bound = 0.5 if name == "int8" else 1.0 + 8 * 2**-8
+    assert (np.abs(integers * each - matrix) <= np.abs(each) * (bound + 1e-3) + 1e-30).all()
+
+
+@pytest.mark.parametrize("conv1d", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("name", "group"), FORMATS)
+def test_packing_rounds_to_nearest(
+    name: str, group: int, shape: tuple[int, int], conv1d: bool
+) -> None:
+    rng = np.random.default_rng(sum(shape))
+    check(rng.standard_normal(shape, np.float32), name, group, conv1d)
+
+
+def extremes() -> dict[str, Floats]:
+    noise = np.random.default_rng(1).standard_normal((19, 150), np.float32)
+    one_sided = np.abs(noise)
+    mixed = noise.copy()
+    mixed[::3, :70] = 0
+    mixed[1::3, 40:100] = 1e-38
+    mixed[2::3, 100:] = 3e38 / 2
+    return {
+        "zeros": np.zeros_like(noise),
+        "constant": np.full_like(noise, 0.37),
+        "negative": -one_sided,
+        "positive": one_sided,
+        "1e-30": noise * np.float32(1e-30),
+        "below the smallest step": noise * np.float32(1e-36),
+        "3e38 / 2": np.clip(noise, -1, 1) * np.float32(3e38 / 2),
+        "both ends": np.tile(np.array([1, -1], np.float32), (19, 75)),
+        "mixed": mixed,
+    }
+
+
+@pytest.mark.parametrize("case", extremes())
+@pytest.mark.parametrize(("name", "group"), FORMATS)
+def test_extreme_values(name: str, group: int, case: str) -> None:
+    check(extremes()[case], name, group, conv1d=False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(FORMATS),
+    st.integers(1, 40),
+    st.integers(1, 140),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_shape(
+    form: tuple[str, int], outputs: int, inputs: int, conv1d: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    # Magnitudes from 1e-9 to 1e9 side by side, and zeros.
+    matrix = rng.standard_normal((outputs, inputs)) * 10.0 ** rng.integers(-9, 9, (outputs, 1))
+    matrix[rng.random((outputs, inputs)) < 0.2] = 0
+    check(matrix.astype(np.float32), *form, conv1d=conv1d)
