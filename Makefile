@@ -11,7 +11,8 @@ help:
 	@echo "make demo       text from the bundled model, and speed against the machine's limit"
 	@echo "make test       all tests but the slow ones    make test-slow  minutes and gigabytes"
 	@echo "make lint       ruff, mypy, clang-format       make format     apply them"
-	@echo "make bench      fp32 decoding against transformers, medians of interleaved rounds"
+	@echo "make bench      the README's tables, every other system installed beside (an hour)"
+	@echo "make bench-kernels  each kernel against its limit"
 
 # The core and its compiled extension; nothing else is needed to run a model.
 $(VENV)/.core: $(SOURCES) constraints.txt
@@ -33,7 +34,8 @@ $(VENV)/.dev: $(VENV)/.peers
 
 demo: $(VENV)/.peers
 	@echo; echo '$$ gpt2fast $(DEMO)'; $(VENV)/bin/gpt2fast $(DEMO)
-	@echo; $(PY) benchmarks/decode_fp32.py --rounds 3 --tokens 32
+	@echo; $(VENV)/bin/gpt2fast bench --random gpt2 -s gpt2fast:float32,int8,int4 transformers-sdpa:float32 \
+		--baseline transformers-sdpa --tokens 32 --rounds 3 --starts 1 --work build
 
 test: $(VENV)/.dev lint
 	$(PY) -m pytest -m "not slow"
@@ -51,10 +53,24 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i csrc/*/*.cpp csrc/*/*.h tests/csrc/*.cpp tests/csrc/*.h
 
-bench: $(VENV)/.peers
-	$(PY) benchmarks/decode_fp32.py --rounds 7
+# The systems that the README compares with, in an environment of their own (benchmarks/peers.txt
+# says why); llama.cpp is compiled for this CPU.
+PEERS := .venv-bench
+$(PEERS)/.ready: benchmarks/peers.txt $(SOURCES)
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install -q torch==2.13.0 setuptools pybind11
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(PEERS)/bin/pip install -q --no-deps -r benchmarks/peers.txt
+	$(PEERS)/bin/pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+BENCH := $(PEERS)/bin/gpt2fast bench --work build/bench-models
+bench: $(PEERS)/.ready
+	sh benchmarks/readme.sh "$(BENCH)" build/bench
+
+bench-kernels: $(VENV)/.peers
+	for kernel in matmul attention layer_norm; do $(PY) benchmarks/kernels/$$kernel.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) build *.egg-info gpt2fast/_C.*.so
+	rm -rf $(VENV) $(PEERS) build *.egg-info gpt2fast/_C.*.so
 
-.PHONY: help demo test test-slow lint format bench clean
+.PHONY: help demo test test-slow lint format bench bench-kernels clean

@@ -17,11 +17,12 @@ PACKAGE = ROOT / "gpt2fast"
 FLOORS: list[set[str]] = [
     {"_C", "errors"},
     {"config", "sampling_params"},
+    {"quantization"},
     {"checkpoint", "kernels"},
     {"model"},
     {"runners"},
     {"engine"},
-    {"train"},
+    {"train", "bench"},
     {"cli"},
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}

@@ -33,6 +33,13 @@ Buffer rows_of(int64_t rows, int64_t stride) {
   return Buffer(static_cast<size_t>(rows * stride) * sizeof(float));
 }
 
+// Floats of a workspace row: an odd number of cache lines, so that a column of outputs, one line in
+// each row, spreads over the whole cache instead of a few of its sets.
+int64_t row_stride(int64_t floats) {
+  const int64_t lines = round_up_lanes(floats) / kLanes;
+  return (lines | 1) * kLanes;
+}
+
 // Two tasks a thread at least, so that a thread that was held up does not hold up the others for
 // long, and as many for each thread.
 int32_t panels_per_task(int32_t panels, int32_t threads) {
@@ -58,10 +65,10 @@ Decoder::Decoder(const ModelShape& shape, Isa isa, const DecoderOptions& options
     attended = std::max<int64_t>(attended, int64_t{layer.heads} * shape_.head_size);
     inner = std::max<int64_t>(inner, layer.inner);
   }
-  width_stride_ = round_up_lanes(shape_.width);
-  qkv_stride_ = round_up_lanes(3 * attended);
-  attended_stride_ = round_up_lanes(attended);
-  inner_stride_ = round_up_lanes(inner);
+  width_stride_ = row_stride(shape_.width);
+  qkv_stride_ = row_stride(3 * attended);
+  attended_stride_ = row_stride(attended);
+  inner_stride_ = row_stride(inner);
   residual_ = rows_of(max_batch_tokens_, width_stride_);
   // Either one row set for all threads, or a small one for each.
   const int32_t prepared = std::max(max_batch_tokens_, kRedundantRows * options.num_threads);

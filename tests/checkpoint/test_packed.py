@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed_reference import Floats, pack, quantize
 
 from gpt2fast.checkpoint.packed import decode, decode_integers, decode_scales
 from gpt2fast.quantization import GROUP_SIZES, MatrixFormat, PanelLayout
+from packed_reference import Floats, pack, quantize
 
 FORMATS = [(name, group) for name in ("int8", "int4") for group in GROUP_SIZES]
 SHAPES = [(16, 64), (1, 1), (5, 33), (17, 100), (33, 129), (48, 256), (100, 7)]

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bits import check_bits, tokens_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bits import check_bits, tokens_for
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError

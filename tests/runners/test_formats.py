@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bits import check_bits, tokens_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from bits import check_bits, tokens_for
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.checkpoint.save import save_quantized
