@@ -10,63 +10,17 @@
 
 #include <math.h>
 
-#include "kernels/kv_access.h"
+#include "kernels/attention_values.h"
 
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
-constexpr int kMaxHeadVectors = kMaxHeadSize / kLanes;
 constexpr int kQueryTile = 4;  // queries that share each load of a key block
 
-// What a query has seen so far.
-struct Running {
-  float max, sum;
-  float o[kMaxHeadVectors * kLanes];
-};
-
-// state[r].o += sum over the first `visible` tokens j of weights[r][j] * V[j], j ascending, for
-// VECTORS vectors from component c on.
-template <KvFormat FORMAT, int ROWS, int VECTORS>
-GPT2FAST_INLINE void add_vectors(const KvLayout& layout, const uint8_t* block, const float* weights,
-                                 int visible, Running* state, int c) {
-  V16 acc[ROWS][VECTORS];
-  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
-    GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) acc[r][i] = load(state[r].o + c + i * kLanes);
-  }
-  for (int j = 0; j < visible; ++j) {
-    V16 values[VECTORS];
-    GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) {
-      values[i] = load_value<FORMAT>(layout, block, j, c + i * kLanes);
-    }
-    multiply_add<ROWS, VECTORS>(weights + j, kSpanTokens, values, acc);
-  }
-  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
-    GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) {
-      store(state[r].o + c + i * kLanes, acc[r][i]);
-    }
-  }
-}
-
-template <KvFormat FORMAT, int ROWS>
-GPT2FAST_INLINE void add_values(const KvLayout& layout, const uint8_t* block, const float* weights,
-                                int visible, Running* state) {
-  // As many sums at a time as registers hold.
-  constexpr int kVectors = ROWS == 1 ? 4 : 1;
-  const int width = static_cast<int>(layout.padded_head());
-  int c = 0;
-  for (; c + kVectors * kLanes <= width; c += kVectors * kLanes) {
-    add_vectors<FORMAT, ROWS, kVectors>(layout, block, weights, visible, state, c);
-  }
-  for (; c < width; c += kLanes) {
-    add_vectors<FORMAT, ROWS, 1>(layout, block, weights, visible, state, c);
-  }
-}
-
 // Brings a query's running softmax up to a span, of which it sees the first `visible` > 0 tokens:
-// weights[j] is what V[j] will be multiplied by.
-template <KvFormat FORMAT>
-static void weigh(const KvLayout& layout, const Span& span, V16 (&scores)[kSpanBlocks], int visible,
-                  Running& state, float* weights) {
+// weights[j] is what V[j] is multiplied by, 0 where it is unseen.
+static void weigh(const KvLayout& layout, V16 (&scores)[kSpanBlocks], int visible, Running& state,
+                  float* weights) {
   const V16 unseen = splat(-__builtin_inff());
   float lanes[kLanes];
   V16 most = unseen;
@@ -93,9 +47,7 @@ static void weigh(const KvLayout& layout, const Span& span, V16 (&scores)[kSpanB
   V16 p[kSpanBlocks];
   GPT2FAST_UNROLL for (int b = 0; b < kSpanBlocks; ++b) p[b] = exp(scores[b] - splat(new_max));
   state.sum += sum(p[0] + p[1] + (p[2] + p[3]));
-  for (int b = 0; b * kBlockTokens < visible; ++b) {
-    store(weights + b * kBlockTokens, value_weights<FORMAT>(layout, span.blocks[b], p[b]));
-  }
+  GPT2FAST_UNROLL for (int b = 0; b < kSpanBlocks; ++b) store(weights + b * kBlockTokens, p[b]);
 }
 
 // One span for ROWS queries, of which the first sees `visible` tokens counted from the span's
@@ -106,24 +58,15 @@ static void attend_span(const KvLayout& layout, const Span& span, float scale, i
   float weights[ROWS][kSpanTokens];
   for (int r = 0; r < ROWS; ++r) {
     const int seen = visible + r < kSpanTokens ? visible + r : kSpanTokens;
-    if (seen <= 0) continue;
-    GPT2FAST_UNROLL for (int b = 0; b < kSpanBlocks; ++b) scores[r][b] =
-        scores[r][b] * splat(scale);
-    weigh<FORMAT>(layout, span, scores[r], seen, state[r], weights[r]);
-  }
-  for (int b = 0; b < span.count; ++b) {
-    const int first = b * kBlockTokens;
-    if (visible - first >= kBlockTokens) {
-      add_values<FORMAT, ROWS>(layout, span.blocks[b], weights[0] + first, kBlockTokens, state);
+    if (seen <= 0) {
+      memset(weights[r], 0, sizeof(weights[r]));
       continue;
     }
-    for (int r = 0; r < ROWS; ++r) {
-      const int behind = visible + r - first;
-      const int count = behind < kBlockTokens ? behind : kBlockTokens;
-      if (count <= 0) continue;
-      add_values<FORMAT, 1>(layout, span.blocks[b], weights[r] + first, count, state + r);
-    }
+    GPT2FAST_UNROLL for (int b = 0; b < kSpanBlocks; ++b) scores[r][b] =
+        scores[r][b] * splat(scale);
+    weigh(layout, scores[r], seen, state[r], weights[r]);
   }
+  AddSpan<FORMAT, ROWS>::run(layout, span, weights, visible, state);
 }
 
 template <KvFormat FORMAT, int ROWS>

@@ -48,8 +48,10 @@ static void append_int8(const KvLayout& layout, uint8_t* block, int slot, const 
   }
   memcpy(block + layout.key_scales() + slot * 4, &q.scale, sizeof(float));
   quantize_head(value, layout.head_size, q);
-  memcpy(block + layout.values() + slot * layout.padded_head(), q.values,
-         static_cast<size_t>(layout.padded_head()));
+  uint8_t* values = block + layout.values() + slot / 4 * 4 * kLanes + slot % 4;
+  for (int d = 0; d < layout.padded_head(); ++d) {
+    values[d / kLanes * kLanes * kBlockTokens + d % kLanes * 4] = static_cast<uint8_t>(q.values[d]);
+  }
   memcpy(block + layout.value_scales() + slot * 4, &q.scale, sizeof(float));
 }
 
@@ -154,20 +156,12 @@ class Queries<KvFormat::kInt8, ROWS> {
   Quantized q_[ROWS];
 };
 
-// The softmax's weights as the stored values need them: times their scales.
-template <KvFormat FORMAT>
-GPT2FAST_INLINE V16 value_weights(const KvLayout& layout, const uint8_t* block, V16 p) {
-  if (FORMAT != KvFormat::kInt8) return p;
-  return p * load(reinterpret_cast<const float*>(block + layout.value_scales()));
-}
-
-// Components c .. c + 15 of token j's value, without its scale.
+// Components c .. c + 15 of token j's value.
 template <KvFormat FORMAT>
 GPT2FAST_INLINE V16 load_value(const KvLayout& layout, const uint8_t* block, int j, int c) {
   const uint8_t* at = block + layout.values() + (j * layout.padded_head() + c) * layout.element();
   if (FORMAT == KvFormat::kFloat32) return load(reinterpret_cast<const float*>(at));
-  if (FORMAT == KvFormat::kBFloat16) return load_bf16(reinterpret_cast<const uint16_t*>(at));
-  return load_int8(reinterpret_cast<const int8_t*>(at));
+  return load_bf16(reinterpret_cast<const uint16_t*>(at));
 }
 
 }  // namespace GPT2FAST_ISA

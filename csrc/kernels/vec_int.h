@@ -140,23 +140,6 @@ GPT2FAST_INLINE V16 load_bf16(const uint16_t* p) {
 #endif
 }
 
-// Sixteen signed bytes.
-GPT2FAST_INLINE V16 load_int8(const int8_t* p) {
-#if defined(__AVX512F__)
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
-#elif defined(__AVX2__)
-  const __m128i lo = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-  const __m128i hi = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8));
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(lo)),
-          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(hi))};
-#else
-  float lanes[16];
-  for (int i = 0; i < 16; ++i) lanes[i] = static_cast<float>(p[i]);
-  return load(lanes);
-#endif
-}
-
 // Of sixteen pairs of bfloat16, the first of each (WHICH = 0) or the second (1).
 template <int WHICH>
 GPT2FAST_INLINE V16 load_bf16_pairs(const uint8_t* p) {

@@ -1,0 +1,149 @@
+// The second half of attention: o += sum_j weights[j] * V[j] over a span.
+#pragma once
+
+#include "kernels/kv_access.h"
+
+namespace gpt2fast {
+namespace GPT2FAST_ISA {
+
+// What a query has seen so far.
+struct Running {
+  float max, sum;
+  float o[kMaxHeadSize];
+};
+
+// state[r].o += sum over the first `visible` tokens j of weights[r][j] * V[j], j ascending, for
+// VECTORS vectors from component c on.
+template <KvFormat FORMAT, int ROWS, int VECTORS>
+GPT2FAST_INLINE void add_vectors(const KvLayout& layout, const uint8_t* block, const float* weights,
+                                 int visible, Running* state, int c) {
+  V16 acc[ROWS][VECTORS];
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) acc[r][i] = load(state[r].o + c + i * kLanes);
+  }
+  for (int j = 0; j < visible; ++j) {
+    V16 values[VECTORS];
+    GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) {
+      values[i] = load_value<FORMAT>(layout, block, j, c + i * kLanes);
+    }
+    multiply_add<ROWS, VECTORS>(weights + j, kSpanTokens, values, acc);
+  }
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) {
+      store(state[r].o + c + i * kLanes, acc[r][i]);
+    }
+  }
+}
+
+template <KvFormat FORMAT, int ROWS>
+GPT2FAST_INLINE void add_values(const KvLayout& layout, const uint8_t* block, const float* weights,
+                                int visible, Running* state) {
+  // As many sums at a time as registers hold.
+  constexpr int kVectors = ROWS == 1 ? 4 : 1;
+  const int width = static_cast<int>(layout.padded_head());
+  int c = 0;
+  for (; c + kVectors * kLanes <= width; c += kVectors * kLanes) {
+    add_vectors<FORMAT, ROWS, kVectors>(layout, block, weights, visible, state, c);
+  }
+  for (; c < width; c += kLanes) {
+    add_vectors<FORMAT, ROWS, 1>(layout, block, weights, visible, state, c);
+  }
+}
+
+// A span for ROWS queries, of which the first sees `visible` of its tokens, each further one a
+// token more.
+template <KvFormat FORMAT, int ROWS>
+GPT2FAST_INLINE void add_float_span(const KvLayout& layout, const Span& span,
+                                    const float (&weights)[ROWS][kSpanTokens], int visible,
+                                    Running* state) {
+  for (int b = 0; b < span.count; ++b) {
+    const int first = b * kBlockTokens;
+    if (visible - first >= kBlockTokens) {
+      add_values<FORMAT, ROWS>(layout, span.blocks[b], weights[0] + first, kBlockTokens, state);
+      continue;
+    }
+    for (int r = 0; r < ROWS; ++r) {
+      const int behind = visible + r - first;
+      const int count = behind < kBlockTokens ? behind : kBlockTokens;
+      if (count <= 0) continue;
+      add_values<FORMAT, 1>(layout, span.blocks[b], weights[r] + first, count, state + r);
+    }
+  }
+}
+
+// ROWS rows of a span's weights as integers.
+template <int ROWS>
+struct IntWeights {
+  int8_t values[ROWS][2 * kSpanTokens];
+  float scales[ROWS];
+  int32_t sums[ROWS];
+};
+
+// PANELS times 16 components from c on, as 8-bit dot products over the tokens.
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void add_int8_panels(const KvLayout& layout, const Span& span,
+                                     const IntWeights<ROWS>& w, Running* state, int c) {
+  I16 sums[ROWS][PANELS];
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) sums[r][p] = zero_ints();
+  }
+  for (int b = 0; b < span.count; ++b) {
+    dot_int8<ROWS, PANELS>(
+        span.blocks[b] + layout.values() + int64_t{c} * kBlockTokens, kLanes * kBlockTokens,
+        {w.values[0] + b * kBlockTokens, 2 * kSpanTokens, kSpanTokens}, kBlockTokens, sums);
+  }
+  GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+      float* o = state[r].o + c + p * kLanes;
+      const V16 sum = to_float(sums[r][p], kInt8Offset * w.sums[r]);
+      store(o, fma(sum, splat(w.scales[r]), load(o)));
+    }
+  }
+}
+
+// With 8-bit values: each token's scale goes into its weight, and the weights of a span become
+// integers of one scale. What that rounds away is less than what rounding the values did.
+template <int ROWS>
+GPT2FAST_INLINE void add_int8_span(const KvLayout& layout, const Span& span,
+                                   const float (&weights)[ROWS][kSpanTokens], int visible,
+                                   Running* state) {
+  IntWeights<ROWS> w;
+  for (int r = 0; r < ROWS; ++r) {
+    float scaled[kSpanTokens] = {};
+    for (int b = 0; b < span.count; ++b) {
+      const int first = b * kBlockTokens, count = visible + r - first;
+      if (count <= 0) break;
+      const auto* scales = reinterpret_cast<const float*>(span.blocks[b] + layout.value_scales());
+      // A slot that is unseen may hold anything, a NaN too.
+      const V16 scale = count >= kBlockTokens ? load(scales) : load_partial(scales, count, 0.0f);
+      store(scaled + first, load(weights[r] + first) * scale);
+    }
+    quantize(scaled, kSpanTokens, kSpanTokens, {w.values[0], 2 * kSpanTokens, w.scales, w.sums, 1},
+             r);
+  }
+  constexpr int kPanels = ROWS == 1 ? 4 : 1;
+  const int width = static_cast<int>(layout.padded_head());
+  int c = 0;
+  for (; c + kPanels * kLanes <= width; c += kPanels * kLanes) {
+    add_int8_panels<ROWS, kPanels>(layout, span, w, state, c);
+  }
+  for (; c < width; c += kLanes) add_int8_panels<ROWS, 1>(layout, span, w, state, c);
+}
+
+template <KvFormat FORMAT, int ROWS>
+struct AddSpan {
+  static void run(const KvLayout& layout, const Span& span,
+                  const float (&weights)[ROWS][kSpanTokens], int visible, Running* state) {
+    add_float_span<FORMAT, ROWS>(layout, span, weights, visible, state);
+  }
+};
+template <int ROWS>
+struct AddSpan<KvFormat::kInt8, ROWS> {
+  static void run(const KvLayout& layout, const Span& span,
+                  const float (&weights)[ROWS][kSpanTokens], int visible, Running* state) {
+    add_int8_span<ROWS>(layout, span, weights, visible, state);
+  }
+};
+
+}  // namespace GPT2FAST_ISA
+}  // namespace gpt2fast
