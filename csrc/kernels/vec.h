@@ -159,6 +159,27 @@ GPT2FAST_INLINE void store_partial(float* p, V16 a, int count) {
   memcpy(p, lanes, static_cast<size_t>(count) * sizeof(float));
 }
 // Reductions across lanes halve the vector, in the same order on every instruction set.
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+GPT2FAST_INLINE __m256 low_half(V16 a) { return _mm512_castps512_ps256(a.v); }
+GPT2FAST_INLINE __m256 high_half(V16 a) { return _mm512_extractf32x8_ps(a.v, 1); }
+#else
+GPT2FAST_INLINE __m256 low_half(V16 a) { return a.lo; }
+GPT2FAST_INLINE __m256 high_half(V16 a) { return a.hi; }
+#endif
+GPT2FAST_INLINE float sum(V16 a) {
+  const __m256 eight = _mm256_add_ps(low_half(a), high_half(a));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+GPT2FAST_INLINE float max_lane(V16 a) {
+  const __m256 eight = _mm256_max_ps(low_half(a), high_half(a));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+#else
 GPT2FAST_INLINE float sum(V16 a) {
   float lanes[16];
   store(lanes, a);
@@ -176,6 +197,7 @@ GPT2FAST_INLINE float max_lane(V16 a) {
   }
   return lanes[0];
 }
+#endif
 
 // e^x to 2 ulp; 0 below -87. Range reduction by ln 2 and the polynomial of Cephes' expf.
 GPT2FAST_INLINE V16 exp(V16 x) {
