@@ -103,6 +103,20 @@ def rounded_rows(x: Any, group: int) -> Any:
     return torch.cat(parts, dim=-1)
 
 
+def attention_over_int8(q: Any, k: Any, v: Any, scale: float, upcast: bool = False) -> Any:
+    """``reference.attention`` over a cache of 8 bits (rounded already): a token's scale goes into
+    its weight, and the weights of each 64 tokens become integers of one scale."""
+    import torch
+
+    assert not upcast
+    new, total = q.shape[-2], k.shape[-2]
+    hidden = torch.ones(new, total, dtype=torch.bool).triu(total - new + 1)
+    weights = (q @ k.mT * scale).masked_fill(hidden, -torch.inf).softmax(-1)
+    scales = v.abs().amax(-1, keepdim=True) / 127  # (B, H, S, 1): the largest is 127 steps
+    integers = torch.where(scales > 0, v / scales, 0).round()
+    return rounded_rows(weights * scales.mT, 64) @ integers
+
+
 def reference_logits(
     path: Path,
     tokens: NDArray[np.int32],
@@ -117,6 +131,7 @@ def reference_logits(
     holds.
     """
     torch = pytest.importorskip("torch")
+    from gpt2fast.kernels import reference
     from gpt2fast.runners.torch import TorchRunner
 
     class Rounding(TorchRunner):
@@ -152,7 +167,9 @@ def reference_logits(
     if weights == "bfloat16":
         for name in layouts:
             runner._weights[name] = runner._weights[name].bfloat16().float()
-    with torch.inference_mode():
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        if rounding and cache == "int8":
+            patch.setattr(reference, "attention", attention_over_int8)
         return PagedSequences(runner).logits(tokens, [len(tokens)])
 
 
@@ -181,7 +198,8 @@ def check_integers(path: Path, out: Path, weights: str, cache: str) -> None:
     # The same arithmetic in another order: equal, but where a value lies so near the middle
     # between two integers that it falls to the other one. Later tokens see that through attention.
     each = np.abs(got - same).max(axis=1)
-    assert np.quantile(each, 0.25) < 1e-4
+    # An 8-bit cache also rounds every weight of the softmax: fewer rows escape.
+    assert np.quantile(each, 0.05 if cache == "int8" else 0.25) < 1e-4
     assert each.max() <= 2 * error
 
 
