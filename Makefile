@@ -66,6 +66,7 @@ $(PEERS)/.ready: benchmarks/peers.txt $(SOURCES)
 BENCH := $(PEERS)/bin/gpt2fast bench --work build/bench-models
 bench: $(PEERS)/.ready
 	sh benchmarks/readme.sh "$(BENCH)" build/bench
+	$(PEERS)/bin/python benchmarks/readme_tables.py build/bench
 
 bench-kernels: $(VENV)/.peers
 	for kernel in matmul attention layer_norm; do $(PY) benchmarks/kernels/$$kernel.py || exit 1; done
