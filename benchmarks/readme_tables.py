@@ -1,6 +1,6 @@
 """Prints the README's tables from what benchmarks/readme.sh wrote.
 
-    python benchmarks/readme_tables.py build/bench
+python benchmarks/readme_tables.py build/bench
 """
 
 from __future__ import annotations

@@ -72,3 +72,51 @@ class Decoder:
     def cache_bytes(self) -> int: ...
     @property
     def num_threads(self) -> int: ...
+
+class KvStorage:
+    def __init__(self, format: str, heads: int, head_size: int, num_blocks: int) -> None: ...
+    @property
+    def bytes(self) -> int: ...
+
+class Kernels:
+    def __init__(self, num_threads: int) -> None: ...
+    @property
+    def isa(self) -> str: ...
+    def pack_matrix(
+        self, weights: NDArray[np.float32], format: str, group: int
+    ) -> NDArray[np.uint8]: ...
+    def matmul(
+        self,
+        x: NDArray[np.float32],
+        packed: NDArray[np.uint8],
+        format: str,
+        group: int,
+        outputs: int,
+        bias: NDArray[np.float32] | None = None,
+        activation: str = "linear",
+        activation_parameters: list[float] = ...,
+        residual: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]: ...
+    def layer_norm(
+        self,
+        x: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        epsilon: float,
+    ) -> NDArray[np.float32]: ...
+    def append(
+        self,
+        storage: KvStorage,
+        blocks: NDArray[np.int32],
+        position: int,
+        keys: NDArray[np.float32],
+        values: NDArray[np.float32],
+    ) -> None: ...
+    def attend(
+        self,
+        storage: KvStorage,
+        block_tables: NDArray[np.int32],
+        context_lens: NDArray[np.int32],
+        queries: NDArray[np.float32],
+        scale: float,
+    ) -> NDArray[np.float32]: ...

@@ -7,6 +7,7 @@
 #include <map>
 #include <system_error>
 
+#include "bindings/formats.h"
 #include "bindings/module.h"
 #include "bindings/without_gil.h"
 
@@ -17,31 +18,12 @@ namespace py = pybind11;
 using Ids = py::array_t<int32_t, py::array::c_style>;
 using Logits = py::array_t<float, py::array::c_style>;
 
-MatrixFormat matrix_format(const std::pair<std::string, int32_t>& given) {
-  const auto& [name, group] = given;
-  const Format format = format_from_name(name);
-  const bool integer = format == Format::kInt8 || format == Format::kInt4;
-  const bool possible =
-      integer ? group >= kMinGroup && group <= kMaxGroup && group % kMinGroup == 0 : group == 0;
-  if (!possible) {
-    throw std::invalid_argument("formats: " + name + " in groups of " + std::to_string(group));
-  }
-  return {format, group};
-}
-
-KvFormat kv_format_from_name(const std::string& name) {
-  if (name == "float32") return KvFormat::kFloat32;
-  if (name == "bfloat16") return KvFormat::kBFloat16;
-  if (name == "int8") return KvFormat::kInt8;
-  throw std::invalid_argument("unknown cache format '" + name + "'");
-}
-
 std::unique_ptr<Decoder> make_decoder(
     int32_t vocab, int32_t positions, int32_t width, int32_t head_size, float epsilon,
     const std::string& activation, bool tied_head,
     const std::vector<std::tuple<int32_t, int32_t, float>>& layers,
     const std::map<std::string, std::pair<std::string, int32_t>>& formats,
-    const std::string& kv_format, int32_t num_threads, int32_t num_blocks,
+    const std::string& kv_dtype, int32_t num_threads, int32_t num_blocks,
     int32_t max_batch_tokens) {
   bool possible = vocab > 0 && positions > 0 && width > 0 && head_size > 0 &&
                   head_size <= kMaxHeadSize && epsilon >= 0 && !layers.empty() && num_threads > 0 &&
@@ -57,8 +39,10 @@ std::unique_ptr<Decoder> make_decoder(
       vocab, positions, width, head_size, epsilon, activation_from_name(activation), tied_head, {}};
   for (const auto& [heads, inner, scale] : layers) shape.layers.push_back({heads, inner, scale});
   DecoderOptions options;
-  for (const auto& [name, format] : formats) options.formats[name] = matrix_format(format);
-  options.kv_format = kv_format_from_name(kv_format);
+  for (const auto& [name, format] : formats) {
+    options.formats[name] = matrix_format(format.first, format.second);
+  }
+  options.kv_format = kv_format(kv_dtype);
   options.num_threads = num_threads;
   options.num_blocks = num_blocks;
   options.max_batch_tokens = max_batch_tokens;

@@ -3,9 +3,10 @@
 #include "bindings/without_gil.h"
 
 PYBIND11_MODULE(_C, module) {
-  module.doc() = "gpt2fast's compiled core: block pool, CPU decoder, instruction sets.";
+  module.doc() = "gpt2fast's compiled core: block pool, CPU decoder, its kernels.";
   gpt2fast::WithoutGil::register_exit_hook();
   gpt2fast::bind_isa(module);
   gpt2fast::bind_block_pool(module);
   gpt2fast::bind_decoder(module);
+  gpt2fast::bind_kernels(module);
 }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/float_environment.h"
+#include "kernels/tasks.h"
 
 namespace gpt2fast {
 namespace {
@@ -12,13 +13,6 @@ namespace {
 // Up to this many rows every thread prepares the left side of a product for itself: cheaper than
 // one more barrier.
 constexpr int32_t kRedundantRows = 4;
-// Query rows of one attention task: enough to share the loads of a key block, few enough to split
-// a long prompt over many threads.
-constexpr int32_t kQueryRows = 16;
-// Weight panels of one matmul task: at least so many that it can be read as several streams, and no
-// more than are handed out evenly.
-constexpr int32_t kMinPanels = 4, kMaxPanels = 32;
-
 constexpr int32_t kPhasesPerLayer =
     10;  // at most: four products with their preparation, append, attention
 constexpr int32_t kPhasesOutside = 3;  // embedding, head with its preparation
@@ -31,21 +25,6 @@ std::vector<int32_t> heads_of(const ModelShape& shape) {
 
 Buffer rows_of(int64_t rows, int64_t stride) {
   return Buffer(static_cast<size_t>(rows * stride) * sizeof(float));
-}
-
-// Floats of a workspace row: an odd number of cache lines, so that a column of outputs, one line in
-// each row, spreads over the whole cache instead of a few of its sets.
-int64_t row_stride(int64_t floats) {
-  const int64_t lines = round_up_lanes(floats) / kLanes;
-  return (lines | 1) * kLanes;
-}
-
-// Two tasks a thread at least, so that a thread that was held up does not hold up the others for
-// long, and as many for each thread.
-int32_t panels_per_task(int32_t panels, int32_t threads) {
-  const int32_t least = (panels + kMaxPanels - 1) / kMaxPanels;
-  const auto tasks = static_cast<int32_t>(round_up(std::max(least, 2 * threads), threads));
-  return static_cast<int32_t>(round_up((panels + tasks - 1) / tasks, kMinPanels));
 }
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("step: " + what); }

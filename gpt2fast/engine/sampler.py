@@ -15,7 +15,10 @@ Logits = NDArray[np.float32]
 Weights = NDArray[np.float32]
 TokenIds = NDArray[np.int64]
 
-_TOP_P_FIRST = 1024  # candidates that top-p looks at before it sorts all
+_TOP_P_PREFIXES = (512, 4096)  # candidates that top-p looks at, in turn, before it sorts all
+_COLUMNS = 4  # for each candidate wanted: fewer let more through than are wanted
+_MOST_ROWS = 64
+_SUMS = 4096  # of a running sum at a time: large temporaries go back to the system, page by page
 _CDF_BLOCK = 256
 
 
@@ -95,10 +98,41 @@ def _check_processed(best: float, raw: Logits) -> None:
     )
 
 
+def prefilter(values: NDArray[np.float32], count: int) -> TokenIds:
+    """Ids, ascending, of all ``values`` (V,) from some bound on, at least ``count`` of them.
+
+    The bound is the ``count``-th largest of the maxima of columns: so many columns have a value
+    that reaches it. Two passes at the speed of memory, where a selection among all takes ten.
+    """
+    rows = min(len(values) // (_COLUMNS * count), _MOST_ROWS)
+    if rows < 2:
+        return np.arange(len(values))
+    columns = len(values) // rows
+    maxima = values[: rows * columns].reshape(rows, columns).max(axis=0)
+    return np.flatnonzero(values >= np.partition(maxima, columns - count)[columns - count])
+
+
 def keep_top_k(logits: Logits, k: int) -> TokenIds:
     """Ids, ascending, of the ``k`` largest of ``logits`` (V,); ties with the k-th are kept."""
-    threshold = np.partition(logits, len(logits) - k)[-k]
-    return np.flatnonzero(logits >= threshold)
+    ids = prefilter(logits, k)
+    values = logits[ids]
+    kept: TokenIds = ids[values >= np.partition(values, len(values) - k)[len(values) - k]]
+    return kept
+
+
+def first_to_reach(values: Weights, target: float) -> int | None:
+    """The first of the running sums of ``values`` (N,), in double precision, that is not below
+    ``target``; None where none is."""
+    total = 0.0
+    for start in range(0, len(values), _SUMS):
+        # Converted beforehand: a running sum that converts as it goes is three times slower.
+        sums = values[start : start + _SUMS].astype(np.float64)
+        sums[0] += total
+        np.cumsum(sums, out=sums)
+        total = sums[-1]
+        if total >= target:
+            return start + int(np.searchsorted(sums, target))
+    return None
 
 
 def top_p_threshold(weights: Weights, p: float) -> float:
@@ -107,15 +141,15 @@ def top_p_threshold(weights: Weights, p: float) -> float:
     Only values are sorted, and as a rule only the largest of them.
     """
     target = p * weights.sum(dtype=np.float64)
-    largest = weights
-    if len(weights) > _TOP_P_FIRST:
-        largest = np.partition(weights, len(weights) - _TOP_P_FIRST)[-_TOP_P_FIRST:]
-        if largest.sum(dtype=np.float64) < target:
-            largest = weights
+    for count in _TOP_P_PREFIXES:
+        largest = weights[prefilter(weights, min(count, len(weights)))]
+        if largest.sum(dtype=np.float64) >= target:
+            break
+    else:
+        largest = weights
     descending = np.sort(largest)[::-1]
-    # Converted beforehand: a running sum that converts as it goes is three times slower.
-    position = int(np.searchsorted(np.cumsum(descending.astype(np.float64)), target))
-    return float(descending[min(position, len(descending) - 1)])
+    position = first_to_reach(descending, target)
+    return float(descending[-1 if position is None else position])
 
 
 def filtered_distribution(
@@ -132,7 +166,9 @@ def filtered_distribution(
         logits = logits[ids]
     # Subtracting the maximum before the division keeps tiny temperatures finite.
     with np.errstate(over="ignore"):
-        weights = np.exp((logits - logits.max()) / np.float32(max(params.temperature, 1e-30)))
+        weights = logits - logits.max()
+        weights /= np.float32(max(params.temperature, 1e-30))
+    np.exp(weights, out=weights)
     threshold = 0.0
     if params.top_p < 1.0:
         threshold = top_p_threshold(weights, params.top_p)

@@ -1,6 +1,7 @@
 """The specification of every operation, in plain torch: tests and benchmarks compare against this.
 
-Shapes: B batch, T new tokens, S cached plus new tokens, C width, H heads, D head size.
+Shapes: B batch, T new tokens, S cached plus new tokens, C width, H heads, D head size; of a matrix
+K inputs, N outputs, G groups of inputs that share a scale.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from gpt2fast.errors import UnsupportedError
 Activation = Callable[[Tensor], Tensor]
 
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
+_TINY = 1e-30  # a group without a larger magnitude is all zeros: its inverse must stay a number
 _LAPLACE_MU = 0.707107
 _LAPLACE_SIGMA = 0.282095
 
@@ -35,6 +37,93 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x @ weight + bias
 
 
+def quantize_rows(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Activations (..., K) as integers in [-127, 127] (..., K) and their scales (..., G).
+
+    The largest magnitude of a group is 127 steps. Both results are float32.
+    """
+    steps, integers, scales = torch.tensor(127.0), [], []
+    for part in torch.split(x.float(), group, dim=-1):
+        most = part.abs().amax(-1, keepdim=True)
+        # A tensor over a tensor is one division; a number over a tensor rounds twice.
+        integers.append(torch.round(part * torch.where(most > _TINY, steps / most, 0.0)))
+        scales.append(most / steps)
+    return torch.cat(integers, -1), torch.cat(scales, -1)
+
+
+def _bfloat16_above(x: Tensor) -> Tensor:
+    """The least bfloat16 numbers that are not below ``x`` >= 0."""
+    nearest = x.bfloat16()
+    above = (nearest.view(torch.int16) + 1).view(torch.bfloat16)
+    return torch.where(nearest.float() < x, above, nearest).float()
+
+
+def quantize_matrix(weight: Tensor, name: str, group: int) -> tuple[Tensor, Tensor]:
+    """Weights (N, K) as integers (N, K) and scales (N, G), to nearest; the scales are bfloat16
+    numbers in float32.
+
+    int8: the largest magnitude of a group is 127 steps, the step rounded up so that nothing is
+    clipped. int4, -8 .. 7: the value of largest magnitude is -8 steps, its sign moving into the
+    step.
+    """
+    low, high = (-127, 127) if name == "int8" else (-8, 7)
+    integers, scales = [], []
+    for part in torch.split(weight.float(), group, dim=-1):
+        least, most = part.amin(-1).clamp(max=0.0), part.amax(-1).clamp(min=0.0)
+        extreme = torch.where(-least > most, least, most)
+        if name == "int8":
+            step = _bfloat16_above(extreme.abs() / 127.0)
+        else:
+            step = (extreme / -8.0).bfloat16().float()
+        scale = torch.where(extreme.abs() < _TINY, 0.0, step)
+        inverse = torch.where(scale == 0.0, 0.0, 1.0 / scale)
+        integers.append(torch.round(part * inverse[:, None]).clamp(low, high))
+        scales.append(scale[:, None])
+    return torch.cat(integers, -1), torch.cat(scales, -1)
+
+
+def store_matrix(weight: Tensor, name: str, group: int = 0) -> Tensor:
+    """What weights (N, K) are after they were stored as ``name``, in float32."""
+    if name in ("int8", "int4"):
+        return dequantize(*quantize_matrix(weight, name, group), group)
+    return weight.bfloat16().float() if name == "bfloat16" else weight
+
+
+def round_rows(x: Tensor, name: str, group: int = 0) -> Tensor:
+    """What activations (..., K) are when they meet weights of the format ``name``, in float32."""
+    integer = name in ("int8", "int4")
+    return dequantize(*quantize_rows(x, group), group) if integer else x
+
+
+def dequantize(integers: Tensor, scales: Tensor, group: int) -> Tensor:
+    """``integers * scale`` (..., K), the scales (..., G) spread over their groups."""
+    return integers * scales.repeat_interleave(group, -1)[..., : integers.shape[-1]]
+
+
+def matmul(x: Tensor, weight: Tensor, name: str, group: int = 0) -> Tensor:
+    """``x @ weight.T`` with the weights (N, K) stored as ``name``: x (..., K) -> (..., N).
+
+    In float64, so that what an implementation differs by is its own rounding.
+    """
+    rounded, stored = round_rows(x, name, group), store_matrix(weight, name, group)
+    return rounded.double() @ stored.double().T
+
+
+def cached(x: Tensor, name: str) -> Tensor:
+    """Keys or values (..., D) as a cache of the format ``name`` gives them back, in float32."""
+    if name == "int8":
+        return dequantize(*quantize_rows(x, x.shape[-1]), x.shape[-1])
+    return x.bfloat16().float() if name == "bfloat16" else x
+
+
+def attention_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """Causal ``softmax(scale * q k^T)`` (B, H, T, S), with the shapes of ``attention``."""
+    new, total = q.shape[-2], k.shape[-2]
+    scores = (q @ k.transpose(-2, -1)) * scale
+    visible = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new)
+    return scores.masked_fill(~visible, -math.inf).softmax(dim=-1)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, upcast: bool = False) -> Tensor:
     """Causal ``softmax(scale * q k^T) v`` (Vaswani et al. 2017).
 
@@ -43,13 +132,22 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, upcast: bool = Fals
     ``upcast`` computes scores and softmax in float32 whatever the dtype of q, and rounds the
     probabilities to v's dtype (``reorder_and_upcast_attn``).
     """
-    new, total = q.shape[-2], k.shape[-2]
     if upcast:
         q, k = q.float(), k.float()
-    scores = (q @ k.transpose(-2, -1)) * scale  # (B, H, T, S)
-    visible = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new)
-    probabilities = scores.masked_fill(~visible, -math.inf).softmax(dim=-1)
-    return probabilities.to(v.dtype) @ v
+    return attention_weights(q, k, scale).to(v.dtype) @ v
+
+
+def cached_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, name: str) -> Tensor:
+    """``attention`` over a cache of the format ``name``.
+
+    An 8-bit cache is met by 8-bit products throughout: the query is rounded as the keys are, and
+    the probabilities, times the scales of the values, in groups of 64 tokens.
+    """
+    if name != "int8":
+        return attention(q, cached(k, name), cached(v, name), scale)
+    integers, scales = quantize_rows(v, v.shape[-1])
+    weights = attention_weights(cached(q, name), cached(k, name), scale) * scales.mT
+    return dequantize(*quantize_rows(weights, 64), 64) @ integers
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

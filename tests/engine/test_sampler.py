@@ -71,6 +71,46 @@ def test_filters_equal_transformers(options: dict[str, float], size: int) -> Non
         assert np.abs(dense(logits, params) - expected).max() < 2e-5
 
 
+def by_sorting_all(logits: np.ndarray, k: int, p: float) -> np.ndarray:
+    """Ids that top-k, then top-p leave, ties with the last one included; temperature 1."""
+    if 0 < k < len(logits):
+        ids = np.flatnonzero(logits >= np.sort(logits)[::-1][k - 1])
+    else:
+        ids = np.arange(len(logits))
+    weights = np.exp(logits[ids] - logits.max())
+    if p == 1.0:
+        return ids
+    descending = np.sort(weights)[::-1]
+    reached = np.cumsum(descending.astype(float)) >= p * weights.sum(dtype=float)
+    return ids[weights >= descending[int(reached.argmax()) if reached.any() else -1]]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    size=st.integers(1, 300) | st.sampled_from([4097, 20000, 50257]),
+    scale=st.sampled_from([0.01, 1.0, 3.0, 10.0]),
+    k=st.sampled_from([0, 1, 2, 50, 300, 5000]),
+    p=st.sampled_from([1.0, 1e-6, 0.3, 0.95, 0.9999]),
+    ties=st.booleans(),
+    banned=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_selection_equals_a_full_sort(
+    size: int, scale: float, k: int, p: float, ties: bool, banned: bool, seed: int
+) -> None:
+    logits = random_logits(seed, size, scale)
+    if ties:
+        logits = np.round(logits)
+    if banned:
+        logits[np.random.default_rng(seed).integers(0, size, size // 2)] = -np.inf
+        logits[seed % size] = 1.0
+    params = SamplingParams(top_k=k, top_p=p)
+    ids, weights = filtered_distribution(logits, params)
+    kept = np.arange(size) if ids is None else ids
+    np.testing.assert_array_equal(kept, by_sorting_all(logits, k, p))
+    assert len(weights) == len(kept)
+
+
 def test_top_k_1_is_greedy_and_top_k_beyond_the_vocabulary_is_off() -> None:
     logits = random_logits(0, 100)
     best = sample_row(logits, SamplingParams(temperature=0), 0.0)

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 from gpt2fast.config import ACTIVATION_PARAMETERS, SUPPORTED_ACTIVATIONS  # noqa: E402
 from gpt2fast.errors import UnsupportedError  # noqa: E402
 from gpt2fast.kernels import reference  # noqa: E402
+from packed_reference import quantize  # noqa: E402
 
 
 @pytest.mark.parametrize("name", sorted(SUPPORTED_ACTIVATIONS))
@@ -79,3 +80,52 @@ def test_upcast_attention_is_closer_to_the_truth() -> None:
     error = (upcast.float() - exact_inputs).abs().mean()
     assert error < (plain - exact_inputs).abs().mean()
     assert (truth - exact_inputs).abs().max() > 0
+
+
+FORMATS = [("int8", 32), ("int8", 64), ("int4", 32), ("int4", 128)]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_quantized_matrix_is_what_the_panels_hold(form: tuple[str, int]) -> None:
+    weight = torch.randn(21, 200)
+    weight[3, 40:75] = 0
+    weight[4] *= 1e-32
+    integers, scales = reference.quantize_matrix(weight, *form)
+    theirs, their_scales = quantize(weight.numpy(), *form)
+    assert torch.equal(scales, torch.from_numpy(their_scales))
+    assert torch.equal(integers, torch.from_numpy(theirs).float())
+    error = (reference.dequantize(integers, scales, form[1]) - weight).abs()
+    steps = scales.abs().repeat_interleave(form[1], -1)[:, :200]
+    # int4 has no +8: what lies beyond 7 steps is clipped.
+    assert (error <= steps * (0.5001 if form[0] == "int8" else 1.01) + 1e-30).all()
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_quantized_rows(group: int) -> None:
+    x = torch.randn(5, 200)
+    x[2, :group] = 0
+    integers, scales = reference.quantize_rows(x, group)
+    assert scales.shape == (5, -(-200 // group))
+    assert integers.abs().max() == 127
+    back = reference.dequantize(integers, scales, group)
+    steps = scales.repeat_interleave(group, -1)[:, :200]
+    assert ((back - x).abs() <= 0.5001 * steps).all()
+
+
+@pytest.mark.parametrize("form", [("float32", 0), ("bfloat16", 0), *FORMATS])
+def test_matmul_of_each_format_is_near_the_exact_product(form: tuple[str, int]) -> None:
+    x, weight = torch.randn(9, 200), torch.randn(21, 200)
+    exact = x.double() @ weight.double().T
+    error = float((reference.matmul(x, weight, *form) - exact).norm() / exact.norm())
+    least, most = {
+        "float32": (0.0, 1e-12), "bfloat16": (1e-4, 4e-3), "int8": (1e-3, 2e-2), "int4": (0.02, 0.2)
+    }[form[0]]  # fmt: skip
+    assert least <= error <= most
+
+
+@pytest.mark.parametrize(("name", "most"), [("float32", 0.0), ("bfloat16", 0.03), ("int8", 0.1)])
+def test_cached_attention(name: str, most: float) -> None:
+    q, k, v = torch.randn(2, 3, 7, 16), torch.randn(2, 3, 40, 16), torch.randn(2, 3, 40, 16)
+    exact = reference.attention(q, k, v, 0.25)
+    error = float((reference.cached_attention(q, k, v, 0.25, name) - exact).abs().max())
+    assert most / 100 <= error <= most

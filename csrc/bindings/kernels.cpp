@@ -1,0 +1,349 @@
+// One kernel at a time on numpy arrays, for tests and micro-benchmarks: over the packed weights,
+// the cache blocks and the tasks of a decoder's step.
+#include "kernels/kernels.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <mutex>
+#include <optional>
+#include <system_error>
+
+#include "bindings/formats.h"
+#include "bindings/module.h"
+#include "bindings/without_gil.h"
+#include "core/float_environment.h"
+#include "core/thread_pool.h"
+#include "decoder/model_shape.h"
+#include "kernels/tasks.h"
+#include "kv_cache/kv_storage.h"
+
+namespace gpt2fast {
+namespace {
+
+namespace py = pybind11;
+using Floats = py::array_t<float, py::array::c_style>;
+using Rows = py::array_t<float, 0>;  // may lie apart; see rows_apart()
+using Bytes = py::array_t<uint8_t, py::array::c_style>;
+using Ids = py::array_t<int32_t, py::array::c_style>;
+
+void require(bool condition, const std::string& what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+void require_shape(const py::array& array, const char* name, const std::vector<int64_t>& shape) {
+  bool equal = array.ndim() == static_cast<py::ssize_t>(shape.size());
+  for (size_t i = 0; equal && i < shape.size(); ++i) {
+    equal = array.shape(static_cast<py::ssize_t>(i)) == shape[i];
+  }
+  require(equal, std::string(name) + " must have the shape " + shape_text(shape));
+}
+
+// Floats from one row of x (M, K) to the next.
+int64_t rows_apart(const Rows& x, int32_t columns) {
+  const py::ssize_t stride = x.strides(0) / 4;
+  require((columns == 1 || x.strides(1) == 4) && x.strides(0) % 4 == 0 &&
+              (x.shape(0) == 1 || stride >= columns),
+          "x must hold whole rows of neighbouring values");
+  return stride;
+}
+
+// A size of an array, as the kernels count.
+int32_t size_of(const py::array& array, const char* name, int ndim, int axis) {
+  require(array.ndim() == ndim && array.size() > 0 && array.shape(axis) <= INT32_MAX / 2,
+          std::string(name) + " needs " + std::to_string(ndim) + " dimensions, none of them 0");
+  return static_cast<int32_t>(array.shape(axis));
+}
+
+// LayerNorm of so few rows is not worth waking a thread for.
+constexpr int32_t kNormRows = 4;
+
+// A team of threads and the kernels of one instruction set.
+class Kernels {
+ public:
+  Kernels(Isa isa, int num_threads) : isa_(isa), table_(kernel_table(isa)), pool_(num_threads) {}
+
+  const char* isa() const { return isa_name(isa_); }
+  ThreadPool& pool() { return pool_; }
+
+  // args.x is quantized here where the weights are integers.
+  void matmul(MatmulArgs args) {
+    const std::lock_guard<std::mutex> turn(turn_);
+    const Panels& weights = args.weights;
+    const bool integer = weights.is_integer();
+    if (integer) args.quantized = make_room(args.rows, weights);
+    const int32_t panels = weights.count();
+    const int32_t each = panels_per_task(panels, pool_.size());
+    TaskCounter rows, tasks;
+    pool_.run([&](int) {
+      const FloatEnvironment ieee;
+      if (integer) {
+        for (int32_t row = rows.take(); row < args.rows; row = rows.take()) {
+          table_.quantize(args.x + row * args.x_stride, weights.inputs, weights.group,
+                          args.quantized, row);
+        }
+        pool_.barrier();
+      }
+      for (int32_t begin = tasks.take() * each; begin < panels; begin = tasks.take() * each) {
+        table_.matmul(args, begin, std::min(begin + each, panels));
+      }
+    });
+  }
+
+  // Rows of x (M, C) into out (M, C).
+  void layer_norm(const float* x, const float* weight, const float* bias, float epsilon,
+                  int32_t rows, int32_t width, float* out) {
+    share_out((rows + kNormRows - 1) / kNormRows, [&](int32_t task) {
+      const int32_t end = std::min((task + 1) * kNormRows, rows);
+      for (int32_t row = task * kNormRows; row < end; ++row) {
+        const int64_t at = int64_t{row} * width;
+        table_.layer_norm(x + at, weight, bias, epsilon, width, out + at);
+      }
+    });
+  }
+
+  // keys and values (T, H, D) of the tokens from `position` on.
+  void append(KvStorage& storage, const int32_t* blocks, int32_t position, int32_t tokens,
+              const float* keys, const float* values) {
+    const int64_t size = storage.layout().head_size;
+    const int32_t heads = heads_of(storage);
+    share_out(heads, [&](int32_t head) {
+      const HeadCache cache = head_cache(storage, blocks, head);
+      for (int32_t t = 0; t < tokens; ++t) {
+        const int64_t at = (int64_t{t} * heads + head) * size;
+        table_.append_kv(cache, position + t, keys + at, values + at);
+      }
+    });
+  }
+
+  // queries and out (B, T, H, D).
+  void attend(KvStorage& storage, const Ids& block_tables, const Ids& context_lens,
+              const Floats& queries, float scale, float* out) {
+    const int32_t heads = heads_of(storage);
+    const auto rows = static_cast<int32_t>(queries.shape(1));
+    const int32_t chunks = (rows + kQueryRows - 1) / kQueryRows;
+    const int32_t* lengths = context_lens.data();
+    const int32_t* tables = block_tables.data();
+    const float* q = queries.data();
+    const int64_t size = storage.layout().head_size, stride = heads * size;
+    const int64_t table_width = block_tables.shape(1);
+    const auto tasks = static_cast<int32_t>(queries.shape(0)) * chunks * heads;
+    share_out(tasks, [&](int32_t task) {
+      const int32_t head = task % heads, chunk = task / heads % chunks;
+      const int32_t sequence = task / heads / chunks, begin = chunk * kQueryRows;
+      const int64_t at = (int64_t{sequence} * rows + begin) * stride + head * size;
+      table_.attention(
+          {q + at, stride, std::min(kQueryRows, rows - begin), lengths[sequence] + begin, scale,
+           head_cache(storage, tables + sequence * table_width, head), out + at, stride});
+    });
+  }
+
+  static int32_t heads_of(const KvStorage& storage) {
+    return static_cast<int32_t>(storage.block_stride(0) / storage.layout().bytes());
+  }
+
+ private:
+  template <typename Task>
+  void share_out(int32_t count, Task task) {
+    const std::lock_guard<std::mutex> turn(turn_);
+    if (count == 1) {
+      const FloatEnvironment ieee;
+      return task(0);
+    }
+    TaskCounter tasks;
+    pool_.run([&](int) {
+      const FloatEnvironment ieee;
+      for (int32_t i = tasks.take(); i < count; i = tasks.take()) task(i);
+    });
+  }
+
+  static HeadCache head_cache(KvStorage& storage, const int32_t* blocks, int32_t head) {
+    return {storage.layer(0) + head * storage.layout().bytes(), storage.block_stride(0), blocks,
+            storage.layout()};
+  }
+
+  QuantizedRows make_room(int32_t rows, const Panels& weights) {
+    const int64_t stride = 2 * round_up(weights.inputs, 64);
+    const auto grow = [](Buffer& buffer, int64_t bytes) {
+      if (static_cast<int64_t>(buffer.bytes()) < bytes) buffer = Buffer(static_cast<size_t>(bytes));
+    };
+    grow(values_, rows * stride);
+    grow(scales_, rows * int64_t{weights.groups()} * 4);
+    grow(sums_, rows * int64_t{weights.groups()} * 4);
+    return {reinterpret_cast<int8_t*>(values_.data()), stride, scales_.floats(),
+            reinterpret_cast<int32_t*>(sums_.data()), weights.groups()};
+  }
+
+  const Isa isa_;
+  const KernelTable& table_;
+  ThreadPool pool_;
+  std::mutex turn_;  // guards the buffers
+  Buffer values_, scales_, sums_;
+};
+
+std::unique_ptr<Kernels> make_kernels(int num_threads) {
+  require(num_threads > 0, "num_threads must be positive");
+  try {
+    return std::make_unique<Kernels>(select_isa(), num_threads);
+  } catch (const std::system_error& error) {
+    throw std::invalid_argument("num_threads = " + std::to_string(num_threads) +
+                                ": the system does not grant them (" + error.what() + ")");
+  }
+}
+
+// In memory of the kind that a decoder's weights have: aligned, on huge pages where there are some.
+Bytes pack(Kernels& kernels, const Floats& weights, const std::string& format, int32_t group) {
+  const MatrixFormat form = matrix_format(format, group);
+  const int32_t outputs = size_of(weights, "weights", 2, 0);
+  const int32_t inputs = size_of(weights, "weights", 2, 1);
+  auto matrix = std::make_unique<PackedMatrix>();
+  matrix->layout = {form.format, inputs, outputs, form.group, nullptr};
+  const Panels layout = matrix->layout;
+  const StoredArray array{weights.data(), StoredType::kFloat32, {outputs, inputs}};
+  {
+    const WithoutGil release;
+    matrix->data = Buffer(static_cast<size_t>(layout.bytes()));
+    require(pack_matrix(array, Orientation::kLinear, nullptr, *matrix, kernels.pool()),
+            "weights hold NaN or infinity");
+  }
+  uint8_t* data = matrix->data.data();
+  const py::capsule owner(matrix.release(), [](void* p) { delete static_cast<PackedMatrix*>(p); });
+  return Bytes({int64_t{layout.count()}, layout.panel_bytes()}, data, owner);
+}
+
+// Padded to whole panels, as the kernels read it.
+std::vector<float> padded(const Floats& bias, int32_t outputs) {
+  std::vector<float> values(static_cast<size_t>(round_up_lanes(outputs)));
+  std::copy_n(bias.data(), outputs, values.begin());
+  return values;
+}
+
+// The result's rows lie apart as in a decoder's workspace.
+Rows matmul(Kernels& kernels, const Rows& x, const Bytes& packed, const std::string& format,
+            int32_t group, int32_t outputs, const std::optional<Floats>& bias,
+            const std::string& activation, const std::vector<float>& parameters,
+            const std::optional<Floats>& residual) {
+  const MatrixFormat form = matrix_format(format, group);
+  MatmulArgs args{};
+  args.rows = size_of(x, "x", 2, 0);
+  const int32_t inputs = size_of(x, "x", 2, 1);
+  args.x_stride = rows_apart(x, inputs);
+  require(outputs > 0, "outputs must be positive");
+  args.weights = {form.format, inputs, outputs, form.group, packed.data()};
+  require_shape(packed, "packed", {args.weights.count(), args.weights.panel_bytes()});
+  args.x = x.data();
+  args.activation = activation_from_name(activation);
+  require(parameters.size() <= 4, "activation_parameters: four at most");
+  std::copy(parameters.begin(), parameters.end(), args.activation_parameters);
+  std::vector<float> padded_bias;
+  if (bias) {
+    require_shape(*bias, "bias", {outputs});
+    if (outputs % kLanes != 0) padded_bias = padded(*bias, outputs);
+    args.bias = padded_bias.empty() ? bias->data() : padded_bias.data();
+  }
+  args.out_stride = row_stride(outputs);
+  const Floats memory({int64_t{args.rows}, args.out_stride});
+  Rows out({int64_t{args.rows}, int64_t{outputs}}, {args.out_stride * 4, int64_t{4}}, memory.data(),
+           memory);
+  args.out = out.mutable_data();
+  if (residual) {
+    require_shape(*residual, "residual", {args.rows, outputs});
+    for (int32_t row = 0; row < args.rows; ++row) {
+      std::copy_n(residual->data(row, 0), outputs, args.out + row * args.out_stride);
+    }
+    args.residual = args.out;
+  }
+  const WithoutGil release;
+  kernels.matmul(args);
+  return out;
+}
+
+Floats layer_norm(Kernels& kernels, const Floats& x, const Floats& weight, const Floats& bias,
+                  float epsilon) {
+  const int32_t rows = size_of(x, "x", 2, 0), width = size_of(x, "x", 2, 1);
+  require_shape(weight, "weight", {width});
+  require_shape(bias, "bias", {width});
+  Floats out({rows, width});
+  float* to = out.mutable_data();
+  const WithoutGil release;
+  kernels.layer_norm(x.data(), weight.data(), bias.data(), epsilon, rows, width, to);
+  return out;
+}
+
+std::unique_ptr<KvStorage> make_storage(const std::string& format, int32_t heads, int32_t head_size,
+                                        int32_t num_blocks) {
+  require(heads > 0 && head_size > 0 && head_size <= kMaxHeadSize && num_blocks > 0,
+          "KvStorage: sizes must be positive and the head size at most " +
+              std::to_string(kMaxHeadSize));
+  return std::make_unique<KvStorage>(std::vector<int32_t>{heads},
+                                     KvLayout{kv_format(format), head_size}, num_blocks);
+}
+
+// Whether `count` tokens from `position` on lie in blocks that `table` (width,) names.
+void check_table(const KvStorage& storage, const int32_t* table, int64_t width, int32_t position,
+                 int64_t count) {
+  require(position >= 0 && position + count <= width * kBlockTokens,
+          "the block table is too short for position " + std::to_string(position + count - 1));
+  const int64_t used = (position + count + kBlockTokens - 1) / kBlockTokens;
+  for (int64_t i = 0; i < used; ++i) {
+    require(table[i] >= 0 && table[i] < storage.num_blocks(),
+            "no cache block " + std::to_string(table[i]));
+  }
+}
+
+void append(Kernels& kernels, KvStorage& storage, const Ids& blocks, int32_t position,
+            const Floats& keys, const Floats& values) {
+  const int32_t tokens = size_of(keys, "keys", 3, 0);
+  const std::vector<int64_t> shape{tokens, Kernels::heads_of(storage), storage.layout().head_size};
+  require_shape(keys, "keys", shape);
+  require_shape(values, "values", shape);
+  require(blocks.ndim() == 1, "blocks needs one dimension");
+  check_table(storage, blocks.data(), blocks.size(), position, tokens);
+  const WithoutGil release;
+  kernels.append(storage, blocks.data(), position, tokens, keys.data(), values.data());
+}
+
+Floats attend(Kernels& kernels, KvStorage& storage, const Ids& block_tables,
+              const Ids& context_lens, const Floats& queries, float scale) {
+  const int32_t batch = size_of(queries, "queries", 4, 0), rows = size_of(queries, "queries", 4, 1);
+  require_shape(queries, "queries",
+                {batch, rows, Kernels::heads_of(storage), storage.layout().head_size});
+  require_shape(context_lens, "context_lens", {batch});
+  require_shape(block_tables, "block_tables", {batch, size_of(block_tables, "block_tables", 2, 1)});
+  for (int32_t i = 0; i < batch; ++i) {
+    check_table(storage, block_tables.data(i, 0), block_tables.shape(1), context_lens.at(i), rows);
+  }
+  Floats out({queries.shape(0), queries.shape(1), queries.shape(2), queries.shape(3)});
+  float* to = out.mutable_data();
+  const WithoutGil release;
+  kernels.attend(storage, block_tables, context_lens, queries, scale, to);
+  return out;
+}
+
+}  // namespace
+
+void bind_kernels(py::module_& module) {
+  py::class_<KvStorage>(module, "KvStorage", "Keys and values of one layer in cache blocks.")
+      .def(py::init(&make_storage), py::arg("format"), py::arg("heads"), py::arg("head_size"),
+           py::arg("num_blocks"))
+      .def_property_readonly("bytes", &KvStorage::bytes);
+  py::class_<Kernels>(module, "Kernels", "One kernel at a time, for tests and benchmarks.")
+      .def(py::init(&make_kernels), py::arg("num_threads"))
+      .def_property_readonly("isa", &Kernels::isa)
+      .def("pack_matrix", &pack, py::arg("weights").noconvert(), py::arg("format"),
+           py::arg("group"))
+      .def("matmul", &matmul, py::arg("x").noconvert(), py::arg("packed").noconvert(),
+           py::arg("format"), py::arg("group"), py::arg("outputs"),
+           py::arg("bias").noconvert() = py::none(), py::arg("activation") = "linear",
+           py::arg("activation_parameters") = std::vector<float>{},
+           py::arg("residual").noconvert() = py::none())
+      .def("layer_norm", &layer_norm, py::arg("x").noconvert(), py::arg("weight").noconvert(),
+           py::arg("bias").noconvert(), py::arg("epsilon"))
+      .def("append", &append, py::arg("storage"), py::arg("blocks").noconvert(),
+           py::arg("position"), py::arg("keys").noconvert(), py::arg("values").noconvert())
+      .def("attend", &attend, py::arg("storage"), py::arg("block_tables").noconvert(),
+           py::arg("context_lens").noconvert(), py::arg("queries").noconvert(), py::arg("scale"));
+}
+
+}  // namespace gpt2fast
