@@ -1,23 +1,18 @@
 // One kernel at a time on numpy arrays, for tests and micro-benchmarks: over the packed weights,
 // the cache blocks and the tasks of a decoder's step.
-#include "kernels/kernels.h"
+#include "bindings/kernels.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <mutex>
 #include <optional>
 #include <system_error>
 
 #include "bindings/formats.h"
 #include "bindings/module.h"
 #include "bindings/without_gil.h"
-#include "core/float_environment.h"
-#include "core/thread_pool.h"
 #include "decoder/model_shape.h"
-#include "kernels/tasks.h"
-#include "kv_cache/kv_storage.h"
 
 namespace gpt2fast {
 namespace {
@@ -55,132 +50,6 @@ int32_t size_of(const py::array& array, const char* name, int ndim, int axis) {
           std::string(name) + " needs " + std::to_string(ndim) + " dimensions, none of them 0");
   return static_cast<int32_t>(array.shape(axis));
 }
-
-// LayerNorm of so few rows is not worth waking a thread for.
-constexpr int32_t kNormRows = 4;
-
-// A team of threads and the kernels of one instruction set.
-class Kernels {
- public:
-  Kernels(Isa isa, int num_threads) : isa_(isa), table_(kernel_table(isa)), pool_(num_threads) {}
-
-  const char* isa() const { return isa_name(isa_); }
-  ThreadPool& pool() { return pool_; }
-
-  // args.x is quantized here where the weights are integers.
-  void matmul(MatmulArgs args) {
-    const std::lock_guard<std::mutex> turn(turn_);
-    const Panels& weights = args.weights;
-    const bool integer = weights.is_integer();
-    if (integer) args.quantized = make_room(args.rows, weights);
-    const int32_t panels = weights.count();
-    const int32_t each = panels_per_task(panels, pool_.size());
-    TaskCounter rows, tasks;
-    pool_.run([&](int) {
-      const FloatEnvironment ieee;
-      if (integer) {
-        for (int32_t row = rows.take(); row < args.rows; row = rows.take()) {
-          table_.quantize(args.x + row * args.x_stride, weights.inputs, weights.group,
-                          args.quantized, row);
-        }
-        pool_.barrier();
-      }
-      for (int32_t begin = tasks.take() * each; begin < panels; begin = tasks.take() * each) {
-        table_.matmul(args, begin, std::min(begin + each, panels));
-      }
-    });
-  }
-
-  // Rows of x (M, C) into out (M, C).
-  void layer_norm(const float* x, const float* weight, const float* bias, float epsilon,
-                  int32_t rows, int32_t width, float* out) {
-    share_out((rows + kNormRows - 1) / kNormRows, [&](int32_t task) {
-      const int32_t end = std::min((task + 1) * kNormRows, rows);
-      for (int32_t row = task * kNormRows; row < end; ++row) {
-        const int64_t at = int64_t{row} * width;
-        table_.layer_norm(x + at, weight, bias, epsilon, width, out + at);
-      }
-    });
-  }
-
-  // keys and values (T, H, D) of the tokens from `position` on.
-  void append(KvStorage& storage, const int32_t* blocks, int32_t position, int32_t tokens,
-              const float* keys, const float* values) {
-    const int64_t size = storage.layout().head_size;
-    const int32_t heads = heads_of(storage);
-    share_out(heads, [&](int32_t head) {
-      const HeadCache cache = head_cache(storage, blocks, head);
-      for (int32_t t = 0; t < tokens; ++t) {
-        const int64_t at = (int64_t{t} * heads + head) * size;
-        table_.append_kv(cache, position + t, keys + at, values + at);
-      }
-    });
-  }
-
-  // queries and out (B, T, H, D).
-  void attend(KvStorage& storage, const Ids& block_tables, const Ids& context_lens,
-              const Floats& queries, float scale, float* out) {
-    const int32_t heads = heads_of(storage);
-    const auto rows = static_cast<int32_t>(queries.shape(1));
-    const int32_t chunks = (rows + kQueryRows - 1) / kQueryRows;
-    const int32_t* lengths = context_lens.data();
-    const int32_t* tables = block_tables.data();
-    const float* q = queries.data();
-    const int64_t size = storage.layout().head_size, stride = heads * size;
-    const int64_t table_width = block_tables.shape(1);
-    const auto tasks = static_cast<int32_t>(queries.shape(0)) * chunks * heads;
-    share_out(tasks, [&](int32_t task) {
-      const int32_t head = task % heads, chunk = task / heads % chunks;
-      const int32_t sequence = task / heads / chunks, begin = chunk * kQueryRows;
-      const int64_t at = (int64_t{sequence} * rows + begin) * stride + head * size;
-      table_.attention(
-          {q + at, stride, std::min(kQueryRows, rows - begin), lengths[sequence] + begin, scale,
-           head_cache(storage, tables + sequence * table_width, head), out + at, stride});
-    });
-  }
-
-  static int32_t heads_of(const KvStorage& storage) {
-    return static_cast<int32_t>(storage.block_stride(0) / storage.layout().bytes());
-  }
-
- private:
-  template <typename Task>
-  void share_out(int32_t count, Task task) {
-    const std::lock_guard<std::mutex> turn(turn_);
-    if (count == 1) {
-      const FloatEnvironment ieee;
-      return task(0);
-    }
-    TaskCounter tasks;
-    pool_.run([&](int) {
-      const FloatEnvironment ieee;
-      for (int32_t i = tasks.take(); i < count; i = tasks.take()) task(i);
-    });
-  }
-
-  static HeadCache head_cache(KvStorage& storage, const int32_t* blocks, int32_t head) {
-    return {storage.layer(0) + head * storage.layout().bytes(), storage.block_stride(0), blocks,
-            storage.layout()};
-  }
-
-  QuantizedRows make_room(int32_t rows, const Panels& weights) {
-    const int64_t stride = 2 * round_up(weights.inputs, 64);
-    const auto grow = [](Buffer& buffer, int64_t bytes) {
-      if (static_cast<int64_t>(buffer.bytes()) < bytes) buffer = Buffer(static_cast<size_t>(bytes));
-    };
-    grow(values_, rows * stride);
-    grow(scales_, rows * int64_t{weights.groups()} * 4);
-    grow(sums_, rows * int64_t{weights.groups()} * 4);
-    return {reinterpret_cast<int8_t*>(values_.data()), stride, scales_.floats(),
-            reinterpret_cast<int32_t*>(sums_.data()), weights.groups()};
-  }
-
-  const Isa isa_;
-  const KernelTable& table_;
-  ThreadPool pool_;
-  std::mutex turn_;  // guards the buffers
-  Buffer values_, scales_, sums_;
-};
 
 std::unique_ptr<Kernels> make_kernels(int num_threads) {
   require(num_threads > 0, "num_threads must be positive");
@@ -316,8 +185,10 @@ Floats attend(Kernels& kernels, KvStorage& storage, const Ids& block_tables,
   }
   Floats out({queries.shape(0), queries.shape(1), queries.shape(2), queries.shape(3)});
   float* to = out.mutable_data();
+  const Attended attended{block_tables.data(),  context_lens.data(), queries.data(), batch, rows,
+                          block_tables.shape(1)};
   const WithoutGil release;
-  kernels.attend(storage, block_tables, context_lens, queries, scale, to);
+  kernels.attend(storage, attended, scale, to);
   return out;
 }
 

@@ -103,14 +103,17 @@ GPT2FAST_INLINE I16 to_ints(V16 a) {
   for (int i = 0; i < 16; ++i) r.v[i] -= origin;
   return r;
 }
+// Unsigned: what a NaN became may overflow, and is not used.
 GPT2FAST_INLINE I16 operator+(I16 a, I16 b) {
-  for (int i = 0; i < 16; ++i) a.v[i] += b.v[i];
+  for (int i = 0; i < 16; ++i) {
+    a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
+  }
   return a;
 }
 GPT2FAST_INLINE int32_t sum(I16 a) {
-  int32_t total = 0;
-  for (int i = 0; i < 16; ++i) total += a.v[i];
-  return total;
+  uint32_t total = 0;
+  for (int i = 0; i < 16; ++i) total += static_cast<uint32_t>(a.v[i]);
+  return static_cast<int32_t>(total);
 }
 GPT2FAST_INLINE void store_bytes(I16 a, int8_t* values, int8_t* magnitudes) {
   for (int i = 0; i < 16; ++i) {

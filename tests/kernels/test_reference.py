@@ -96,8 +96,8 @@ def test_quantized_matrix_is_what_the_panels_hold(form: tuple[str, int]) -> None
     assert torch.equal(integers, torch.from_numpy(theirs).float())
     error = (reference.dequantize(integers, scales, form[1]) - weight).abs()
     steps = scales.abs().repeat_interleave(form[1], -1)[:, :200]
-    # int4 has no +8: what lies beyond 7 steps is clipped.
-    assert (error <= steps * (0.5001 if form[0] == "int8" else 1.01) + 1e-30).all()
+    # int4 has no +8: what lies there, or beyond by the step's own rounding, is clipped to 7.
+    assert (error <= steps * (0.5001 if form[0] == "int8" else 1.04) + 1e-30).all()
 
 
 @pytest.mark.parametrize("group", [32, 64, 128])
