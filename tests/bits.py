@@ -50,3 +50,19 @@ def check_bits(make: Callable[[int], Runner], data: st.DataObject) -> None:
             if end == len(prompts[index]):
                 paged.pool.free(sequence)
                 del live[index]
+
+
+def check_forks(runner: Runner) -> None:
+    """Two continuations of one sequence get the bits that each has alone."""
+    stem, left, right = (tokens_for(runner.config, n, seed=n) for n in (21, 30, 17))
+    want = [
+        PagedSequences(runner).logits(np.concatenate([stem, tail]), [21 + len(tail)])[21:]
+        for tail in (left, right)
+    ]
+    paged = PagedSequences(runner)
+    first, _ = paged.create(stem)
+    paged.step([(first, stem)])
+    second = paged.pool.fork(first)
+    got = paged.step([(first, left), (second, right)])
+    assert paged.pool.stats()["copies"] == 1
+    assert [g.tobytes() for g in got] == [w.tobytes() for w in want]

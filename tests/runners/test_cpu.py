@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bits import check_bits, tokens_for
+from bits import check_bits, check_forks, tokens_for
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
@@ -74,19 +74,7 @@ def test_bits_do_not_depend_on_batch_chunks_prefix_or_threads(
 
 def test_forks_write_to_blocks_of_their_own(make_checkpoint: MakeCheckpoint) -> None:
     path, _ = make_checkpoint(**BASE)
-    runner = make_runner(path)
-    stem, left, right = (tokens_for(runner.config, n, seed=n) for n in (21, 30, 17))
-    want = [
-        PagedSequences(runner).logits(np.concatenate([stem, tail]), [21 + len(tail)])[21:]
-        for tail in (left, right)
-    ]
-    paged = PagedSequences(runner)
-    first, _ = paged.create(stem)
-    paged.step([(first, stem)])
-    second = paged.pool.fork(first)
-    got = paged.step([(first, left), (second, right)])
-    assert paged.pool.stats()["copies"] == 1
-    assert [g.tobytes() for g in got] == [w.tobytes() for w in want]
+    check_forks(make_runner(path))
 
 
 def damage(path: Path, out: Path, value: float) -> Path:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bits import check_bits, tokens_for
+from bits import check_bits, check_forks, tokens_for
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.checkpoint.save import save_quantized
@@ -70,19 +70,7 @@ def test_bits_do_not_depend_on_batch_chunks_prefix_or_threads(
 @pytest.mark.parametrize("cache", CACHES)
 def test_forks_write_to_blocks_of_their_own(make_checkpoint: MakeCheckpoint, cache: str) -> None:
     path, _ = make_checkpoint(**BASE)
-    runner = make_runner(path, "int8", cache)
-    stem, left, right = (tokens_for(runner.config, n, seed=n) for n in (21, 30, 17))
-    want = [
-        PagedSequences(runner).logits(np.concatenate([stem, tail]), [21 + len(tail)])[21:]
-        for tail in (left, right)
-    ]
-    paged = PagedSequences(runner)
-    first, _ = paged.create(stem)
-    paged.step([(first, stem)])
-    second = paged.pool.fork(first)
-    got = paged.step([(first, left), (second, right)])
-    assert paged.pool.stats()["copies"] == 1
-    assert [g.tobytes() for g in got] == [w.tobytes() for w in want]
+    check_forks(make_runner(path, "int8", cache))
 
 
 def save(runner: CpuRunner, source: Path, out: Path) -> Path:
