@@ -41,13 +41,15 @@ class Kernels {
     if (integer) args.quantized = make_room(args.rows, weights);
     const int32_t panels = weights.count();
     const int32_t each = panels_per_task(panels, pool_.size());
-    TaskCounter rows, tasks;
+    TaskCounter tiles, tasks;
     pool_.run([&](int) {
       const FloatEnvironment ieee;
       if (integer) {
-        for (int32_t row = rows.take(); row < args.rows; row = rows.take()) {
-          table_.quantize(args.x + row * args.x_stride, weights.inputs, weights.group,
-                          args.quantized, row);
+        const RowTiles all = args.quantized.tiles();
+        for (int32_t tile = tiles.take(); tile < all.count(); tile = tiles.take()) {
+          for (int32_t row = all.begin(tile); row < all.begin(tile + 1); ++row) {
+            table_.quantize(args.x + row * args.x_stride, args.quantized, row);
+          }
         }
         pool_.barrier();
       }
@@ -124,22 +126,23 @@ class Kernels {
   }
 
   QuantizedRows make_room(int32_t rows, const Panels& weights) {
-    const int64_t stride = 2 * round_up(weights.inputs, 64);
+    QuantizedRows room{nullptr,        nullptr,       nullptr, weights.format,
+                       weights.inputs, weights.group, rows};
     const auto grow = [](Buffer& buffer, int64_t bytes) {
       if (static_cast<int64_t>(buffer.bytes()) < bytes) buffer = Buffer(static_cast<size_t>(bytes));
+      return buffer.data();
     };
-    grow(values_, rows * stride);
-    grow(scales_, rows * int64_t{weights.groups()} * 4);
-    grow(sums_, rows * int64_t{weights.groups()} * 4);
-    return {reinterpret_cast<int8_t*>(values_.data()), stride, scales_.floats(),
-            reinterpret_cast<int32_t*>(sums_.data()), weights.groups()};
+    room.values = reinterpret_cast<int8_t*>(grow(values_, rows * room.value_bytes()));
+    room.scales = reinterpret_cast<float*>(grow(scales_, int64_t{rows} * room.groups() * 4));
+    room.starts = reinterpret_cast<int32_t*>(grow(starts_, int64_t{rows} * room.spans() * 4));
+    return room;
   }
 
   const Isa isa_;
   const KernelTable& table_;
   ThreadPool pool_;
   std::mutex turn_;  // guards the buffers
-  Buffer values_, scales_, sums_;
+  Buffer values_, scales_, starts_;
 };
 
 }  // namespace gpt2fast

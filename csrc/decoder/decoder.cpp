@@ -55,12 +55,11 @@ Decoder::Decoder(const ModelShape& shape, Isa isa, const DecoderOptions& options
   qkv_ = rows_of(max_batch_tokens_, qkv_stride_);
   attended_ = rows_of(max_batch_tokens_, attended_stride_);
   inner_ = rows_of(max_batch_tokens_, inner_stride_);
-  // Values and their magnitudes.
-  quantized_stride_ = 2 * round_up(std::max({width_stride_, attended_stride_, inner_stride_}), 64);
+  quantized_stride_ = round_up(std::max({width_stride_, attended_stride_, inner_stride_}), 64);
   if (!options.formats.empty()) {
     quantized_ = rows_of(prepared, quantized_stride_ / 4);
     scales_ = rows_of(prepared, most_groups());
-    sums_ = rows_of(prepared, most_groups());
+    starts_ = rows_of(prepared, most_groups());
   }
   attention_tasks_.reserve(static_cast<size_t>(max_batch_tokens_));  // a step must not allocate
 }
@@ -174,7 +173,7 @@ void Decoder::prepare_row(const Input& input, const MatmulArgs& args, int32_t ro
     x = out;
   }
   if (args.weights.is_integer()) {
-    kernels_.quantize(x, args.weights.inputs, args.weights.group, args.quantized, row);
+    kernels_.quantize(x, args.quantized, row);
   }
 }
 
@@ -189,15 +188,25 @@ void Decoder::prepare(Worker& worker, const Input& input, MatmulArgs& args) {
   if (args.weights.is_integer()) {
     const int64_t groups = first * most_groups();
     args.quantized = {reinterpret_cast<int8_t*>(quantized_.data()) + first * quantized_stride_,
-                      quantized_stride_, scales_.floats() + groups,
-                      reinterpret_cast<int32_t*>(sums_.data()) + groups, args.weights.groups()};
+                      scales_.floats() + groups,
+                      reinterpret_cast<int32_t*>(starts_.data()) + groups,
+                      args.weights.format,
+                      args.weights.inputs,
+                      args.weights.group,
+                      input.count};
   } else if (input.norm == nullptr) {
     return;
   }
   if (redundant) {
     for (int32_t row = 0; row < input.count; ++row) prepare_row(input, args, row, normal);
   } else {
-    phase(worker, input.count, [&](int32_t row) { prepare_row(input, args, row, normal); });
+    // By tiles: their rows share cache lines.
+    const RowTiles tiles{input.count, kIntTileRows};
+    phase(worker, tiles.count(), [&](int32_t tile) {
+      for (int32_t row = tiles.begin(tile); row < tiles.begin(tile + 1); ++row) {
+        prepare_row(input, args, row, normal);
+      }
+    });
   }
 }
 

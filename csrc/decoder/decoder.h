@@ -89,7 +89,8 @@ class Decoder {
   void mlp_block(Worker& worker, int32_t layer);
   void head(Worker& worker);
   void matmul(Worker& worker, const PackedMatrix& matrix, const Input& input, MatmulArgs args);
-  int64_t most_groups() const { return quantized_stride_ / 2 / kMinGroup; }
+  // Of any product's left side; of spans there are no more.
+  int64_t most_groups() const { return quantized_stride_ / kMinGroup; }
   void prepare(Worker& worker, const Input& input, MatmulArgs& args);
   void prepare_row(const Input& input, const MatmulArgs& args, int32_t row, float* normal);
   void attend(Worker& worker, int32_t layer);
@@ -109,7 +110,7 @@ class Decoder {
   // attention output, the MLP; the left side of a product as integers.
   int64_t width_stride_, qkv_stride_, attended_stride_, inner_stride_, quantized_stride_;
   Buffer residual_, normal_, qkv_, attended_, inner_;
-  Buffer quantized_, scales_, sums_;
+  Buffer quantized_, scales_, starts_;
   std::vector<AttentionTask> attention_tasks_;  // for one head; others repeat it
   bool attention_split_ = false;                // a sequence has several tasks a head
   std::vector<TaskCounter> counters_;           // one a phase

@@ -71,12 +71,17 @@ GPT2FAST_INLINE void add_float_span(const KvLayout& layout, const Span& span,
   }
 }
 
-// ROWS rows of a span's weights as integers.
+// ROWS rows of a span's weights as integers, as one tile.
+static_assert(kSpanTokens == kIntSpan, "the weights have one starting value a row");
 template <int ROWS>
 struct IntWeights {
-  int8_t values[ROWS][2 * kSpanTokens];
+  int8_t values[ROWS * kSpanTokens];
   float scales[ROWS];
-  int32_t sums[ROWS];
+  int32_t starts[ROWS];
+
+  void set(int row, const float* weights) {
+    quantize(weights, {values, scales, starts, Format::kInt8, kSpanTokens, kSpanTokens, ROWS}, row);
+  }
 };
 
 // PANELS times 16 components from c on, as 8-bit dot products over the tokens.
@@ -87,16 +92,16 @@ GPT2FAST_INLINE void add_int8_panels(const KvLayout& layout, const Span& span,
   GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) sums[r][p] = zero_ints();
   }
+  add_starts<ROWS, PANELS>(w.starts, kSpanTokens, sums);
   for (int b = 0; b < span.count; ++b) {
-    dot_int8<ROWS, PANELS>(
-        span.blocks[b] + layout.values() + int64_t{c} * kBlockTokens, kLanes * kBlockTokens,
-        {w.values[0] + b * kBlockTokens, 2 * kSpanTokens, kSpanTokens}, kBlockTokens, sums);
+    dot_int8<ROWS, PANELS>(span.blocks[b] + layout.values() + int64_t{c} * kBlockTokens,
+                           kLanes * kBlockTokens, w.values + b * kBlockTokens * ROWS, kBlockTokens,
+                           sums);
   }
   GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
       float* o = state[r].o + c + p * kLanes;
-      const V16 sum = to_float(sums[r][p], kInt8Offset * w.sums[r]);
-      store(o, fma(sum, splat(w.scales[r]), load(o)));
+      store(o, fma(to_float(sums[r][p]), splat(w.scales[r]), load(o)));
     }
   }
 }
@@ -118,8 +123,7 @@ GPT2FAST_INLINE void add_int8_span(const KvLayout& layout, const Span& span,
       const V16 scale = count >= kBlockTokens ? load(scales) : load_partial(scales, count, 0.0f);
       store(scaled + first, load(weights[r] + first) * scale);
     }
-    quantize(scaled, kSpanTokens, kSpanTokens, {w.values[0], 2 * kSpanTokens, w.scales, w.sums, 1},
-             r);
+    w.set(r, scaled);
   }
   constexpr int kPanels = ROWS == 1 ? 4 : 1;
   const int width = static_cast<int>(layout.padded_head());

@@ -11,7 +11,7 @@
 
 #include "core/cpu_isa.h"
 #include "kernels/kv_layout.h"
-#include "kernels/panels.h"
+#include "kernels/row_tiles.h"
 
 namespace gpt2fast {
 
@@ -40,22 +40,13 @@ enum class Activation : int32_t {
   kXIelu,         // x > 0 ? p[0] x^2 + p[2] x : (expm1(min(x, p[3])) - x) p[1] + p[2] x
 };
 
-// Rows quantized for the integer formats: x[m][k] = scales[m][k / group] * values[m][k].
-struct QuantizedRows {
-  int8_t* values;  // (M, stride): values, zero beyond K, and from stride / 2 on their magnitudes
-  int64_t stride;  // a multiple of 128
-  float* scales;   // (M, groups)
-  int32_t* sums;   // (M, groups): of the values of a group, for weights stored with an offset
-  int32_t groups;
-};
-
 // out[m][n] = act(sum_k x[m][k] * w[k][n] + bias[n]) + residual[m][n]
 struct MatmulArgs {
   Panels weights;
   int32_t rows;    // M
   const float* x;  // (M, K), rows x_stride apart: for the float formats
   int64_t x_stride;
-  QuantizedRows quantized;  // for the integer formats, with the group of the weights
+  QuantizedRows quantized;  // for the integer formats, as the weights want them
   const float* bias;        // (N padded to 16), or null
   const float* residual;    // as out, or null; may be out itself
   float* out;               // (M, N), rows out_stride apart; written up to N
@@ -87,9 +78,8 @@ struct KernelTable {
   // Outputs of panels [begin, end) for all rows.
   void (*matmul)(const MatmulArgs& args, int32_t panel_begin, int32_t panel_end);
   // Quantizes x (inputs,) into row `row`: each group to [-127, 127] by its largest magnitude. NaN
-  // and infinity make the scale of their group NaN.
-  void (*quantize)(const float* x, int32_t inputs, int32_t group, const QuantizedRows& out,
-                   int32_t row);
+  // and infinity make the scale of their group NaN. The rows of a tile share cache lines.
+  void (*quantize)(const float* x, const QuantizedRows& out, int32_t row);
   // out[c] = (x[c] - mean) / sqrt(variance + epsilon) * weight[c] + bias[c], c < width
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon,
                      int32_t width, float* out);

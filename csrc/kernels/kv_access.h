@@ -28,31 +28,33 @@ GPT2FAST_INLINE uint16_t to_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// One vector quantized whole, as QuantizedRows has them.
-struct Quantized {
-  int8_t values[2 * kMaxHeadSize];
-  float scale;
-  int32_t sum;
+// Vectors of a head quantized whole, as one tile.
+template <int ROWS>
+struct QuantizedHeads {
+  int8_t values[ROWS * kMaxHeadSize];
+  float scales[ROWS];
+  int32_t starts[ROWS * kMaxHeadSize / kIntSpan];
+
+  void set(int row, const float* x, int32_t head_size) {
+    quantize(x, {values, scales, starts, Format::kInt8, head_size, kMaxHeadSize, ROWS}, row);
+  }
 };
-GPT2FAST_INLINE void quantize_head(const float* x, int32_t head_size, Quantized& out) {
-  quantize(x, head_size, kMaxHeadSize, {out.values, 2 * kMaxHeadSize, &out.scale, &out.sum, 1}, 0);
-}
 
 static void append_int8(const KvLayout& layout, uint8_t* block, int slot, const float* key,
                         const float* value) {
-  Quantized q;
-  quantize_head(key, layout.head_size, q);
+  QuantizedHeads<1> q;
+  q.set(0, key, layout.head_size);
   const int padded = static_cast<int>(round_up(layout.head_size, 8));
   for (int d = 0; d < padded; ++d) {
     block[d / 4 * 4 * kBlockTokens + slot * 4 + d % 4] = static_cast<uint8_t>(q.values[d]);
   }
-  memcpy(block + layout.key_scales() + slot * 4, &q.scale, sizeof(float));
-  quantize_head(value, layout.head_size, q);
+  memcpy(block + layout.key_scales() + slot * 4, q.scales, sizeof(float));
+  q.set(0, value, layout.head_size);
   uint8_t* values = block + layout.values() + slot / 4 * 4 * kLanes + slot % 4;
   for (int d = 0; d < layout.padded_head(); ++d) {
     values[d / kLanes * kLanes * kBlockTokens + d % kLanes * 4] = static_cast<uint8_t>(q.values[d]);
   }
-  memcpy(block + layout.value_scales() + slot * 4, &q.scale, sizeof(float));
+  memcpy(block + layout.value_scales() + slot * 4, q.scales, sizeof(float));
 }
 
 static void append_kv(const HeadCache& cache, int32_t position, const float* key,
@@ -134,7 +136,7 @@ class Queries<KvFormat::kInt8, ROWS> {
  public:
   Queries(const AttentionArgs& a, int row) {
     for (int r = 0; r < ROWS; ++r) {
-      quantize_head(a.q + (row + r) * a.q_stride, a.cache.layout.head_size, q_[r]);
+      q_.set(r, a.q + (row + r) * a.q_stride, a.cache.layout.head_size);
     }
   }
   void scores(const KvLayout& layout, const Span& span, V16 (&out)[ROWS][kSpanBlocks]) const {
@@ -143,17 +145,17 @@ class Queries<KvFormat::kInt8, ROWS> {
       const uint8_t* block = span.blocks[b];
       I16 sums[ROWS][1];
       GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) sums[r][0] = zero_ints();
-      dot_int8<ROWS, 1>(block, 0, {q_[0].values, sizeof(Quantized), kMaxHeadSize}, count, sums);
+      add_starts<ROWS, 1>(q_.starts, count, sums);
+      dot_int8<ROWS, 1>(block, 0, q_.values, count, sums);
       const V16 scales = load(reinterpret_cast<const float*>(block + layout.key_scales()));
       GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
-        const V16 sum = to_float(sums[r][0], kInt8Offset * q_[r].sum);
-        out[r][b] = sum * scales * splat(q_[r].scale);
+        out[r][b] = to_float(sums[r][0]) * scales * splat(q_.scales[r]);
       }
     }
   }
 
  private:
-  Quantized q_[ROWS];
+  QuantizedHeads<ROWS> q_;
 };
 
 // Components c .. c + 15 of token j's value.

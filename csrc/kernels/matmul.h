@@ -37,18 +37,16 @@ struct Rows<Tile, 0> {
   static void run(const MatmulArgs&, int, int, int, int) {}
 };
 
-// Rows in as few tiles as possible, and these of about the same height: 8 rows are 4 + 4, not 6
-// + 2.
 template <typename Tile>
 static void all_rows(const MatmulArgs& a, int32_t begin, int32_t end) {
-  const int tiles = (a.rows + Tile::kRows - 1) / Tile::kRows;
-  // With one tile the streams run through the whole range; with more, a panel stays in the cache
-  // until all rows have met it.
-  const int panels = tiles == 1 ? end - begin : 1;
-  for (int panel = begin; panel < end; panel += panels) {
-    for (int tile = 0; tile < tiles; ++tile) {
-      const int first = tile * a.rows / tiles, last = (tile + 1) * a.rows / tiles;
-      Rows<Tile, Tile::kRows>::run(a, first, last - first, panel, panel + panels);
+  const RowTiles tiles{a.rows, Tile::kRows};
+  // With one tile the streams run through the whole range; with more, what a tile takes of the
+  // panels stays in the cache until all rows have met it.
+  const int together = tiles.count() == 1 ? end - begin : Tile::panels_for(Tile::kRows);
+  for (int panel = begin; panel < end; panel += together) {
+    const int last = end - panel < together ? end : panel + together;
+    for (int tile = 0; tile < tiles.count(); ++tile) {
+      Rows<Tile, Tile::kRows>::run(a, tiles.begin(tile), tiles.height(tile), panel, last);
     }
   }
 }

@@ -10,15 +10,13 @@
 #pragma once
 
 #include "kernels/activation.h"
-#include "kernels/vec_int.h"
+#include "kernels/dot_int.h"
 
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
-// How far ahead memory is fetched, in bytes. A matrix-vector product reads each of its streams a
-// little ahead: the hardware stops at page ends, and is too late for the few cycles that a line
-// takes here. A product of several rows fetches the next panel while it computes this one.
-constexpr int kPrefetchBytes = 1024;
+// How far ahead memory is fetched, in bytes: by a matrix-vector product in each of its streams; a
+// product of several rows fetches the next panel while it computes this one.
 template <int ROWS>
 GPT2FAST_INLINE int64_t ahead(int64_t panel_bytes) {
   return ROWS == 1 ? kPrefetchBytes : panel_bytes;

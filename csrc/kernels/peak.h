@@ -10,7 +10,7 @@ namespace GPT2FAST_ISA {
 #if defined(__AVX512F__)
 constexpr int kPeakSums = 16;
 #elif defined(__AVX2__)
-constexpr int kPeakSums = 5;  // of two registers
+constexpr int kPeakSums = 5;  // of two registers each
 #else
 constexpr int kPeakSums = 2;
 #endif
@@ -41,49 +41,45 @@ static float peak_int(Format, int64_t repeats) {
     }
   }
   float total = 0;
-  for (int i = 0; i < kPeakSums; ++i) total += sum(to_float(sums[i], 0));
+  for (int i = 0; i < kPeakSums; ++i) total += sum(to_float(sums[i]));
   return total;
 }
 
 #elif defined(__AVX2__)
 
-// What the products of matmul_int.h do to each 64 bytes, without loads and unpacking: eight at a
-// time, as the 4-bit ones widen their sums every 32 inputs.
+// What the products do to each 64 bytes of weights, without loads and unpacking: 16 times, after
+// which the 4-bit ones widen their sums.
 template <Format FORMAT>
-static float peak_eights(int64_t repeats) {
+static float peak_spans(int64_t repeats) {
+  constexpr int kSteps = kIntSpan / 4;
   I16 sums[kPeakSums];
   GPT2FAST_UNROLL for (int i = 0; i < kPeakSums; ++i) sums[i] = zero_ints();
-  __m256i w = _mm256_set1_epi8(3), v = w, x = _mm256_set1_epi8(5);
-  const __m256i ones = _mm256_set1_epi16(1);
-  for (int64_t n = 0; n < repeats / 8; ++n) {
-    GPT2FAST_UNROLL for (int eighth = 0; eighth < 8; ++eighth) {
+  I16 w{_mm256_set1_epi8(3), _mm256_set1_epi8(3)};
+  __m256i x = _mm256_set1_epi8(5);
+  for (int64_t n = 0; n < repeats / kSteps; ++n) {
+    GPT2FAST_UNROLL for (int step = 0; step < kSteps; ++step) {
       GPT2FAST_UNROLL for (int i = 0; i < kPeakSums; ++i) {
-        asm volatile("" : "+x"(w), "+x"(v), "+x"(x));  // or it would be computed once
-        I16& s = sums[i];
         if (FORMAT == Format::kInt8) {
-          s.lo = dot4(s.lo, w, x, x);
-          s.hi = dot4(s.hi, v, x, x);
+          add_int8_products(sums[i], w, w, x);
         } else {
-          s.lo = _mm256_add_epi16(s.lo, _mm256_maddubs_epi16(w, x));
-          s.hi = _mm256_add_epi16(s.hi, _mm256_maddubs_epi16(v, x));
+          add_int4_products(sums[i], w, x);
         }
-        pin(s);
       }
     }
     if (FORMAT == Format::kInt4) {
+      const __m256i ones = _mm256_set1_epi16(1);
       GPT2FAST_UNROLL for (int i = 0; i < kPeakSums; ++i) {
-        sums[i].lo = _mm256_madd_epi16(sums[i].lo, ones);
-        sums[i].hi = _mm256_madd_epi16(sums[i].hi, ones);
+        sums[i] = {_mm256_madd_epi16(sums[i].lo, ones), _mm256_madd_epi16(sums[i].hi, ones)};
       }
     }
   }
   float total = 0;
-  for (int i = 0; i < kPeakSums; ++i) total += sum(to_float(sums[i], 0));
+  GPT2FAST_UNROLL for (int i = 0; i < kPeakSums; ++i) total += sum(to_float(sums[i]));
   return total;
 }
 static float peak_int(Format format, int64_t repeats) {
-  return format == Format::kInt8 ? peak_eights<Format::kInt8>(repeats)
-                                 : peak_eights<Format::kInt4>(repeats);
+  return format == Format::kInt8 ? peak_spans<Format::kInt8>(repeats)
+                                 : peak_spans<Format::kInt4>(repeats);
 }
 
 #else
@@ -95,9 +91,9 @@ static float peak_int(Format, int64_t repeats) {
   for (int i = 0; i < kPeakSums; ++i) sums[i][0] = zero_ints();
   for (int64_t n = 0; n < repeats; ++n) {
     asm volatile("" ::: "memory");
-    dot_int8<kPeakSums, 1>(w, 0, {x, 4, 0}, 4, sums);
+    dot_int8<kPeakSums, 1>(w, 0, x, 4, sums);
   }
-  return to_float(sums[0][0], 0).q[0][0];
+  return to_float(sums[0][0]).q[0][0];
 }
 
 #endif

@@ -2,8 +2,8 @@
 // and no other.
 #pragma once
 
+#include "kernels/dot_int.h"
 #include "kernels/kernels.h"
-#include "kernels/vec_int.h"
 
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
@@ -20,27 +20,38 @@ static float largest_magnitude(const float* x, int count, float& poison) {
   return max_lane(most);
 }
 
-static void quantize(const float* x, int32_t inputs, int32_t group, const QuantizedRows& out,
-                     int32_t row) {
-  int8_t* values = out.values + row * out.stride;
-  int8_t* magnitudes = values + out.stride / 2;
-  for (int g = 0; g < out.groups; ++g) {
-    const int begin = g * group;
-    const int count = inputs - begin < group ? inputs - begin : group;
-    float poison;
-    const float most = largest_magnitude(x + begin, count, poison);
-    // The inverse of a subnormal number may be infinite.
-    const float to_integer = most > 1e-30f ? 127.0f / most : 0.0f;
-    I16 total = zero_ints();
-    for (int k = begin; k < begin + count; k += kLanes) {
-      const int left = begin + count - k;
+// x (count,) as row `row` of a tile of `height` rows; the tile begins at the group.
+static void quantize_group(Format format, const float* x, int count, const QuantizedTile& tile,
+                           int height, int row) {
+  float poison;
+  const float most = largest_magnitude(x, count, poison);
+  // The inverse of a subnormal number may be infinite.
+  const V16 to_integer = splat(most > 1e-30f ? 127.0f / most : 0.0f);
+  tile.scales[row] = most / 127.0f + poison;
+  for (int begin = 0; begin < count; begin += kIntSpan) {
+    const int end = count - begin < kIntSpan ? count : begin + kIntSpan;
+    SpanSum total = no_sum();
+    for (int k = begin; k < end; k += kLanes) {
+      const int left = end - k;
       const V16 v = left >= kLanes ? load(x + k) : load_partial(x + k, left, 0.0f);
-      const I16 integers = to_ints(v * splat(to_integer));
-      store_bytes(integers, values + k, magnitudes + k);
-      total = total + integers;
+      const B16 bytes = to_bytes(v * to_integer);
+      store_quads(bytes, tile.values + (int64_t{k} / 4 * height + row) * 4, 4 * height);
+      add(total, bytes);
     }
-    out.scales[int64_t{row} * out.groups + g] = most / 127.0f + poison;
-    out.sums[int64_t{row} * out.groups + g] = sum(total);
+    tile.starts[begin / kIntSpan * height + row] = start_from(format, total);
+  }
+}
+
+static void quantize(const float* x, const QuantizedRows& out, int32_t row) {
+  const RowTiles tiles = out.tiles();
+  const int t = tiles.of(row), begin = tiles.begin(t), height = tiles.height(t);
+  QuantizedTile tile = tile_at(out, begin);
+  for (int k = 0; k < out.inputs; k += out.group) {
+    const int count = out.inputs - k < out.group ? out.inputs - k : out.group;
+    quantize_group(out.format, x + k, count, tile, height, row - begin);
+    tile.values += int64_t{out.group} * height;
+    tile.scales += height;
+    tile.starts += int64_t{out.spans_per_group()} * height;
   }
 }
 

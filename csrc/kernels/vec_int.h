@@ -1,5 +1,5 @@
-// Sixteen 32-bit integers, one for each output of a panel, and what turns them and bfloat16 into
-// floats.
+// Sixteen 32-bit integers, one for each output of a panel, sixteen bytes, and what turns floats,
+// integers and bfloat16 into each other.
 #pragma once
 
 #include "kernels/vec.h"
@@ -13,22 +13,16 @@ struct I16 {
   __m512i v;
 };
 GPT2FAST_INLINE I16 zero_ints() { return {_mm512_setzero_si512()}; }
-GPT2FAST_INLINE V16 to_float(I16 a, int32_t offset) {
-  return {_mm512_cvtepi32_ps(_mm512_sub_epi32(a.v, _mm512_set1_epi32(offset)))};
-}
+GPT2FAST_INLINE V16 to_float(I16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 
 #elif defined(__AVX2__)
 
 struct I16 {
   __m256i lo, hi;
 };
-GPT2FAST_INLINE void pin(I16& a) { asm volatile("" : "+x"(a.lo), "+x"(a.hi)); }
 GPT2FAST_INLINE I16 zero_ints() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-// a - offset
-GPT2FAST_INLINE V16 to_float(I16 a, int32_t offset) {
-  const __m256i o = _mm256_set1_epi32(offset);
-  const __m256 lo = _mm256_cvtepi32_ps(_mm256_sub_epi32(a.lo, o));
-  const __m256 hi = _mm256_cvtepi32_ps(_mm256_sub_epi32(a.hi, o));
+GPT2FAST_INLINE V16 to_float(I16 a) {
+  const __m256 lo = _mm256_cvtepi32_ps(a.lo), hi = _mm256_cvtepi32_ps(a.hi);
 #if defined(__AVX512F__)
   return {_mm512_insertf32x8(_mm512_castps256_ps512(lo), hi, 1)};
 #else
@@ -46,81 +40,85 @@ GPT2FAST_INLINE I16 zero_ints() {
   memset(&r, 0, sizeof(r));
   return r;
 }
-GPT2FAST_INLINE V16 to_float(I16 a, int32_t offset) {
+GPT2FAST_INLINE V16 to_float(I16 a) {
   float lanes[16];
-  for (int i = 0; i < 16; ++i) lanes[i] = static_cast<float>(a.v[i] - offset);
+  for (int i = 0; i < 16; ++i) lanes[i] = static_cast<float>(a.v[i]);
   return load(lanes);
 }
 
 #endif
 
-// To the nearest integers, ties to even; |a| must be below 2^22.
-#if defined(__AVX512VNNI__)
-GPT2FAST_INLINE I16 to_ints(V16 a) { return {_mm512_cvtps_epi32(a.v)}; }
-GPT2FAST_INLINE I16 operator+(I16 a, I16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
-GPT2FAST_INLINE int32_t sum(I16 a) { return _mm512_reduce_add_epi32(a.v); }
-// The low bytes, and those of the magnitudes.
-GPT2FAST_INLINE void store_bytes(I16 a, int8_t* values, int8_t* magnitudes) {
-  const __m128i bytes = _mm512_cvtepi32_epi8(a.v);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(values), bytes);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(magnitudes), _mm_abs_epi8(bytes));
-}
-#elif defined(__AVX2__)
-GPT2FAST_INLINE I16 to_ints(V16 a) {
+// Sixteen signed bytes, and the sums of such over a span of inputs.
+#if defined(__AVX2__)
+
+struct B16 {
+  __m128i v;
+};
+// To the nearest integers, ties to even; |a| must be below 128, or NaN, which may become anything.
+GPT2FAST_INLINE B16 to_bytes(V16 a) {
 #if defined(__AVX512F__)
-  const __m512i ints = _mm512_cvtps_epi32(a.v);
-  return {_mm512_castsi512_si256(ints), _mm512_extracti64x4_epi64(ints, 1)};
+  return {_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v))};
 #else
-  return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)};
+  // Packing works within halves of a register: the middle quarters come out exchanged.
+  const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+  const __m256i halves = _mm256_permute4x64_epi64(words, 0xd8);
+  return {_mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1))};
 #endif
 }
-GPT2FAST_INLINE I16 operator+(I16 a, I16 b) {
-  return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};
+// Four bytes at a time, `apart` bytes from one four to the next.
+GPT2FAST_INLINE void store_quads(B16 a, int8_t* to, int apart) {
+  const int32_t quads[] = {_mm_extract_epi32(a.v, 0), _mm_extract_epi32(a.v, 1),
+                           _mm_extract_epi32(a.v, 2), _mm_extract_epi32(a.v, 3)};
+  GPT2FAST_UNROLL for (int i = 0; i < 4; ++i) memcpy(to + i * apart, &quads[i], 4);
 }
-GPT2FAST_INLINE int32_t sum(I16 a) {
-  const __m256i eight = _mm256_add_epi32(a.lo, a.hi);
-  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+
+// Of neighbouring pairs, in 16 bits: the first pairs of four bytes in even lanes, the second ones
+// in odd lanes.
+struct SpanSum {
+  __m128i pairs;
+};
+GPT2FAST_INLINE SpanSum no_sum() { return {_mm_setzero_si128()}; }
+GPT2FAST_INLINE void add(SpanSum& sum, B16 a) {
+  sum.pairs = _mm_add_epi16(sum.pairs, _mm_maddubs_epi16(_mm_set1_epi8(1), a.v));
+}
+GPT2FAST_INLINE int32_t total_of(SpanSum sum) {
+  __m128i four = _mm_madd_epi16(sum.pairs, _mm_set1_epi16(1));
   four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
-  return _mm_cvtsi128_si32(four);
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
 }
-GPT2FAST_INLINE void store_bytes(I16 a, int8_t* values, int8_t* magnitudes) {
-  // Packing works within halves of a register: the middle quarters come out exchanged.
-  const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
-  const __m128i bytes =
-      _mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(values), bytes);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(magnitudes), _mm_abs_epi8(bytes));
+// FACTOR times the sum of all first pairs in the low half, of all second ones in the high half.
+template <int FACTOR>
+GPT2FAST_INLINE int32_t packed_times(SpanSum sum) {
+  __m128i four = _mm_add_epi16(sum.pairs, _mm_shuffle_epi32(sum.pairs, 0x4e));
+  four = _mm_add_epi16(four, _mm_shuffle_epi32(four, 0xb1));
+  return _mm_cvtsi128_si32(_mm_mullo_epi16(four, _mm_set1_epi16(FACTOR)));
 }
+
 #else
-GPT2FAST_INLINE I16 to_ints(V16 a) {
+
+struct B16 {
+  int8_t v[16];
+};
+GPT2FAST_INLINE B16 to_bytes(V16 a) {
   const float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const V16 shifted = a + splat(shifter);
-  I16 r;
-  int32_t origin;
-  memcpy(&origin, &shifter, sizeof(origin));
-  memcpy(&r, &shifted, sizeof(r));
-  for (int i = 0; i < 16; ++i) r.v[i] -= origin;
+  int32_t bits[16];
+  memcpy(bits, &shifted, sizeof(bits));
+  B16 r;
+  // The low byte of the sum's representation is that of the integer.
+  for (int i = 0; i < 16; ++i) r.v[i] = static_cast<int8_t>(static_cast<uint8_t>(bits[i] & 255));
   return r;
 }
-// Unsigned: what a NaN became may overflow, and is not used.
-GPT2FAST_INLINE I16 operator+(I16 a, I16 b) {
-  for (int i = 0; i < 16; ++i) {
-    a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
-  }
-  return a;
+GPT2FAST_INLINE void store_quads(B16 a, int8_t* to, int apart) {
+  for (int i = 0; i < 4; ++i) memcpy(to + i * apart, a.v + 4 * i, 4);
 }
-GPT2FAST_INLINE int32_t sum(I16 a) {
-  uint32_t total = 0;
-  for (int i = 0; i < 16; ++i) total += static_cast<uint32_t>(a.v[i]);
-  return static_cast<int32_t>(total);
+
+typedef int32_t SpanSum;
+GPT2FAST_INLINE SpanSum no_sum() { return 0; }
+GPT2FAST_INLINE void add(SpanSum& sum, B16 a) {
+  for (int i = 0; i < 16; ++i) sum += a.v[i];
 }
-GPT2FAST_INLINE void store_bytes(I16 a, int8_t* values, int8_t* magnitudes) {
-  for (int i = 0; i < 16; ++i) {
-    values[i] = static_cast<int8_t>(a.v[i]);
-    magnitudes[i] = static_cast<int8_t>(a.v[i] < 0 ? -a.v[i] : a.v[i]);
-  }
-}
+
 #endif
 
 // Sixteen bfloat16.

@@ -37,45 +37,64 @@ struct Matrix {
   }
 };
 
-// Rows quantized by the kernel, and what they stand for.
+// Rows quantized by the kernel for weights of a format, and what they stand for.
 struct Rows {
   std::vector<int8_t> values;
   std::vector<float> scales;
-  std::vector<int32_t> sums;
+  std::vector<int32_t> starts;
   QuantizedRows view;
 
-  Rows(const KernelTable& kernels, const std::vector<float>& x, int rows, int inputs, int group) {
-    const int groups = (inputs + group - 1) / group;
-    const int64_t stride = 2 * round_up(inputs, 64);
-    values.resize(static_cast<size_t>(rows * stride), 77);
-    scales.resize(static_cast<size_t>(rows * groups));
-    sums.resize(static_cast<size_t>(rows * groups));
-    view = {values.data(), stride, scales.data(), sums.data(), groups};
-    for (int m = 0; m < rows; ++m) kernels.quantize(&x[size_t(m * inputs)], inputs, group, view, m);
+  Rows(const KernelTable& kernels, const float* x, int rows, int inputs, Format format, int group)
+      : view{nullptr, nullptr, nullptr, format, inputs, group, rows} {
+    values.resize(static_cast<size_t>(rows * view.value_bytes()), 77);
+    scales.resize(static_cast<size_t>(rows * view.groups()));
+    starts.resize(static_cast<size_t>(rows * view.spans()));
+    view.values = values.data();
+    view.scales = scales.data();
+    view.starts = starts.data();
+    for (int m = 0; m < rows; ++m) kernels.quantize(x + m * inputs, view, m);
   }
-  float at(int m, int k, int group) const {
-    return scales[size_t(m * view.groups + k / group)] *
-           static_cast<float>(values[size_t(m * view.stride + k)]);
+  int value(int m, int k) const {
+    const RowTiles tiles = view.tiles();
+    const int tile = tiles.of(m), begin = tiles.begin(tile), height = tiles.height(tile);
+    return tile_at(view, begin).values[k / 4 * 4 * height + (m - begin) * 4 + k % 4];
+  }
+  float scale(int m, int g) const {
+    const RowTiles tiles = view.tiles();
+    const int tile = tiles.of(m), begin = tiles.begin(tile);
+    return tile_at(view, begin).scales[g * tiles.height(tile) + m - begin];
+  }
+  float at(int m, int k) const {
+    return scale(m, k / view.group) * static_cast<float>(value(m, k));
   }
 };
 
-// Each group within half a step of x, whose largest magnitude is 127 steps.
-void check_rows(const Rows& rows, const std::vector<float>& x, int count, int inputs, int group) {
-  for (int m = 0; m < count; ++m) {
-    for (int g = 0; g < rows.view.groups; ++g) {
+TEST(row_tiles_cover_all_rows_evenly) {
+  for (int rows = 1; rows < 60; ++rows) {
+    for (int most = 1; most < 14; ++most) {
+      const RowTiles tiles{rows, most};
+      CHECK(tiles.begin(0) == 0 && tiles.begin(tiles.count()) == rows);
+      for (int tile = 0; tile < tiles.count(); ++tile) {
+        CHECK(tiles.height(tile) >= 1 && tiles.height(tile) <= most);
+        for (int r = tiles.begin(tile); r < tiles.begin(tile + 1); ++r) CHECK(tiles.of(r) == tile);
+      }
+    }
+  }
+}
+
+// Each group within half a step of x, whose largest magnitude is 127 steps, and zeros after it.
+void check_rows(const Rows& rows, const std::vector<float>& x) {
+  const int inputs = rows.view.inputs, group = rows.view.group;
+  for (int m = 0; m < rows.view.rows; ++m) {
+    for (int begin = 0; begin < inputs; begin += group) {
       float most = 0;
-      int32_t total = 0;
-      const int begin = g * group, end = std::min(begin + group, inputs);
+      const int end = std::min(begin + group, inputs);
       for (int k = begin; k < end; ++k) most = std::max(most, std::fabs(x[size_t(m * inputs + k)]));
       for (int k = begin; k < end; ++k) {
-        const int value = rows.values[size_t(m * rows.view.stride + k)];
-        CHECK(std::fabs(rows.at(m, k, group) - x[size_t(m * inputs + k)]) <= most / 253.0f);
-        CHECK(rows.values[size_t(m * rows.view.stride + rows.view.stride / 2 + k)] ==
-              std::abs(value));
-        total += value;
+        CHECK(std::fabs(rows.at(m, k) - x[size_t(m * inputs + k)]) <= most / 253.0f);
       }
-      CHECK(rows.sums[size_t(m * rows.view.groups + g)] == total);
     }
+    for (int k = inputs; k % 8 != 0; ++k) CHECK(rows.value(m, k) == 0);
   }
 }
 
@@ -87,8 +106,9 @@ void check_matmul(Isa isa, Format format, int group, int rows, int inputs, int o
   auto bias = random_floats(static_cast<size_t>(round_up_lanes(outputs)), 3);
   const auto residual = random_floats(static_cast<size_t>(rows * outputs), 4);
   std::vector<float> out(static_cast<size_t>(rows * outputs + 1), 77.0f);
-  const Rows quantized(kernels, x, rows, inputs, group == 0 ? 32 : group);
-  if (group != 0) check_rows(quantized, x, rows, inputs, group);
+  const int any_group = group == 0 ? 32 : group;
+  const Rows quantized(kernels, x.data(), rows, inputs, format, any_group);
+  if (group != 0) check_rows(quantized, x);
   MatmulArgs args{};
   args.weights = w.packed.panels();
   args.rows = rows;
@@ -106,7 +126,7 @@ void check_matmul(Isa isa, Format format, int group, int rows, int inputs, int o
       double sum = bias[static_cast<size_t>(n)] + residual[static_cast<size_t>(m * outputs + n)];
       double magnitude = std::abs(sum);
       for (int k = 0; k < inputs; ++k) {
-        const float left = group == 0 ? x[size_t(m * inputs + k)] : quantized.at(m, k, group);
+        const float left = group == 0 ? x[size_t(m * inputs + k)] : quantized.at(m, k);
         const double product = double{left} * double{w.outputs[size_t(n)][size_t(k)]};
         sum += product;
         magnitude += std::abs(product);
@@ -118,11 +138,10 @@ void check_matmul(Isa isa, Format format, int group, int rows, int inputs, int o
   std::vector<float> alone(static_cast<size_t>(outputs));
   for (int m = 0; m < rows; ++m) {
     MatmulArgs one = args;
+    const Rows row(kernels, &x[size_t(m * inputs)], 1, inputs, format, any_group);
     one.rows = 1;
     one.x += m * inputs;
-    one.quantized.values += m * args.quantized.stride;
-    one.quantized.scales += m * args.quantized.groups;
-    one.quantized.sums += m * args.quantized.groups;
+    one.quantized = row.view;
     one.residual += m * outputs;
     one.out = alone.data();
     for (int32_t p = 0; p < args.weights.count(); ++p) kernels.matmul(one, p, p + 1);
@@ -132,8 +151,9 @@ void check_matmul(Isa isa, Format format, int group, int rows, int inputs, int o
 
 TEST(matmul_is_right_and_its_bits_do_not_depend_on_the_tile) {
   const std::vector<std::pair<Format, int>> formats{
-      {Format::kFloat32, 0}, {Format::kBFloat16, 0}, {Format::kInt8, 32}, {Format::kInt8, 64},
-      {Format::kInt4, 32},   {Format::kInt4, 64},    {Format::kInt4, 128}};
+      {Format::kFloat32, 0}, {Format::kBFloat16, 0}, {Format::kInt8, 32},
+      {Format::kInt8, 64},   {Format::kInt4, 32},    {Format::kInt4, 64},
+      {Format::kInt4, 128},  {Format::kInt4, 96},    {Format::kInt8, 160}};
   for (const Isa isa : available_isas()) {
     for (const auto& [format, group] : formats) {
       for (const int rows : {1, 2, 3, 4, 5, 6, 7, 12, 13, 25}) {
@@ -154,7 +174,7 @@ TEST(integer_sums_do_not_saturate) {
         const int inputs = 1024;
         const Matrix w(std::vector<float>(inputs * 16, 127.0f), format, 128, inputs, 16);
         const std::vector<float> x(inputs, sign);
-        const Rows quantized(kernel_table(isa), x, 1, inputs, 128);
+        const Rows quantized(kernel_table(isa), x.data(), 1, inputs, format, 128);
         std::vector<float> out(16);
         MatmulArgs args{};
         args.weights = w.packed.panels();
@@ -175,11 +195,12 @@ TEST(quantizing_does_not_hide_overflow) {
     for (const float bad : {std::nanf(""), HUGE_VALF, -HUGE_VALF}) {
       std::vector<float> x(96, 1.0f);
       x[40] = bad;
-      const Rows rows(kernel_table(isa), x, 1, 96, 32);
+      const Rows rows(kernel_table(isa), x.data(), 1, 96, Format::kInt4, 32);
       CHECK(std::isnan(rows.scales[1]));
       CHECK(rows.scales[0] == 1.0f / 127.0f && rows.scales[2] == 1.0f / 127.0f);
     }
-    const Rows zeros(kernel_table(isa), std::vector<float>(32, 0.0f), 1, 32, 32);
+    const std::vector<float> nothing(32, 0.0f);
+    const Rows zeros(kernel_table(isa), nothing.data(), 1, 32, Format::kInt8, 32);
     CHECK(zeros.scales[0] == 0.0f && zeros.values[5] == 0);
   }
 }

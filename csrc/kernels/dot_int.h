@@ -1,0 +1,242 @@
+// Exact sums of products of 8-bit activations with 8-bit or 4-bit weights over a group of inputs.
+// The sums being exact, their order is free.
+//
+// x: a tile of ROWS rows (K / 4, ROWS, 4); see row_tiles.h. Panels lie `stride` bytes apart.
+#pragma once
+
+#include "kernels/row_tiles.h"
+#include "kernels/vec_int.h"
+
+namespace gpt2fast {
+namespace GPT2FAST_ISA {
+
+// How far ahead a matrix-vector product fetches: the hardware stops at page ends, and is too late
+// for the few cycles that a line takes here.
+constexpr int kPrefetchBytes = 1024;
+
+typedef int32_t Quad __attribute__((may_alias, aligned(1)));  // four bytes of x
+
+#if defined(__AVX512VNNI__)
+
+constexpr int32_t kInt8Offset = 128;  // the instruction takes one operand as unsigned
+constexpr int32_t kInt4Offset = 8;    // as stored
+
+GPT2FAST_INLINE int32_t start_from(Format format, SpanSum total) {
+  return -(format == Format::kInt8 ? kInt8Offset : kInt4Offset) * total_of(total);
+}
+// sums[r][p] += what the spans of `count` inputs start from.
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void add_starts(const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS]) {
+  for (int k = 0; k < count; k += kIntSpan, starts += ROWS) {
+    GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+      const __m512i start = _mm512_set1_epi32(starts[r]);
+      GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+        sums[r][p].v = _mm512_add_epi32(sums[r][p].v, start);
+      }
+    }
+  }
+}
+
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void dot_int8(const uint8_t* w, int64_t stride, const int8_t* x, int count,
+                              I16 (&sums)[ROWS][PANELS]) {
+  const __m512i top = _mm512_set1_epi8(static_cast<char>(0x80));
+  for (int k = 0; k < count; k += 4, w += 4 * kLanes, x += 4 * ROWS) {
+    __m512i weights[PANELS];
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+      weights[p] = _mm512_xor_si512(_mm512_loadu_si512(w + p * stride), top);
+    }
+    GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+      const __m512i input = _mm512_set1_epi32(reinterpret_cast<const Quad*>(x)[r]);
+      GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+        sums[r][p].v = _mm512_dpbusd_epi32(sums[r][p].v, weights[p], input);
+      }
+    }
+  }
+}
+
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
+                              const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS]) {
+  const __m512i low = _mm512_set1_epi8(15);
+  add_starts<ROWS, PANELS>(starts, count, sums);
+  for (int k = 0; k < count; k += 8, w += 4 * kLanes, x += 8 * ROWS) {
+    GPT2FAST_UNROLL for (int half = 0; half < 2; ++half) {
+      __m512i weights[PANELS];
+      GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+        const __m512i bytes = _mm512_loadu_si512(w + p * stride);
+        weights[p] = _mm512_and_si512(half == 0 ? bytes : _mm512_srli_epi16(bytes, 4), low);
+      }
+      GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+        const __m512i input = _mm512_set1_epi32(reinterpret_cast<const Quad*>(x)[half * ROWS + r]);
+        GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+          sums[r][p].v = _mm512_dpbusd_epi32(sums[r][p].v, weights[p], input);
+        }
+      }
+    }
+  }
+}
+
+#elif defined(__AVX2__)
+
+// Sums of 4-bit products stay in 16 bits for a whole span: a lane adds up 32 products w * x with
+// w = 0 .. 15, which may wrap around, but it starts from -8 times the sum of its x, so what it ends
+// with is the sum of (w - 8) * x, of at most 32 * 8 * 127. The two lanes of an output start from
+// the two halves of a 32-bit value.
+constexpr int32_t kInt4Offset = 8;
+static_assert(kIntSpan / 2 * kInt4Offset * 127 < 32768, "the sums of a span must fit 16 bits");
+GPT2FAST_INLINE int32_t start_from(Format format, SpanSum total) {
+  return format == Format::kInt4 ? packed_times<-kInt4Offset>(total) : 0;
+}
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void add_starts(const int32_t*, int, I16 (&)[ROWS][PANELS]) {}
+
+// The loops below are bound by how many instructions the CPU takes in, and GCC's order of these
+// costs a fifth of the speed, mostly in copies of registers; hence the assembly.
+
+// sum += w . x over each four neighbouring bytes; magnitude is |w|, unsigned, and the sign of w
+// moves to x. Both within +-127, so that two products fit 16 bits.
+GPT2FAST_INLINE void add_int8_products(I16& sum, const I16& w, const I16& magnitude, __m256i x) {
+  __m256i other;
+  asm("vpsignb %[w_lo], %[x], %[other]\n\t"
+      "vpsignb %[w_hi], %[x], %[x]\n\t"
+      "vpmaddubsw %[other], %[m_lo], %[other]\n\t"
+      "vpmaddubsw %[x], %[m_hi], %[x]\n\t"
+      "vpmaddwd %[other], %[ones], %[other]\n\t"
+      "vpmaddwd %[x], %[ones], %[x]\n\t"
+      "vpaddd %[other], %[lo], %[lo]\n\t"
+      "vpaddd %[x], %[hi], %[hi]"
+      : [x] "+x"(x), [other] "=&x"(other), [lo] "+x"(sum.lo), [hi] "+x"(sum.hi)
+      : [w_lo] "x"(w.lo), [w_hi] "x"(w.hi), [m_lo] "x"(magnitude.lo), [m_hi] "x"(magnitude.hi),
+        [ones] "x"(_mm256_set1_epi16(1)));
+}
+// The same for w of 4 bits, into 16-bit sums of neighbouring pairs.
+GPT2FAST_INLINE void add_int4_products(I16& sum, const I16& w, __m256i x) {
+  __m256i other;
+  asm("vpmaddubsw %[x], %[w_lo], %[other]\n\t"
+      "vpmaddubsw %[x], %[w_hi], %[x]\n\t"
+      "vpaddw %[other], %[lo], %[lo]\n\t"
+      "vpaddw %[x], %[hi], %[hi]"
+      : [x] "+x"(x), [other] "=&x"(other), [lo] "+x"(sum.lo), [hi] "+x"(sum.hi)
+      : [w_lo] "x"(w.lo), [w_hi] "x"(w.hi));
+}
+
+GPT2FAST_INLINE I16 load_bytes(const uint8_t* w) {
+  const auto* at = reinterpret_cast<const __m256i*>(w);
+  return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
+}
+GPT2FAST_INLINE __m256i broadcast_quad(const int8_t* x) {
+  return _mm256_set1_epi32(*reinterpret_cast<const Quad*>(x));
+}
+
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void dot_int8(const uint8_t* w, int64_t stride, const int8_t* x, int count,
+                              I16 (&sums)[ROWS][PANELS]) {
+  for (int k = 0; k < count; k += 4, w += 4 * kLanes, x += 4 * ROWS) {
+    GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+      const I16 weights = load_bytes(w + p * stride);
+      const I16 magnitudes{_mm256_abs_epi8(weights.lo), _mm256_abs_epi8(weights.hi)};
+      if (ROWS == 1) __builtin_prefetch(w + p * stride + kPrefetchBytes);
+      GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+        add_int8_products(sums[r][p], weights, magnitudes, broadcast_quad(x + 4 * r));
+      }
+    }
+  }
+}
+
+// The low halves of 64 bytes, or the high ones.
+template <int HALF>
+GPT2FAST_INLINE I16 load_halves(const uint8_t* w) {
+  const __m256i low = _mm256_set1_epi8(15);
+  I16 bytes = load_bytes(w);
+  if (HALF == 1) bytes = {_mm256_srli_epi16(bytes.lo, 4), _mm256_srli_epi16(bytes.hi, 4)};
+  return {_mm256_and_si256(bytes.lo, low), _mm256_and_si256(bytes.hi, low)};
+}
+
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
+                              const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS]) {
+  for (int begin = 0; begin < count; begin += kIntSpan, starts += ROWS) {
+    const int end = count - begin < kIntSpan ? count : begin + kIntSpan;
+    I16 pairs[ROWS][PANELS];  // of 16 bits each
+    GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+      GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+        pairs[r][p] = {_mm256_set1_epi32(starts[r]), _mm256_set1_epi32(starts[r])};
+      }
+    }
+    for (int k = begin; k < end; k += 8, w += 4 * kLanes, x += 8 * ROWS) {
+      GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+        if (ROWS == 1) __builtin_prefetch(w + p * stride + kPrefetchBytes);
+        const I16 first = load_halves<0>(w + p * stride);
+        GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+          add_int4_products(pairs[r][p], first, broadcast_quad(x + 4 * r));
+        }
+        const I16 second = load_halves<1>(w + p * stride);
+        GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+          add_int4_products(pairs[r][p], second, broadcast_quad(x + 4 * (ROWS + r)));
+        }
+      }
+    }
+    const __m256i ones = _mm256_set1_epi16(1);
+    GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
+      GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
+        I16& sum = sums[r][p];
+        sum.lo = _mm256_add_epi32(sum.lo, _mm256_madd_epi16(pairs[r][p].lo, ones));
+        sum.hi = _mm256_add_epi32(sum.hi, _mm256_madd_epi16(pairs[r][p].hi, ones));
+      }
+    }
+  }
+}
+
+#else
+
+constexpr int32_t kInt4Offset = 8;
+
+GPT2FAST_INLINE int32_t start_from(Format format, SpanSum total) {
+  return format == Format::kInt4 ? -kInt4Offset * total : 0;
+}
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void add_starts(const int32_t*, int, I16 (&)[ROWS][PANELS]) {}
+
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void dot_int8(const uint8_t* w, int64_t stride, const int8_t* x, int count,
+                              I16 (&sums)[ROWS][PANELS]) {
+  for (int k = 0; k < count; k += 4, w += 4 * kLanes, x += 4 * ROWS) {
+    for (int p = 0; p < PANELS; ++p) {
+      const auto* weights = reinterpret_cast<const int8_t*>(w + p * stride);
+      for (int r = 0; r < ROWS; ++r) {
+        const int8_t* input = x + 4 * r;
+        for (int lane = 0; lane < kLanes; ++lane) {
+          for (int j = 0; j < 4; ++j) sums[r][p].v[lane] += weights[lane * 4 + j] * input[j];
+        }
+      }
+    }
+  }
+}
+
+template <int ROWS, int PANELS>
+GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
+                              const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS]) {
+  for (int k = 0; k < count; k += 8, w += 4 * kLanes, x += 8 * ROWS) {
+    for (int p = 0; p < PANELS; ++p) {
+      const uint8_t* bytes = w + p * stride;
+      for (int r = 0; r < ROWS; ++r) {
+        const int8_t *first = x + 4 * r, *second = x + 4 * (ROWS + r);
+        const int start = k % kIntSpan == 0 ? starts[k / kIntSpan * ROWS + r] : 0;
+        for (int lane = 0; lane < kLanes; ++lane) {
+          int32_t sum = sums[r][p].v[lane] + start;
+          for (int j = 0; j < 4; ++j) {
+            const int byte = bytes[lane * 4 + j];
+            sum += (byte & 15) * first[j] + (byte >> 4) * second[j];
+          }
+          sums[r][p].v[lane] = sum;
+        }
+      }
+    }
+  }
+}
+
+#endif
+
+}  // namespace GPT2FAST_ISA
+}  // namespace gpt2fast
