@@ -62,12 +62,9 @@ static inline V16 activate_lanes(Activation kind, const float* p, V16 x) {
 
 // p: activation_parameters of MatmulArgs
 // In max and min the argument that may be NaN comes second: it is then what they return.
-GPT2FAST_INLINE V16 activate(Activation kind, const float* p, V16 x) {
+GPT2FAST_INLINE V16 activate_vector(Activation kind, const float* p, V16 x) {
   const V16 zero = splat(0.0f);
   switch (kind) {
-    case Activation::kIdentity: return x;
-    case Activation::kGeluTanh: return gelu_tanh(x);
-    case Activation::kGeluErf: return gelu_erf(x);
     case Activation::kGelu10: return min(max(gelu_erf(x), splat(-10.0f)), splat(10.0f));
     case Activation::kGeluQuick: return x * sigmoid(x * splat(1.702f));
     case Activation::kRelu: return max(zero, x);
@@ -80,6 +77,23 @@ GPT2FAST_INLINE V16 activate(Activation kind, const float* p, V16 x) {
     case Activation::kSilu: return x * sigmoid(x);
     case Activation::kSigmoid: return sigmoid(x);
     default: return activate_lanes(kind, p, x);
+  }
+}
+
+// x (vectors, 16) in place. The usual two have loops of their own, in which the CPU works on
+// several vectors at once.
+static void activate(Activation kind, const float* p, int vectors, float* x) {
+  float* const end = x + vectors * kLanes;
+  switch (kind) {
+    case Activation::kIdentity: return;
+    case Activation::kGeluTanh:
+      for (; x < end; x += kLanes) store(x, gelu_tanh(load(x)));
+      return;
+    case Activation::kGeluErf:
+      for (; x < end; x += kLanes) store(x, gelu_erf(load(x)));
+      return;
+    default:
+      for (; x < end; x += kLanes) store(x, activate_vector(kind, p, load(x)));
   }
 }
 

@@ -9,24 +9,26 @@ namespace GPT2FAST_ISA {
 // What a query has seen so far.
 struct Running {
   float max, sum;
-  float o[kMaxHeadSize];
+  float* o;  // (D padded to 16)
 };
 
-// state[r].o += sum over the first `visible` tokens j of weights[r][j] * V[j], j ascending, for
-// VECTORS vectors from component c on.
+// state[r].o += sum over tokens j of weights[r][j] * V[j], j ascending, for VECTORS vectors from
+// component c on: the tokens of all blocks, or only the first `visible` of a single one.
 template <KvFormat FORMAT, int ROWS, int VECTORS>
-GPT2FAST_INLINE void add_vectors(const KvLayout& layout, const uint8_t* block, const float* weights,
-                                 int visible, Running* state, int c) {
+GPT2FAST_INLINE void add_vectors(const KvLayout& layout, const uint8_t* const* blocks, int count,
+                                 const float* weights, int visible, Running* state, int c) {
   V16 acc[ROWS][VECTORS];
   GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
     GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) acc[r][i] = load(state[r].o + c + i * kLanes);
   }
-  for (int j = 0; j < visible; ++j) {
-    V16 values[VECTORS];
-    GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) {
-      values[i] = load_value<FORMAT>(layout, block, j, c + i * kLanes);
+  for (int b = 0; b < count; ++b, weights += kBlockTokens) {
+    for (int j = 0; j < visible; ++j) {
+      V16 values[VECTORS];
+      GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) {
+        values[i] = load_value<FORMAT>(layout, blocks[b], j, c + i * kLanes);
+      }
+      multiply_add<ROWS, VECTORS>(weights + j, kSpanTokens, values, acc);
     }
-    multiply_add<ROWS, VECTORS>(weights + j, kSpanTokens, values, acc);
   }
   GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
     GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) {
@@ -36,17 +38,17 @@ GPT2FAST_INLINE void add_vectors(const KvLayout& layout, const uint8_t* block, c
 }
 
 template <KvFormat FORMAT, int ROWS>
-GPT2FAST_INLINE void add_values(const KvLayout& layout, const uint8_t* block, const float* weights,
-                                int visible, Running* state) {
+GPT2FAST_INLINE void add_values(const KvLayout& layout, const uint8_t* const* blocks, int count,
+                                const float* weights, int visible, Running* state) {
   // As many sums at a time as registers hold.
   constexpr int kVectors = ROWS == 1 ? 4 : 1;
   const int width = static_cast<int>(layout.padded_head());
   int c = 0;
   for (; c + kVectors * kLanes <= width; c += kVectors * kLanes) {
-    add_vectors<FORMAT, ROWS, kVectors>(layout, block, weights, visible, state, c);
+    add_vectors<FORMAT, ROWS, kVectors>(layout, blocks, count, weights, visible, state, c);
   }
   for (; c < width; c += kLanes) {
-    add_vectors<FORMAT, ROWS, 1>(layout, block, weights, visible, state, c);
+    add_vectors<FORMAT, ROWS, 1>(layout, blocks, count, weights, visible, state, c);
   }
 }
 
@@ -56,17 +58,17 @@ template <KvFormat FORMAT, int ROWS>
 GPT2FAST_INLINE void add_float_span(const KvLayout& layout, const Span& span,
                                     const float (&weights)[ROWS][kSpanTokens], int visible,
                                     Running* state) {
-  for (int b = 0; b < span.count; ++b) {
+  const int whole = visible / kBlockTokens < span.count ? visible / kBlockTokens : span.count;
+  if (whole > 0) {
+    add_values<FORMAT, ROWS>(layout, span.blocks, whole, weights[0], kBlockTokens, state);
+  }
+  for (int b = whole < 0 ? 0 : whole; b < span.count; ++b) {
     const int first = b * kBlockTokens;
-    if (visible - first >= kBlockTokens) {
-      add_values<FORMAT, ROWS>(layout, span.blocks[b], weights[0] + first, kBlockTokens, state);
-      continue;
-    }
     for (int r = 0; r < ROWS; ++r) {
       const int behind = visible + r - first;
-      const int count = behind < kBlockTokens ? behind : kBlockTokens;
-      if (count <= 0) continue;
-      add_values<FORMAT, 1>(layout, span.blocks[b], weights[r] + first, count, state + r);
+      const int seen = behind < kBlockTokens ? behind : kBlockTokens;
+      if (seen <= 0) continue;
+      add_values<FORMAT, 1>(layout, span.blocks + b, 1, weights[r] + first, seen, state + r);
     }
   }
 }

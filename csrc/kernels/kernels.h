@@ -63,10 +63,14 @@ struct HeadCache {
   KvLayout layout;
 };
 
+// Query rows of one attention task: enough to share what is done to a key block, few enough to
+// split a long prompt over many threads.
+constexpr int32_t kQueryRows = 16;
+
 struct AttentionArgs {
   const float* q;  // (M, D), rows q_stride apart
   int64_t q_stride;
-  int32_t rows;      // M
+  int32_t rows;      // M; kQueryRows at a time are worked on
   int32_t position;  // of row 0; row i attends to tokens 0 .. position + i
   float scale;       // on q . k
   HeadCache cache;

@@ -82,6 +82,7 @@ constexpr int kSpanTokens = kSpanBlocks * kBlockTokens;
 struct Span {
   const uint8_t* blocks[kSpanBlocks];  // the first one stands in for those that are not there
   int count;
+  Span() : blocks(), count(0) {}
   Span(const HeadCache& cache, int begin, int seen) : count(0) {
     for (int b = 0; b < kSpanBlocks; ++b) {
       const bool present = begin + b * kBlockTokens < seen;

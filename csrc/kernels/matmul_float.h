@@ -9,8 +9,8 @@
 //           +---------+---------+            value does not depend on the shape of the tile
 #pragma once
 
-#include "kernels/activation.h"
 #include "kernels/dot_int.h"
+#include "kernels/epilogue.h"
 
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
@@ -20,21 +20,6 @@ namespace GPT2FAST_ISA {
 template <int ROWS>
 GPT2FAST_INLINE int64_t ahead(int64_t panel_bytes) {
   return ROWS == 1 ? kPrefetchBytes : panel_bytes;
-}
-
-static void finish(const MatmulArgs& a, int row, int panel, V16 value) {
-  const int column = panel * kLanes;
-  if (a.bias != nullptr) value = value + load(a.bias + column);
-  value = activate(a.activation, a.activation_parameters, value);
-  const int64_t at = row * a.out_stride + column;
-  const int count = a.weights.outputs - column;
-  if (count >= kLanes) {
-    if (a.residual != nullptr) value = load(a.residual + at) + value;
-    store(a.out + at, value);
-  } else {
-    if (a.residual != nullptr) value = load_partial(a.residual + at, count, 0.0f) + value;
-    store_partial(a.out + at, value, count);
-  }
 }
 
 template <int ROWS, int PANELS>
@@ -102,9 +87,7 @@ static void float_tile(const MatmulArgs& a, int row, int panel, int step) {
   GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) store(sums[r][p], acc[r][p]);
   }
-  for (int r = 0; r < ROWS; ++r) {
-    for (int p = 0; p < PANELS; ++p) finish(a, row + r, panel + p * step, load(sums[r][p]));
-  }
+  finish<ROWS, PANELS>(a, row, panel, step, sums);
 }
 
 // Tiles that fill the register file, 16 registers of 8 floats, 32 of 16, or 16 of 4, and keep

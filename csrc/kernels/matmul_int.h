@@ -45,9 +45,7 @@ static void int_tile(const MatmulArgs& a, int row, int panel, int step) {
     x.scales += ROWS;
     x.starts += int64_t{spans} * ROWS;
   }
-  for (int r = 0; r < ROWS; ++r) {
-    for (int p = 0; p < PANELS; ++p) finish(a, row + r, panel + p * step, load(acc[r][p]));
-  }
+  finish<ROWS, PANELS>(a, row, panel, step, acc);
 }
 
 template <Format FORMAT>

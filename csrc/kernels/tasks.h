@@ -9,10 +9,6 @@
 
 namespace gpt2fast {
 
-// Query rows of one attention task: enough to share the loads of a key block, few enough to split
-// a long prompt over many threads.
-constexpr int32_t kQueryRows = 16;
-
 // Weight panels of one matmul task: at least so many that it can be read as several streams, and no
 // more than are handed out evenly.
 constexpr int32_t kMinPanels = 4, kMaxPanels = 32;
