@@ -8,12 +8,12 @@
 //   out = o / l
 #pragma once
 
-#include "kernels/attention_widened.h"
+#include "kernels/attention_chunk.h"
 
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
-// ROWS rows from `row` on.
+// ROWS rows from `row` on, by themselves.
 template <KvFormat FORMAT, int ROWS>
 static void attend(const AttentionArgs& a, int row) {
   const KvLayout& layout = a.cache.layout;
@@ -30,16 +30,22 @@ static void attend(const AttentionArgs& a, int row) {
 
 template <KvFormat FORMAT>
 static void attend_all(const AttentionArgs& a) {
+  constexpr int kTile = 4;  // queries that share each load of a key block
   int row = 0;
-  for (; row + kQueryTile <= a.rows; row += kQueryTile) attend<FORMAT, kQueryTile>(a, row);
+  for (; row + kTile <= a.rows; row += kTile) attend<FORMAT, kTile>(a, row);
   for (; row < a.rows; ++row) attend<FORMAT, 1>(a, row);
 }
 
 static void attention(const AttentionArgs& a) {
+  if (is_chunk(a)) {
+    for (int row = 0; row < a.rows; row += kQueryRows) {
+      attend_chunk(a, row, a.rows - row < kQueryRows ? a.rows - row : kQueryRows);
+    }
+    return;
+  }
   switch (a.cache.layout.format) {
-    case KvFormat::kFloat32: return attend_all<KvFormat::kFloat32>(a);
-    case KvFormat::kBFloat16:
-      return widens(a) ? attend_widened(a) : attend_all<KvFormat::kBFloat16>(a);
+    case KvFormat::kFloat32: return attend<KvFormat::kFloat32, 1>(a, 0);
+    case KvFormat::kBFloat16: return attend_all<KvFormat::kBFloat16>(a);
     case KvFormat::kInt8: return attend_all<KvFormat::kInt8>(a);
   }
 }

@@ -55,17 +55,24 @@ GPT2FAST_INLINE void dot_int8(const uint8_t* w, int64_t stride, const int8_t* x,
   }
 }
 
-template <int ROWS, int PANELS>
+// The low halves of 64 bytes, or the high ones: as packed, or as unpack_int4() left them.
+template <bool UNPACKED>
+GPT2FAST_INLINE __m512i load_halves(const uint8_t* w, int half) {
+  if (UNPACKED) return _mm512_loadu_si512(w + 64 * half);
+  const __m512i bytes = _mm512_loadu_si512(w);
+  return _mm512_and_si512(half == 0 ? bytes : _mm512_srli_epi16(bytes, 4), _mm512_set1_epi8(15));
+}
+
+template <bool UNPACKED, int ROWS, int PANELS>
 GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
                               const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS]) {
-  const __m512i low = _mm512_set1_epi8(15);
+  constexpr int kStep = UNPACKED ? 8 * kLanes : 4 * kLanes;
   add_starts<ROWS, PANELS>(starts, count, sums);
-  for (int k = 0; k < count; k += 8, w += 4 * kLanes, x += 8 * ROWS) {
+  for (int k = 0; k < count; k += 8, w += kStep, x += 8 * ROWS) {
     GPT2FAST_UNROLL for (int half = 0; half < 2; ++half) {
       __m512i weights[PANELS];
       GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
-        const __m512i bytes = _mm512_loadu_si512(w + p * stride);
-        weights[p] = _mm512_and_si512(half == 0 ? bytes : _mm512_srli_epi16(bytes, 4), low);
+        weights[p] = load_halves<UNPACKED>(w + p * stride, half);
       }
       GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
         const __m512i input = _mm512_set1_epi32(reinterpret_cast<const Quad*>(x)[half * ROWS + r]);
@@ -144,18 +151,20 @@ GPT2FAST_INLINE void dot_int8(const uint8_t* w, int64_t stride, const int8_t* x,
   }
 }
 
-// The low halves of 64 bytes, or the high ones.
-template <int HALF>
-GPT2FAST_INLINE I16 load_halves(const uint8_t* w) {
+// The low halves of 64 bytes, or the high ones: as packed, or as unpack_int4() left them.
+template <bool UNPACKED>
+GPT2FAST_INLINE I16 load_halves(const uint8_t* w, int half) {
+  if (UNPACKED) return load_bytes(w + 64 * half);
   const __m256i low = _mm256_set1_epi8(15);
   I16 bytes = load_bytes(w);
-  if (HALF == 1) bytes = {_mm256_srli_epi16(bytes.lo, 4), _mm256_srli_epi16(bytes.hi, 4)};
+  if (half == 1) bytes = {_mm256_srli_epi16(bytes.lo, 4), _mm256_srli_epi16(bytes.hi, 4)};
   return {_mm256_and_si256(bytes.lo, low), _mm256_and_si256(bytes.hi, low)};
 }
 
-template <int ROWS, int PANELS>
+template <bool UNPACKED, int ROWS, int PANELS>
 GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
                               const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS]) {
+  constexpr int kStep = UNPACKED ? 8 * kLanes : 4 * kLanes;
   for (int begin = 0; begin < count; begin += kIntSpan, starts += ROWS) {
     const int end = count - begin < kIntSpan ? count : begin + kIntSpan;
     I16 pairs[ROWS][PANELS];  // of 16 bits each
@@ -164,14 +173,14 @@ GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
         pairs[r][p] = {_mm256_set1_epi32(starts[r]), _mm256_set1_epi32(starts[r])};
       }
     }
-    for (int k = begin; k < end; k += 8, w += 4 * kLanes, x += 8 * ROWS) {
+    for (int k = begin; k < end; k += 8, w += kStep, x += 8 * ROWS) {
       GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
         if (ROWS == 1) __builtin_prefetch(w + p * stride + kPrefetchBytes);
-        const I16 first = load_halves<0>(w + p * stride);
+        const I16 first = load_halves<UNPACKED>(w + p * stride, 0);
         GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
           add_int4_products(pairs[r][p], first, broadcast_quad(x + 4 * r));
         }
-        const I16 second = load_halves<1>(w + p * stride);
+        const I16 second = load_halves<UNPACKED>(w + p * stride, 1);
         GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
           add_int4_products(pairs[r][p], second, broadcast_quad(x + 4 * (ROWS + r)));
         }
@@ -214,20 +223,33 @@ GPT2FAST_INLINE void dot_int8(const uint8_t* w, int64_t stride, const int8_t* x,
   }
 }
 
-template <int ROWS, int PANELS>
+struct Halves {
+  uint8_t v[64];
+};
+template <bool UNPACKED>
+GPT2FAST_INLINE Halves load_halves(const uint8_t* w, int half) {
+  Halves r;
+  memcpy(&r, UNPACKED ? w + 64 * half : w, sizeof(r));
+  if (UNPACKED) return r;
+  for (int i = 0; i < 64; ++i) r.v[i] = half == 0 ? r.v[i] & 15 : r.v[i] >> 4;
+  return r;
+}
+
+template <bool UNPACKED, int ROWS, int PANELS>
 GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
                               const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS]) {
-  for (int k = 0; k < count; k += 8, w += 4 * kLanes, x += 8 * ROWS) {
+  constexpr int kStep = UNPACKED ? 8 * kLanes : 4 * kLanes;
+  for (int k = 0; k < count; k += 8, w += kStep, x += 8 * ROWS) {
     for (int p = 0; p < PANELS; ++p) {
-      const uint8_t* bytes = w + p * stride;
+      const Halves first = load_halves<UNPACKED>(w + p * stride, 0);
+      const Halves second = load_halves<UNPACKED>(w + p * stride, 1);
       for (int r = 0; r < ROWS; ++r) {
-        const int8_t *first = x + 4 * r, *second = x + 4 * (ROWS + r);
+        const int8_t *x_first = x + 4 * r, *x_second = x + 4 * (ROWS + r);
         const int start = k % kIntSpan == 0 ? starts[k / kIntSpan * ROWS + r] : 0;
         for (int lane = 0; lane < kLanes; ++lane) {
           int32_t sum = sums[r][p].v[lane] + start;
           for (int j = 0; j < 4; ++j) {
-            const int byte = bytes[lane * 4 + j];
-            sum += (byte & 15) * first[j] + (byte >> 4) * second[j];
+            sum += first.v[lane * 4 + j] * x_first[j] + second.v[lane * 4 + j] * x_second[j];
           }
           sums[r][p].v[lane] = sum;
         }
@@ -237,6 +259,15 @@ GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
 }
 
 #endif
+
+// `count` inputs of a panel, each value in a byte of its own.
+static void unpack_int4(const uint8_t* w, int count, uint8_t* out) {
+  for (int k = 0; k < count; k += 8, w += 4 * kLanes, out += 8 * kLanes) {
+    const auto low = load_halves<false>(w, 0), high = load_halves<false>(w, 1);
+    memcpy(out, &low, sizeof(low));
+    memcpy(out + sizeof(low), &high, sizeof(high));
+  }
+}
 
 }  // namespace GPT2FAST_ISA
 }  // namespace gpt2fast

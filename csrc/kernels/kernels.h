@@ -65,7 +65,7 @@ struct HeadCache {
 
 // Query rows of one attention task: enough to share what is done to a key block, few enough to
 // split a long prompt over many threads.
-constexpr int32_t kQueryRows = 16;
+constexpr int32_t kQueryRows = 24;
 
 struct AttentionArgs {
   const float* q;  // (M, D), rows q_stride apart

@@ -94,6 +94,7 @@ static void float_tile(const MatmulArgs& a, int row, int panel, int step) {
 // enough sums under way to hide the latency of the multiply-adds.
 template <Format FORMAT>
 struct FloatTile {
+  const MatmulArgs& args;
 #if defined(__AVX512F__)
   static constexpr int kRows = 12;
   static constexpr int panels_for(int rows) { return rows <= 6 ? 4 : 2; }
@@ -107,8 +108,8 @@ struct FloatTile {
   static constexpr int panels_for(int rows) { return rows == 1 ? 2 : 1; }
 #endif
   template <int ROWS, int PANELS>
-  static void run(const MatmulArgs& a, int row, int panel, int step) {
-    float_tile<FORMAT, ROWS, PANELS>(a, row, panel, step);
+  void run(int row, int panel, int step) const {
+    float_tile<FORMAT, ROWS, PANELS>(args, row, panel, step);
   }
 };
 

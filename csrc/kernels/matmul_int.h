@@ -8,15 +8,17 @@
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
-template <Format FORMAT, int ROWS, int PANELS>
-static void int_tile(const MatmulArgs& a, int row, int panel, int step) {
+// w: the values of the first panel, `stride` bytes from the next; of a 4-bit format they may be
+// UNPACKED. A function of its own: within a caller's loops GCC keeps some of the sums in memory.
+template <Format FORMAT, bool UNPACKED, int ROWS, int PANELS>
+static __attribute__((noinline)) void int_tile(const MatmulArgs& a, int row, int panel, int step, const uint8_t* w,
+                     int64_t stride) {
   constexpr bool kIs8 = FORMAT == Format::kInt8;
   const Panels& weights = a.weights;
   QuantizedTile x = tile_at(a.quantized, row);
   const int spans = a.quantized.spans_per_group();
-  const int64_t stride = weights.panel_bytes() * step;
   const uint8_t* scales = weights.panel(panel);
-  const uint8_t* w = scales + weights.scale_bytes();
+  const int64_t scale_stride = weights.panel_bytes() * step;
   const int padded = weights.padded_inputs();
   float acc[ROWS][PANELS][kLanes];
   memset(acc, 0, sizeof(acc));
@@ -30,16 +32,16 @@ static void int_tile(const MatmulArgs& a, int row, int panel, int step) {
       add_starts<ROWS, PANELS>(x.starts, count, sums);
       dot_int8<ROWS, PANELS>(w, stride, x.values, count, sums);
     } else {
-      dot_int4<ROWS, PANELS>(w, stride, x.values, x.starts, count, sums);
+      dot_int4<UNPACKED, ROWS, PANELS>(w, stride, x.values, x.starts, count, sums);
     }
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
-      const V16 scale = load_bf16(reinterpret_cast<const uint16_t*>(scales + p * stride));
+      const V16 scale = load_bf16(reinterpret_cast<const uint16_t*>(scales + p * scale_stride));
       GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
         const V16 sum = to_float(sums[r][p]);
         store(acc[r][p], fma(sum, scale * splat(x.scales[r]), load(acc[r][p])));
       }
     }
-    w += int64_t{count} * kLanes / (kIs8 ? 1 : 2);
+    w += int64_t{count} * kLanes / (kIs8 || UNPACKED ? 1 : 2);
     scales += kLanes * 2;
     x.values += int64_t{count} * ROWS;
     x.scales += ROWS;
@@ -48,21 +50,48 @@ static void int_tile(const MatmulArgs& a, int row, int panel, int step) {
   finish<ROWS, PANELS>(a, row, panel, step, acc);
 }
 
+// Four rows of sums, what they are made of and what is made of them fill sixteen registers; the 32
+// of AVX-512 hold those of four panels.
+constexpr int int_panels_for(int rows) {
+#if defined(__AVX512VNNI__)
+  return rows > 0 ? 4 : 0;
+#elif defined(__AVX2__)
+  return rows == 1 ? 4 : 1;
+#else
+  return rows > 0 ? 1 : 0;
+#endif
+}
+
 template <Format FORMAT>
 struct IntTile {
+  const MatmulArgs& args;
   static constexpr int kRows = kIntTileRows;
-#if defined(__AVX512VNNI__)
-  static constexpr int panels_for(int) { return 4; }
-#elif defined(__AVX2__)
-  static constexpr int panels_for(int rows) { return rows == 1 ? 4 : 1; }
-#else
-  static constexpr int panels_for(int) { return 1; }
-#endif
+  static constexpr int panels_for(int rows) { return int_panels_for(rows); }
   template <int ROWS, int PANELS>
-  static void run(const MatmulArgs& a, int row, int panel, int step) {
-    int_tile<FORMAT, ROWS, PANELS>(a, row, panel, step);
+  void run(int row, int panel, int step) const {
+    const Panels& weights = args.weights;
+    int_tile<FORMAT, false, ROWS, PANELS>(args, row, panel, step,
+                                          weights.panel(panel) + weights.scale_bytes(),
+                                          weights.panel_bytes() * step);
   }
 };
+
+// Panels from `first` on as unpack_int4() leaves them, one after the other.
+struct UnpackedTile {
+  const MatmulArgs& args;
+  const uint8_t* values;
+  int first;
+  static constexpr int kRows = kIntTileRows;
+  static constexpr int panels_for(int rows) { return int_panels_for(rows); }
+  template <int ROWS, int PANELS>
+  void run(int row, int panel, int step) const {
+    const int64_t bytes = int64_t{args.weights.padded_inputs()} * kLanes;
+    int_tile<Format::kInt4, true, ROWS, PANELS>(args, row, panel, step,
+                                                values + (panel - first) * bytes, bytes * step);
+  }
+};
+// From so many rows on unpacking pays.
+constexpr int kUnpackRows = 4 * kIntTileRows;
 
 }  // namespace GPT2FAST_ISA
 }  // namespace gpt2fast
