@@ -120,7 +120,10 @@ class ThreadPool::Team {
     const auto deadline = std::chrono::steady_clock::now() + kSpinBeforeParking;
     while (!changed()) {
       for (int i = 0; i < 64 && !changed(); ++i) relax();
-      if (std::chrono::steady_clock::now() < deadline) continue;
+      if (std::chrono::steady_clock::now() < deadline) {
+        sched_yield();  // the caller may be waiting for this very core
+        continue;
+      }
       std::unique_lock<std::mutex> lock(park_mutex_);
       parked_.fetch_add(1);
       park_.wait(lock, changed);

@@ -1,8 +1,6 @@
 #include "decoder/decoder.h"
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
 #include "core/float_environment.h"
 #include "kernels/tasks.h"
@@ -27,8 +25,6 @@ Buffer rows_of(int64_t rows, int64_t stride) {
   return Buffer(static_cast<size_t>(rows * stride) * sizeof(float));
 }
 
-[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("step: " + what); }
-
 }  // namespace
 
 Decoder::Decoder(const ModelShape& shape, Isa isa, const DecoderOptions& options)
@@ -49,6 +45,7 @@ Decoder::Decoder(const ModelShape& shape, Isa isa, const DecoderOptions& options
   attended_stride_ = row_stride(attended);
   inner_stride_ = row_stride(inner);
   residual_ = rows_of(max_batch_tokens_, width_stride_);
+  sampled_ = rows_of(max_batch_tokens_, width_stride_);
   // Either one row set for all threads, or a small one for each.
   const int32_t prepared = std::max(max_batch_tokens_, kRedundantRows * options.num_threads);
   normal_ = rows_of(prepared, width_stride_);
@@ -62,52 +59,7 @@ Decoder::Decoder(const ModelShape& shape, Isa isa, const DecoderOptions& options
     starts_ = rows_of(prepared, most_groups());
   }
   attention_tasks_.reserve(static_cast<size_t>(max_batch_tokens_));  // a step must not allocate
-}
-
-void Decoder::check_sequence(const StepBatch& batch, int32_t s) const {
-  const int32_t rows = batch.query_starts[s + 1] - batch.query_starts[s];
-  const int32_t context = batch.context_lens[s];
-  if (rows < 1) refuse("sequence " + std::to_string(s) + " has no new token");
-  if (context < 0 || int64_t{context} + rows > shape_.positions) {
-    refuse("sequence " + std::to_string(s) + " would reach position " +
-           std::to_string(int64_t{context} + rows - 1) + "; the model has " +
-           std::to_string(shape_.positions));
-  }
-  const int32_t blocks = (context + rows + kBlockTokens - 1) / kBlockTokens;
-  if (blocks > batch.table_width) refuse("block_tables is too narrow");
-  for (int32_t b = 0; b < blocks; ++b) {
-    const int32_t block = batch.block_tables[int64_t{s} * batch.table_width + b];
-    if (block < 0 || block >= cache_.num_blocks()) {
-      refuse("sequence " + std::to_string(s) + " names the cache block " + std::to_string(block));
-    }
-  }
-}
-
-void Decoder::check(const StepBatch& batch) const {
-  if (batch.num_tokens > max_batch_tokens_) {
-    refuse(std::to_string(batch.num_tokens) +
-           " tokens exceed max_batch_tokens = " + std::to_string(max_batch_tokens_));
-  }
-  if (batch.query_starts[0] != 0 || batch.query_starts[batch.num_sequences] != batch.num_tokens) {
-    refuse("query_starts must run from 0 to the number of tokens");
-  }
-  for (int32_t s = 0; s < batch.num_sequences; ++s) check_sequence(batch, s);
-  for (int32_t t = 0; t < batch.num_tokens; ++t) {
-    if (batch.token_ids[t] < 0 || batch.token_ids[t] >= shape_.vocab) {
-      refuse("token id " + std::to_string(batch.token_ids[t]) +
-             " is outside of the vocabulary of " + std::to_string(shape_.vocab));
-    }
-  }
-  if (batch.num_logit_rows > max_batch_tokens_) {
-    refuse(std::to_string(batch.num_logit_rows) +
-           " logit rows exceed max_batch_tokens = " + std::to_string(max_batch_tokens_));
-  }
-  for (int32_t r = 0; r < batch.num_logit_rows; ++r) {
-    if (batch.logit_rows[r] < 0 || batch.logit_rows[r] >= batch.num_tokens) {
-      refuse("logit row " + std::to_string(batch.logit_rows[r]) + " of " +
-             std::to_string(batch.num_tokens));
-    }
-  }
+  sampled_tasks_.reserve(static_cast<size_t>(max_batch_tokens_));
 }
 
 void Decoder::plan(const StepBatch& batch) {
@@ -115,23 +67,31 @@ void Decoder::plan(const StepBatch& batch) {
   attention_tasks_.clear();
   attention_split_ = false;
   for (int32_t s = 0; s < batch.num_sequences; ++s) {
-    const int32_t rows = batch.query_starts[s + 1] - batch.query_starts[s];
+    const int32_t first = batch.query_starts[s], rows = batch.query_starts[s + 1] - first;
     attention_split_ |= rows > kQueryRows;
     for (int32_t row = 0; row < rows; row += kQueryRows) {
-      attention_tasks_.push_back({s, row, std::min(row + kQueryRows, rows), 0});
+      attention_tasks_.push_back({s, row, std::min(row + kQueryRows, rows), first + row, 0});
     }
+  }
+  sampled_tasks_.clear();
+  for (int32_t r = 0; r < batch.num_logit_rows; ++r) {
+    const int32_t* const after = std::upper_bound(
+        batch.query_starts, batch.query_starts + batch.num_sequences, batch.logit_rows[r]);
+    const int32_t row = batch.logit_rows[r] - after[-1];
+    sampled_tasks_.push_back(
+        {static_cast<int32_t>(after - batch.query_starts) - 1, row, row + 1, r, 0});
   }
 }
 
 void Decoder::step(const StepBatch& batch, float* logits) {
   if (batch.num_sequences == 0) return;
-  check(batch);
+  check_batch(batch, shape_, cache_.num_blocks(), max_batch_tokens_);
   pool_.run([&](int thread) {
     const FloatEnvironment ieee;
     // Inside the team, so that the pool's turn guards the workspace as well.
     if (thread == 0) plan(batch);
     pool_.barrier();
-    Worker worker{batch, logits, thread};
+    Worker worker{batch, logits, thread, residual_.floats(), batch.num_tokens};
     forward(worker);
   });
 }
@@ -149,7 +109,7 @@ void Decoder::forward(Worker& worker) {
     attention_block(worker, static_cast<int32_t>(l));
     mlp_block(worker, static_cast<int32_t>(l));
   }
-  if (worker.batch.num_logit_rows > 0) head(worker);
+  if (worker.rows > 0 && worker.batch.num_logit_rows > 0) head(worker);
 }
 
 void Decoder::embed(Worker& worker) {
@@ -226,48 +186,55 @@ void Decoder::matmul(Worker& worker, const PackedMatrix& matrix, const Input& in
 // residual += c_proj(attention(c_attn(ln_1(residual))))
 void Decoder::attention_block(Worker& worker, int32_t layer) {
   const LayerWeights& weights = weights_.layers()[layer];
-  const int32_t rows = worker.batch.num_tokens;
   MatmulArgs args{};
   args.out = qkv_.floats();
   args.out_stride = qkv_stride_;
-  matmul(worker, weights.attention_in, {residual_.floats(), width_stride_, rows, &weights.ln_1},
+  matmul(worker, weights.attention_in, {worker.residual, width_stride_, worker.rows, &weights.ln_1},
          args);
 
-  attend(worker, layer);
+  const bool last = layer + 1 == static_cast<int32_t>(shape_.layers.size());
+  if (last && worker.batch.num_logit_rows < worker.batch.num_tokens) {
+    attend_sampled(worker, layer);
+    if (worker.rows == 0) return;
+  } else {
+    attend(worker, layer);
+  }
 
-  args.out = residual_.floats();
+  args.out = worker.residual;
   args.out_stride = width_stride_;
   args.residual = args.out;
-  matmul(worker, weights.attention_out, {attended_.floats(), attended_stride_, rows}, args);
+  matmul(worker, weights.attention_out, {attended_.floats(), attended_stride_, worker.rows}, args);
 }
 
 // residual += c_proj(act(c_fc(ln_2(residual))))
 void Decoder::mlp_block(Worker& worker, int32_t layer) {
+  if (worker.rows == 0) return;
   const LayerWeights& weights = weights_.layers()[layer];
-  const int32_t rows = worker.batch.num_tokens;
   MatmulArgs args{};
   args.out = inner_.floats();
   args.out_stride = inner_stride_;
   args.activation = shape_.activation;
   weights_.activation_parameters(layer, args.activation_parameters);
-  matmul(worker, weights.mlp_in, {residual_.floats(), width_stride_, rows, &weights.ln_2}, args);
+  matmul(worker, weights.mlp_in, {worker.residual, width_stride_, worker.rows, &weights.ln_2},
+         args);
 
-  args.out = residual_.floats();
+  args.out = worker.residual;
   args.out_stride = width_stride_;
   args.residual = args.out;
   args.activation = Activation::kIdentity;
-  matmul(worker, weights.mlp_out, {inner_.floats(), inner_stride_, rows}, args);
+  matmul(worker, weights.mlp_out, {inner_.floats(), inner_stride_, worker.rows}, args);
 }
 
 void Decoder::head(Worker& worker) {
   const StepBatch& batch = worker.batch;
+  const bool gathered = worker.residual == sampled_.floats();
   MatmulArgs args{};
   args.out = worker.logits;
   args.out_stride = shape_.vocab;
-  matmul(
-      worker, weights_.head(),
-      {residual_.floats(), width_stride_, batch.num_logit_rows, &weights_.ln_f(), batch.logit_rows},
-      args);
+  matmul(worker, weights_.head(),
+         {worker.residual, width_stride_, batch.num_logit_rows, &weights_.ln_f(),
+          gathered ? nullptr : batch.logit_rows},
+         args);
 }
 
 void Decoder::attend(Worker& worker, int32_t layer) {
@@ -288,6 +255,32 @@ void Decoder::attend(Worker& worker, int32_t layer) {
     if (!attention_split_) append_task(worker.batch, layer, task);
     attend_task(worker.batch, layer, task);
   });
+}
+
+// In the last layer the other rows leave their keys and values and nothing else: from here on the
+// residual stream has the sampled rows alone.
+void Decoder::attend_sampled(Worker& worker, int32_t layer) {
+  const StepBatch& batch = worker.batch;
+  const int32_t heads = shape_.layers[layer].heads, sampled = batch.num_logit_rows;
+  const auto appends = static_cast<int32_t>(attention_tasks_.size()) * heads;
+  phase(worker, appends + sampled, [&](int32_t i) {
+    if (i < appends) {
+      AttentionTask task = attention_tasks_[i / heads];
+      task.head = i % heads;
+      append_task(batch, layer, task);
+    } else {
+      const int64_t row = i - appends;
+      std::copy_n(residual_.floats() + batch.logit_rows[row] * width_stride_, shape_.width,
+                  sampled_.floats() + row * width_stride_);
+    }
+  });
+  phase(worker, sampled * heads, [&](int32_t i) {
+    AttentionTask task = sampled_tasks_[i / heads];
+    task.head = i % heads;
+    attend_task(batch, layer, task);
+  });
+  worker.residual = sampled_.floats();
+  worker.rows = sampled;
 }
 
 HeadCache Decoder::head_cache(const StepBatch& batch, int32_t layer, const AttentionTask& task) {
@@ -315,7 +308,7 @@ void Decoder::attend_task(const StepBatch& batch, int32_t layer, const Attention
   args.position = batch.context_lens[task.sequence] + task.row_begin;
   args.scale = shape_.layers[layer].attention_scale;
   args.cache = head_cache(batch, layer, task);
-  args.out = attended_.floats() + row * attended_stride_ + column;
+  args.out = attended_.floats() + task.output * attended_stride_ + column;
   args.out_stride = attended_stride_;
   kernels_.attention(args);
 }

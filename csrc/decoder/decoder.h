@@ -6,25 +6,12 @@
 
 #include "core/buffer.h"
 #include "core/thread_pool.h"
-#include "decoder/model_shape.h"
+#include "decoder/step_batch.h"
 #include "decoder/weights.h"
 #include "kernels/kernels.h"
 #include "kv_cache/kv_storage.h"
 
 namespace gpt2fast {
-
-// S sequences with T new tokens in all; the letters are those of gpt2fast/runners/base.py.
-struct StepBatch {
-  const int32_t* token_ids;     // (T,)
-  const int32_t* query_starts;  // (S + 1,)
-  const int32_t* context_lens;  // (S,)
-  const int32_t* block_tables;  // (S, table_width)
-  const int32_t* logit_rows;    // (R,)
-  int32_t num_tokens;           // T
-  int32_t num_sequences;        // S
-  int32_t table_width;
-  int32_t num_logit_rows;  // R
-};
 
 // Everything about how a model is run that is not the model.
 struct DecoderOptions {
@@ -56,14 +43,17 @@ class Decoder {
   // Query rows of one head of one sequence.
   struct AttentionTask {
     int32_t sequence, row_begin, row_end;  // rows counted in the sequence
+    int32_t output;                        // where row_begin's goes
     int32_t head;
   };
-  // One thread's view of one step.
+  // One thread's view of one step. What is not const advances alike on every thread.
   struct Worker {
     const StepBatch& batch;
     float* logits;
     const int thread;
-    size_t phase = 0;  // advances alike on every thread
+    float* residual;  // the residual stream (rows, width_stride_)
+    int32_t rows;
+    size_t phase = 0;
   };
 
   // The left side of a product: rows of a workspace, through LayerNorm where there is one.
@@ -75,8 +65,6 @@ class Decoder {
     const int32_t* rows = nullptr;  // which of them; all where null
   };
 
-  void check(const StepBatch& batch) const;
-  void check_sequence(const StepBatch& batch, int32_t sequence) const;
   void plan(const StepBatch& batch);
 
   // Each method below is called by every thread of the team; they share out the tasks of a phase
@@ -94,6 +82,7 @@ class Decoder {
   void prepare(Worker& worker, const Input& input, MatmulArgs& args);
   void prepare_row(const Input& input, const MatmulArgs& args, int32_t row, float* normal);
   void attend(Worker& worker, int32_t layer);
+  void attend_sampled(Worker& worker, int32_t layer);
 
   HeadCache head_cache(const StepBatch& batch, int32_t layer, const AttentionTask& task);
   void append_task(const StepBatch& batch, int32_t layer, const AttentionTask& task);
@@ -106,14 +95,16 @@ class Decoder {
   Weights weights_;
   KvStorage cache_;
 
-  // Workspace, rows padded to whole vectors: the residual stream, its LayerNorm, q k v, the
-  // attention output, the MLP; the left side of a product as integers.
+  // Workspace, rows padded to whole vectors: the residual stream, those of its rows that are
+  // sampled, their LayerNorm, q k v, the attention output, the MLP; the left side of a product as
+  // integers.
   int64_t width_stride_, qkv_stride_, attended_stride_, inner_stride_, quantized_stride_;
-  Buffer residual_, normal_, qkv_, attended_, inner_;
+  Buffer residual_, sampled_, normal_, qkv_, attended_, inner_;
   Buffer quantized_, scales_, starts_;
-  std::vector<AttentionTask> attention_tasks_;  // for one head; others repeat it
-  bool attention_split_ = false;                // a sequence has several tasks a head
-  std::vector<TaskCounter> counters_;           // one a phase
+  // For one head; others repeat them. In the last layer only the rows that are sampled attend.
+  std::vector<AttentionTask> attention_tasks_, sampled_tasks_;
+  bool attention_split_ = false;       // a sequence has several tasks a head
+  std::vector<TaskCounter> counters_;  // one a phase
 };
 
 }  // namespace gpt2fast
