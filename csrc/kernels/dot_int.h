@@ -11,7 +11,8 @@ namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
 // How far ahead a matrix-vector product fetches: the hardware stops at page ends, and is too late
-// for the few cycles that a line takes here.
+// for the few cycles that a line takes here. What products of several rows fetch lies `ahead` bytes
+// from what they read: the next panel, while the first tile of rows meets this one.
 constexpr int kPrefetchBytes = 1024;
 
 typedef int32_t Quad __attribute__((may_alias, aligned(1)));  // four bytes of x
@@ -39,7 +40,7 @@ GPT2FAST_INLINE void add_starts(const int32_t* starts, int count, I16 (&sums)[RO
 
 template <int ROWS, int PANELS>
 GPT2FAST_INLINE void dot_int8(const uint8_t* w, int64_t stride, const int8_t* x, int count,
-                              I16 (&sums)[ROWS][PANELS]) {
+                              I16 (&sums)[ROWS][PANELS], int64_t = 0) {
   const __m512i top = _mm512_set1_epi8(static_cast<char>(0x80));
   for (int k = 0; k < count; k += 4, w += 4 * kLanes, x += 4 * ROWS) {
     __m512i weights[PANELS];
@@ -65,7 +66,8 @@ GPT2FAST_INLINE __m512i load_halves(const uint8_t* w, int half) {
 
 template <bool UNPACKED, int ROWS, int PANELS>
 GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
-                              const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS]) {
+                              const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS],
+                              int64_t = 0) {
   constexpr int kStep = UNPACKED ? 8 * kLanes : 4 * kLanes;
   add_starts<ROWS, PANELS>(starts, count, sums);
   for (int k = 0; k < count; k += 8, w += kStep, x += 8 * ROWS) {
@@ -138,12 +140,12 @@ GPT2FAST_INLINE __m256i broadcast_quad(const int8_t* x) {
 
 template <int ROWS, int PANELS>
 GPT2FAST_INLINE void dot_int8(const uint8_t* w, int64_t stride, const int8_t* x, int count,
-                              I16 (&sums)[ROWS][PANELS]) {
+                              I16 (&sums)[ROWS][PANELS], int64_t ahead = 0) {
   for (int k = 0; k < count; k += 4, w += 4 * kLanes, x += 4 * ROWS) {
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
       const I16 weights = load_bytes(w + p * stride);
       const I16 magnitudes{_mm256_abs_epi8(weights.lo), _mm256_abs_epi8(weights.hi)};
-      if (ROWS == 1) __builtin_prefetch(w + p * stride + kPrefetchBytes);
+      __builtin_prefetch(w + p * stride + (ROWS == 1 ? kPrefetchBytes : ahead));
       GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
         add_int8_products(sums[r][p], weights, magnitudes, broadcast_quad(x + 4 * r));
       }
@@ -163,7 +165,8 @@ GPT2FAST_INLINE I16 load_halves(const uint8_t* w, int half) {
 
 template <bool UNPACKED, int ROWS, int PANELS>
 GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
-                              const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS]) {
+                              const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS],
+                              int64_t ahead = 0) {
   constexpr int kStep = UNPACKED ? 8 * kLanes : 4 * kLanes;
   for (int begin = 0; begin < count; begin += kIntSpan, starts += ROWS) {
     const int end = count - begin < kIntSpan ? count : begin + kIntSpan;
@@ -175,7 +178,7 @@ GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
     }
     for (int k = begin; k < end; k += 8, w += kStep, x += 8 * ROWS) {
       GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
-        if (ROWS == 1) __builtin_prefetch(w + p * stride + kPrefetchBytes);
+        if (!UNPACKED) __builtin_prefetch(w + p * stride + (ROWS == 1 ? kPrefetchBytes : ahead));
         const I16 first = load_halves<UNPACKED>(w + p * stride, 0);
         GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
           add_int4_products(pairs[r][p], first, broadcast_quad(x + 4 * r));
@@ -209,7 +212,7 @@ GPT2FAST_INLINE void add_starts(const int32_t*, int, I16 (&)[ROWS][PANELS]) {}
 
 template <int ROWS, int PANELS>
 GPT2FAST_INLINE void dot_int8(const uint8_t* w, int64_t stride, const int8_t* x, int count,
-                              I16 (&sums)[ROWS][PANELS]) {
+                              I16 (&sums)[ROWS][PANELS], int64_t = 0) {
   for (int k = 0; k < count; k += 4, w += 4 * kLanes, x += 4 * ROWS) {
     for (int p = 0; p < PANELS; ++p) {
       const auto* weights = reinterpret_cast<const int8_t*>(w + p * stride);
@@ -237,7 +240,8 @@ GPT2FAST_INLINE Halves load_halves(const uint8_t* w, int half) {
 
 template <bool UNPACKED, int ROWS, int PANELS>
 GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
-                              const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS]) {
+                              const int32_t* starts, int count, I16 (&sums)[ROWS][PANELS],
+                              int64_t = 0) {
   constexpr int kStep = UNPACKED ? 8 * kLanes : 4 * kLanes;
   for (int k = 0; k < count; k += 8, w += kStep, x += 8 * ROWS) {
     for (int p = 0; p < PANELS; ++p) {

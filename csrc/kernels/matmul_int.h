@@ -11,13 +11,14 @@ namespace GPT2FAST_ISA {
 // w: the values of the first panel, `stride` bytes from the next; of a 4-bit format they may be
 // UNPACKED. A function of its own: within a caller's loops GCC keeps some of the sums in memory.
 template <Format FORMAT, bool UNPACKED, int ROWS, int PANELS>
-static __attribute__((noinline)) void int_tile(const MatmulArgs& a, int row, int panel, int step, const uint8_t* w,
-                     int64_t stride) {
+static __attribute__((noinline)) void int_tile(const MatmulArgs& a, int row, int panel, int step,
+                                               const uint8_t* w, int64_t stride) {
   constexpr bool kIs8 = FORMAT == Format::kInt8;
   const Panels& weights = a.weights;
   QuantizedTile x = tile_at(a.quantized, row);
   const int spans = a.quantized.spans_per_group();
   const uint8_t* scales = weights.panel(panel);
+  const int64_t ahead = row == 0 ? weights.panel_bytes() : 0;
   const int64_t scale_stride = weights.panel_bytes() * step;
   const int padded = weights.padded_inputs();
   float acc[ROWS][PANELS][kLanes];
@@ -30,9 +31,9 @@ static __attribute__((noinline)) void int_tile(const MatmulArgs& a, int row, int
     }
     if (kIs8) {
       add_starts<ROWS, PANELS>(x.starts, count, sums);
-      dot_int8<ROWS, PANELS>(w, stride, x.values, count, sums);
+      dot_int8<ROWS, PANELS>(w, stride, x.values, count, sums, ahead);
     } else {
-      dot_int4<UNPACKED, ROWS, PANELS>(w, stride, x.values, x.starts, count, sums);
+      dot_int4<UNPACKED, ROWS, PANELS>(w, stride, x.values, x.starts, count, sums, ahead);
     }
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
       const V16 scale = load_bf16(reinterpret_cast<const uint16_t*>(scales + p * scale_stride));
@@ -91,7 +92,7 @@ struct UnpackedTile {
   }
 };
 // From so many rows on unpacking pays.
-constexpr int kUnpackRows = 4 * kIntTileRows;
+constexpr int kUnpackRows = 128;
 
 }  // namespace GPT2FAST_ISA
 }  // namespace gpt2fast
