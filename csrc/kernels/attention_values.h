@@ -82,7 +82,7 @@ struct IntWeights {
   int32_t starts[ROWS];
 
   void set(int row, const float* weights) {
-    quantize(weights, {values, scales, starts, Format::kInt8, kSpanTokens, kSpanTokens, ROWS}, row);
+    quantize_group(Format::kInt8, weights, kSpanTokens, {values, scales, starts}, ROWS, row);
   }
 };
 
@@ -98,7 +98,7 @@ GPT2FAST_INLINE void add_int8_panels(const KvLayout& layout, const Span& span,
   for (int b = 0; b < span.count; ++b) {
     dot_int8<ROWS, PANELS>(span.blocks[b] + layout.values() + int64_t{c} * kBlockTokens,
                            kLanes * kBlockTokens, w.values + b * kBlockTokens * ROWS, kBlockTokens,
-                           sums);
+                           sums, span.ahead[b]);
   }
   GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
@@ -121,6 +121,7 @@ GPT2FAST_INLINE void add_int8_span(const KvLayout& layout, const Span& span,
       const int first = b * kBlockTokens, count = visible + r - first;
       if (count <= 0) break;
       const auto* scales = reinterpret_cast<const float*>(span.blocks[b] + layout.value_scales());
+      __builtin_prefetch(span.blocks[b] + layout.value_scales() + span.ahead[b]);
       // A slot that is unseen may hold anything, a NaN too.
       const V16 scale = count >= kBlockTokens ? load(scales) : load_partial(scales, count, 0.0f);
       store(scaled + first, load(weights[r] + first) * scale);

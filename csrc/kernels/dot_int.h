@@ -145,7 +145,7 @@ GPT2FAST_INLINE void dot_int8(const uint8_t* w, int64_t stride, const int8_t* x,
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
       const I16 weights = load_bytes(w + p * stride);
       const I16 magnitudes{_mm256_abs_epi8(weights.lo), _mm256_abs_epi8(weights.hi)};
-      __builtin_prefetch(w + p * stride + (ROWS == 1 ? kPrefetchBytes : ahead));
+      __builtin_prefetch(w + p * stride + ahead);
       GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
         add_int8_products(sums[r][p], weights, magnitudes, broadcast_quad(x + 4 * r));
       }
@@ -178,7 +178,7 @@ GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
     }
     for (int k = begin; k < end; k += 8, w += kStep, x += 8 * ROWS) {
       GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
-        if (!UNPACKED) __builtin_prefetch(w + p * stride + (ROWS == 1 ? kPrefetchBytes : ahead));
+        if (!UNPACKED) __builtin_prefetch(w + p * stride + ahead);
         const I16 first = load_halves<UNPACKED>(w + p * stride, 0);
         GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
           add_int4_products(pairs[r][p], first, broadcast_quad(x + 4 * r));

@@ -36,7 +36,7 @@ struct QuantizedHeads {
   int32_t starts[ROWS * kMaxHeadSize / kIntSpan];
 
   void set(int row, const float* x, int32_t head_size) {
-    quantize(x, {values, scales, starts, Format::kInt8, head_size, kMaxHeadSize, ROWS}, row);
+    quantize_group(Format::kInt8, x, head_size, {values, scales, starts}, ROWS, row);
   }
 };
 
@@ -81,12 +81,15 @@ constexpr int kSpanBlocks = 4;
 constexpr int kSpanTokens = kSpanBlocks * kBlockTokens;
 struct Span {
   const uint8_t* blocks[kSpanBlocks];  // the first one stands in for those that are not there
+  int64_t ahead[kSpanBlocks];          // bytes to the block a span later, which is fetched meanwhile
   int count;
-  Span() : blocks(), count(0) {}
+  Span() : blocks(), ahead(), count(0) {}
   Span(const HeadCache& cache, int begin, int seen) : count(0) {
     for (int b = 0; b < kSpanBlocks; ++b) {
-      const bool present = begin + b * kBlockTokens < seen;
-      blocks[b] = present ? block_of(cache, begin / kBlockTokens + b) : blocks[0];
+      const int token = begin + b * kBlockTokens, block = token / kBlockTokens;
+      const bool present = token < seen, next = token + kSpanTokens < seen;
+      blocks[b] = present ? block_of(cache, block) : blocks[0];
+      ahead[b] = next ? block_of(cache, block + kSpanBlocks) - blocks[b] : 0;
       count += present;
     }
   }
@@ -147,8 +150,10 @@ class Queries<KvFormat::kInt8, ROWS> {
       I16 sums[ROWS][1];
       GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) sums[r][0] = zero_ints();
       add_starts<ROWS, 1>(q_.starts, count, sums);
-      dot_int8<ROWS, 1>(block, 0, q_.values, count, sums);
-      const V16 scales = load(reinterpret_cast<const float*>(block + layout.key_scales()));
+      dot_int8<ROWS, 1>(block, 0, q_.values, count, sums, span.ahead[b]);
+      const uint8_t* const key_scales = block + layout.key_scales();
+      const V16 scales = load(reinterpret_cast<const float*>(key_scales));
+      __builtin_prefetch(key_scales + span.ahead[b]);
       GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
         out[r][b] = to_float(sums[r][0]) * scales * splat(q_.scales[r]);
       }

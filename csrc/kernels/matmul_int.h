@@ -18,7 +18,7 @@ static __attribute__((noinline)) void int_tile(const MatmulArgs& a, int row, int
   QuantizedTile x = tile_at(a.quantized, row);
   const int spans = a.quantized.spans_per_group();
   const uint8_t* scales = weights.panel(panel);
-  const int64_t ahead = row == 0 ? weights.panel_bytes() : 0;
+  const int64_t ahead = ROWS == 1 ? kPrefetchBytes : row == 0 ? weights.panel_bytes() : 0;
   const int64_t scale_stride = weights.panel_bytes() * step;
   const int padded = weights.padded_inputs();
   float acc[ROWS][PANELS][kLanes];
