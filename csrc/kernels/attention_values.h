@@ -13,19 +13,22 @@ struct Running {
 };
 
 // state[r].o += sum over tokens j of weights[r][j] * V[j], j ascending, for VECTORS vectors from
-// component c on: the tokens of all blocks, or only the first `visible` of a single one.
+// component c on: the tokens of `count` blocks from `first` on, or the first `visible` of one.
 template <KvFormat FORMAT, int ROWS, int VECTORS>
-GPT2FAST_INLINE void add_vectors(const KvLayout& layout, const uint8_t* const* blocks, int count,
+GPT2FAST_INLINE void add_vectors(const KvLayout& layout, const Span& span, int first, int count,
                                  const float* weights, int visible, Running* state, int c) {
   V16 acc[ROWS][VECTORS];
   GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
     GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) acc[r][i] = load(state[r].o + c + i * kLanes);
   }
-  for (int b = 0; b < count; ++b, weights += kBlockTokens) {
-    for (int j = 0; j < visible; ++j) {
+  for (int b = first; b < first + count; ++b, weights += kBlockTokens) {
+    const uint8_t* at = span.blocks[b] + layout.values() + c * layout.element();
+    for (int j = 0; j < visible; ++j, at += layout.padded_head() * layout.element()) {
       V16 values[VECTORS];
       GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) {
-        values[i] = load_value<FORMAT>(layout, blocks[b], j, c + i * kLanes);
+        const uint8_t* const vector = at + i * kLanes * layout.element();
+        values[i] = load_as_float<FORMAT>(vector);
+        if (ROWS == 1) __builtin_prefetch(vector + span.ahead[b]);
       }
       multiply_add<ROWS, VECTORS>(weights + j, kSpanTokens, values, acc);
     }
@@ -38,17 +41,17 @@ GPT2FAST_INLINE void add_vectors(const KvLayout& layout, const uint8_t* const* b
 }
 
 template <KvFormat FORMAT, int ROWS>
-GPT2FAST_INLINE void add_values(const KvLayout& layout, const uint8_t* const* blocks, int count,
+GPT2FAST_INLINE void add_values(const KvLayout& layout, const Span& span, int first, int count,
                                 const float* weights, int visible, Running* state) {
   // As many sums at a time as registers hold.
   constexpr int kVectors = ROWS == 1 ? 4 : 1;
   const int width = static_cast<int>(layout.padded_head());
   int c = 0;
   for (; c + kVectors * kLanes <= width; c += kVectors * kLanes) {
-    add_vectors<FORMAT, ROWS, kVectors>(layout, blocks, count, weights, visible, state, c);
+    add_vectors<FORMAT, ROWS, kVectors>(layout, span, first, count, weights, visible, state, c);
   }
   for (; c < width; c += kLanes) {
-    add_vectors<FORMAT, ROWS, 1>(layout, blocks, count, weights, visible, state, c);
+    add_vectors<FORMAT, ROWS, 1>(layout, span, first, count, weights, visible, state, c);
   }
 }
 
@@ -60,7 +63,7 @@ GPT2FAST_INLINE void add_float_span(const KvLayout& layout, const Span& span,
                                     Running* state) {
   const int whole = visible / kBlockTokens < span.count ? visible / kBlockTokens : span.count;
   if (whole > 0) {
-    add_values<FORMAT, ROWS>(layout, span.blocks, whole, weights[0], kBlockTokens, state);
+    add_values<FORMAT, ROWS>(layout, span, 0, whole, weights[0], kBlockTokens, state);
   }
   for (int b = whole < 0 ? 0 : whole; b < span.count; ++b) {
     const int first = b * kBlockTokens;
@@ -68,7 +71,7 @@ GPT2FAST_INLINE void add_float_span(const KvLayout& layout, const Span& span,
       const int behind = visible + r - first;
       const int seen = behind < kBlockTokens ? behind : kBlockTokens;
       if (seen <= 0) continue;
-      add_values<FORMAT, 1>(layout, span.blocks + b, 1, weights[r] + first, seen, state + r);
+      add_values<FORMAT, 1>(layout, span, b, 1, weights[r] + first, seen, state + r);
     }
   }
 }

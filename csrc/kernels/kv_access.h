@@ -81,7 +81,7 @@ constexpr int kSpanBlocks = 4;
 constexpr int kSpanTokens = kSpanBlocks * kBlockTokens;
 struct Span {
   const uint8_t* blocks[kSpanBlocks];  // the first one stands in for those that are not there
-  int64_t ahead[kSpanBlocks];          // bytes to the block a span later, which is fetched meanwhile
+  int64_t ahead[kSpanBlocks];  // bytes to the block a span later, which is fetched meanwhile
   int count;
   Span() : blocks(), ahead(), count(0) {}
   Span(const HeadCache& cache, int begin, int seen) : count(0) {
@@ -96,10 +96,9 @@ struct Span {
 };
 
 template <KvFormat FORMAT>
-GPT2FAST_INLINE V16 load_key(const uint8_t* block, int d) {
-  const int64_t at = int64_t{d} * kBlockTokens;
-  if (FORMAT == KvFormat::kFloat32) return load(reinterpret_cast<const float*>(block) + at);
-  return load_bf16(reinterpret_cast<const uint16_t*>(block) + at);
+GPT2FAST_INLINE V16 load_as_float(const uint8_t* at) {
+  if (FORMAT == KvFormat::kFloat32) return load(reinterpret_cast<const float*>(at));
+  return load_bf16(reinterpret_cast<const uint16_t*>(at));
 }
 
 // ROWS query rows, ready to be scored against spans: q . K, without the softmax's scale. What is
@@ -119,7 +118,9 @@ class Queries {
       for (int d = 0; d < layout.head_size; ++d) {
         V16 keys[kBlocks];
         GPT2FAST_UNROLL for (int b = 0; b < kBlocks; ++b) {
-          keys[b] = load_key<FORMAT>(span.blocks[first + b], d);
+          const uint8_t* const at = span.blocks[first + b] + d * kBlockTokens * layout.element();
+          keys[b] = load_as_float<FORMAT>(at);
+          if (ROWS == 1) __builtin_prefetch(at + span.ahead[first + b]);
         }
         multiply_add<ROWS, kBlocks>(q_ + d, stride_, keys, acc);
       }
@@ -163,14 +164,6 @@ class Queries<KvFormat::kInt8, ROWS> {
  private:
   QuantizedHeads<ROWS> q_;
 };
-
-// Components c .. c + 15 of token j's value.
-template <KvFormat FORMAT>
-GPT2FAST_INLINE V16 load_value(const KvLayout& layout, const uint8_t* block, int j, int c) {
-  const uint8_t* at = block + layout.values() + (j * layout.padded_head() + c) * layout.element();
-  if (FORMAT == KvFormat::kFloat32) return load(reinterpret_cast<const float*>(at));
-  return load_bf16(reinterpret_cast<const uint16_t*>(at));
-}
 
 }  // namespace GPT2FAST_ISA
 }  // namespace gpt2fast
