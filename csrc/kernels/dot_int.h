@@ -10,9 +10,9 @@
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
-// How far ahead a matrix-vector product fetches: the hardware stops at page ends, and is too late
-// for the few cycles that a line takes here. What products of several rows fetch lies `ahead` bytes
-// from what they read: the next panel, while the first tile of rows meets this one.
+// How far ahead of what it reads a matrix-vector product fetches: the hardware stops at page ends,
+// and is too late for the few cycles that a line takes here. A product of several rows fetches the
+// next panel while the first of them meet this one.
 constexpr int kPrefetchBytes = 1024;
 
 typedef int32_t Quad __attribute__((may_alias, aligned(1)));  // four bytes of x

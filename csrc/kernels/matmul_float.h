@@ -15,13 +15,6 @@
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
-// How far ahead memory is fetched, in bytes: by a matrix-vector product in each of its streams; a
-// product of several rows fetches the next panel while it computes this one.
-template <int ROWS>
-GPT2FAST_INLINE int64_t ahead(int64_t panel_bytes) {
-  return ROWS == 1 ? kPrefetchBytes : panel_bytes;
-}
-
 template <int ROWS, int PANELS>
 GPT2FAST_INLINE void multiply_add(const float* x, int64_t stride, const V16 (&weights)[PANELS],
                                   V16 (&acc)[ROWS][PANELS]) {
@@ -36,13 +29,14 @@ GPT2FAST_INLINE void multiply_add(const float* x, int64_t stride, const V16 (&we
 
 template <int ROWS, int PANELS>
 GPT2FAST_INLINE void float32_sums(const uint8_t* w, int64_t stride, const float* x,
-                                  int64_t x_stride, int inputs, V16 (&acc)[ROWS][PANELS]) {
+                                  int64_t x_stride, int inputs, int64_t ahead,
+                                  V16 (&acc)[ROWS][PANELS]) {
   for (int k = 0; k < inputs; ++k) {
     V16 weights[PANELS];
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
       const uint8_t* at = w + p * stride + int64_t{k} * kLanes * 4;
       weights[p] = load(reinterpret_cast<const float*>(at));
-      __builtin_prefetch(at + ahead<ROWS>(stride));
+      __builtin_prefetch(at + ahead);
     }
     multiply_add<ROWS, PANELS>(x + k, x_stride, weights, acc);
   }
@@ -50,13 +44,14 @@ GPT2FAST_INLINE void float32_sums(const uint8_t* w, int64_t stride, const float*
 
 template <int ROWS, int PANELS>
 GPT2FAST_INLINE void bfloat16_sums(const uint8_t* w, int64_t stride, const float* x,
-                                   int64_t x_stride, int inputs, V16 (&acc)[ROWS][PANELS]) {
+                                   int64_t x_stride, int inputs, int64_t ahead,
+                                   V16 (&acc)[ROWS][PANELS]) {
   for (int k = 0; k < inputs; k += 2) {
     V16 weights[PANELS];
     const uint8_t* at = w + int64_t{k} * kLanes * 2;
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
       weights[p] = load_bf16_pairs<0>(at + p * stride);
-      __builtin_prefetch(at + p * stride + ahead<ROWS>(stride));
+      __builtin_prefetch(at + p * stride + ahead);
     }
     multiply_add<ROWS, PANELS>(x + k, x_stride, weights, acc);
     if (k + 1 == inputs) break;
@@ -72,14 +67,15 @@ static void float_tile(const MatmulArgs& a, int row, int panel, int step) {
   const uint8_t* w = a.weights.panel(panel);
   const int64_t stride = a.weights.panel_bytes() * step;
   const float* x = a.x + row * a.x_stride;
+  const int64_t ahead = ROWS == 1 ? kPrefetchBytes : a.weights.panel_bytes();
   V16 acc[ROWS][PANELS];
   GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) acc[r][p] = splat(0.0f);
   }
   if (FORMAT == Format::kFloat32) {
-    float32_sums<ROWS, PANELS>(w, stride, x, a.x_stride, a.weights.inputs, acc);
+    float32_sums<ROWS, PANELS>(w, stride, x, a.x_stride, a.weights.inputs, ahead, acc);
   } else {
-    bfloat16_sums<ROWS, PANELS>(w, stride, x, a.x_stride, a.weights.inputs, acc);
+    bfloat16_sums<ROWS, PANELS>(w, stride, x, a.x_stride, a.weights.inputs, ahead, acc);
   }
   // Through memory, once: a loop over the accumulators that is not unrolled would make the
   // compiler keep them in memory in the loop above as well.
