@@ -138,5 +138,8 @@ def test_operations_counted_by_hand() -> None:
     # Width 8, inner 32, 2 layers: 4 * 64 + 2 * 256 = 768 multiply-adds a layer and token; the head
     # 400; attention 2 * 8 a layer for each token that is seen.
     assert decode_flops(TINY, 10) == 2 * (2 * 768 + 400 + 2 * 2 * 8 * 10)
-    seen = 1 + 2 + 3
-    assert prefill_flops(TINY, 3) == 2 * (3 * 2 * 768 + 400 + 2 * 2 * 8 * seen)
+    # A prompt of three: the first layer whole, attention over 1 + 2 + 3 tokens; of the last layer
+    # the last token, which sees three, and keys and values (2 * 64) of the two before it.
+    first = 3 * 768 + 2 * 8 * (1 + 2 + 3)
+    last = 768 + 2 * 8 * 3 + 2 * 128
+    assert prefill_flops(TINY, 3) == 2 * (first + last + 400)

@@ -126,6 +126,45 @@ TEST(logits_are_the_same_bits_for_any_threads_and_chunks) {
   }
 }
 
+// The last layer works on the sampled rows alone: whichever they are, and also when none is.
+TEST(logits_do_not_depend_on_which_rows_are_sampled) {
+  const std::vector<int32_t> tables{5, 0, 2, 1, 3, 4}, starts{0, 39, 78}, none{0, 0};
+  std::vector<int32_t> ids;
+  for (int32_t s = 0; s < 2; ++s) {
+    for (int32_t t = 0; t < 39; ++t) ids.push_back((t * 7 + s * 13) % kShape.vocab);
+  }
+  for (const Isa isa : available_isas()) {
+    DecoderOptions given = options(2, 6, 80);
+    given.formats = all_in({Format::kInt8, 32});
+    Decoder decoder(kShape, isa, given);
+    load_all(decoder);
+    const auto all = run(decoder, {39, 1});
+    const auto row_of = [&](int32_t row) {
+      const int32_t sequence = row / 39, token = row % 39;
+      return &all[static_cast<size_t>((sequence * 40 + token) * kShape.vocab)];
+    };
+    const std::vector<std::vector<int32_t>> choices{{77}, {38, 77}, {77, 3, 77, 40}, {}};
+    for (const auto& rows : choices) {
+      const auto count = static_cast<int32_t>(rows.size());
+      std::vector<float> logits(rows.size() * static_cast<size_t>(kShape.vocab) + 1);
+      decoder.step(
+          {ids.data(), starts.data(), none.data(), tables.data(), rows.data(), 78, 2, 3, count},
+          logits.data());
+      for (size_t r = 0; r < rows.size(); ++r) {
+        CHECK(std::memcmp(&logits[r * size_t(kShape.vocab)], row_of(rows[r]),
+                          size_t(kShape.vocab) * sizeof(float)) == 0);
+      }
+    }
+    // Keys and values of the step without a sample are those of all the others.
+    const std::vector<int32_t> next{39 * 7 % kShape.vocab}, one{0, 1}, seen{39}, sampled{0};
+    std::vector<float> logits(static_cast<size_t>(kShape.vocab));
+    decoder.step({next.data(), one.data(), seen.data(), tables.data(), sampled.data(), 1, 1, 3, 1},
+                 logits.data());
+    CHECK(std::memcmp(logits.data(), &all[size_t(39 * kShape.vocab)],
+                      logits.size() * sizeof(float)) == 0);
+  }
+}
+
 TEST(instruction_sets_agree_in_every_format) {
   for (const MatrixFormat format : {MatrixFormat{Format::kFloat32, 0},
                                     {Format::kBFloat16, 0},

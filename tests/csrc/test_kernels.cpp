@@ -159,6 +159,7 @@ TEST(matmul_is_right_and_its_bits_do_not_depend_on_the_tile) {
       for (const int rows : {1, 2, 3, 4, 5, 6, 7, 12, 13, 25}) {
         check_matmul(isa, format, group, rows, 37, 50);
       }
+      check_matmul(isa, format, group, 130, 70, 50);  // enough rows to unpack 4 bits for
       check_matmul(isa, format, group, 1, 768, 257);
       check_matmul(isa, format, group, 3, 200, 150);
       check_matmul(isa, format, group, 4, 1, 1);
