@@ -1,7 +1,7 @@
 """Operations that a forward pass needs, from the configuration alone.
 
 Useful work is counted: every matrix once a token, attention over the tokens that are seen, and for
-tokens that are not sampled neither the head nor, in the last layer, anything but key and value. What
+tokens that are not sampled neither the head nor anything of the last layer but key and value. What
 a system computes beyond that does not raise its rate.
 """
 
