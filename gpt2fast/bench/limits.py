@@ -36,8 +36,8 @@ def _buffer_megabytes() -> int:
 def arithmetic_peak(fmt: str, threads: int) -> float | None:
     """Operations per second (a multiply-add is two) that ``threads`` threads reach in registers.
 
-    None for a format whose arithmetic is not measured. The best of several passes: the first ones of
-    new threads may share a core, and nothing makes a pass faster than the machine is.
+    None for a format whose arithmetic is not measured. The best of several passes: the first ones
+    of new threads may share a core, and nothing makes a pass faster than the machine is.
     """
     if fmt not in _ARITHMETIC:
         return None
