@@ -115,7 +115,7 @@ GPT2FAST_INLINE void add_int8_products(I16& sum, const I16& w, const I16& magnit
       "vpmaddwd %[x], %[ones], %[x]\n\t"
       "vpaddd %[other], %[lo], %[lo]\n\t"
       "vpaddd %[x], %[hi], %[hi]"
-      : [x] "+x"(x), [other] "=&x"(other), [lo] "+x"(sum.lo), [hi] "+x"(sum.hi)
+      : [x] "+&x"(x), [other] "=&x"(other), [lo] "+&x"(sum.lo), [hi] "+x"(sum.hi)
       : [w_lo] "x"(w.lo), [w_hi] "x"(w.hi), [m_lo] "x"(magnitude.lo), [m_hi] "x"(magnitude.hi),
         [ones] "x"(_mm256_set1_epi16(1)));
 }
@@ -126,7 +126,7 @@ GPT2FAST_INLINE void add_int4_products(I16& sum, const I16& w, __m256i x) {
       "vpmaddubsw %[x], %[w_hi], %[x]\n\t"
       "vpaddw %[other], %[lo], %[lo]\n\t"
       "vpaddw %[x], %[hi], %[hi]"
-      : [x] "+x"(x), [other] "=&x"(other), [lo] "+x"(sum.lo), [hi] "+x"(sum.hi)
+      : [x] "+&x"(x), [other] "=&x"(other), [lo] "+&x"(sum.lo), [hi] "+x"(sum.hi)
       : [w_lo] "x"(w.lo), [w_hi] "x"(w.hi));
 }
 
