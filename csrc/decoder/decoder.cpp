@@ -25,6 +25,9 @@ Buffer rows_of(int64_t rows, int64_t stride) {
   return Buffer(static_cast<size_t>(rows * stride) * sizeof(float));
 }
 
+// Whether the last layer can leave rows out.
+bool samples_some(const StepBatch& batch) { return batch.num_logit_rows < batch.num_tokens; }
+
 }  // namespace
 
 Decoder::Decoder(const ModelShape& shape, Isa isa, const DecoderOptions& options)
@@ -74,6 +77,7 @@ void Decoder::plan(const StepBatch& batch) {
     }
   }
   sampled_tasks_.clear();
+  if (!samples_some(batch)) return;
   for (int32_t r = 0; r < batch.num_logit_rows; ++r) {
     const int32_t* const after = std::upper_bound(
         batch.query_starts, batch.query_starts + batch.num_sequences, batch.logit_rows[r]);
@@ -109,7 +113,7 @@ void Decoder::forward(Worker& worker) {
     attention_block(worker, static_cast<int32_t>(l));
     mlp_block(worker, static_cast<int32_t>(l));
   }
-  if (worker.rows > 0 && worker.batch.num_logit_rows > 0) head(worker);
+  if (worker.batch.num_logit_rows > 0) head(worker);
 }
 
 void Decoder::embed(Worker& worker) {
@@ -193,7 +197,7 @@ void Decoder::attention_block(Worker& worker, int32_t layer) {
          args);
 
   const bool last = layer + 1 == static_cast<int32_t>(shape_.layers.size());
-  if (last && worker.batch.num_logit_rows < worker.batch.num_tokens) {
+  if (last && samples_some(worker.batch)) {
     attend_sampled(worker, layer);
     if (worker.rows == 0) return;
   } else {
@@ -227,24 +231,19 @@ void Decoder::mlp_block(Worker& worker, int32_t layer) {
 
 void Decoder::head(Worker& worker) {
   const StepBatch& batch = worker.batch;
-  const bool gathered = worker.residual == sampled_.floats();
   MatmulArgs args{};
   args.out = worker.logits;
   args.out_stride = shape_.vocab;
   matmul(worker, weights_.head(),
          {worker.residual, width_stride_, batch.num_logit_rows, &weights_.ln_f(),
-          gathered ? nullptr : batch.logit_rows},
+          samples_some(batch) ? nullptr : batch.logit_rows},
          args);
 }
 
 void Decoder::attend(Worker& worker, int32_t layer) {
   const int32_t heads = shape_.layers[layer].heads;
   const auto tasks = static_cast<int32_t>(attention_tasks_.size()) * heads;
-  const auto task_at = [&](int32_t i) {
-    AttentionTask task = attention_tasks_[i / heads];
-    task.head = i % heads;
-    return task;
-  };
+  const auto task_at = [&](int32_t i) { return attention_tasks_[i / heads].of_head(i % heads); };
   // Where one task covers all new rows of a head it stores their keys and values itself; where
   // they are split, each task needs those of the others first.
   if (attention_split_) {
@@ -265,9 +264,7 @@ void Decoder::attend_sampled(Worker& worker, int32_t layer) {
   const auto appends = static_cast<int32_t>(attention_tasks_.size()) * heads;
   phase(worker, appends + sampled, [&](int32_t i) {
     if (i < appends) {
-      AttentionTask task = attention_tasks_[i / heads];
-      task.head = i % heads;
-      append_task(batch, layer, task);
+      append_task(batch, layer, attention_tasks_[i / heads].of_head(i % heads));
     } else {
       const int64_t row = i - appends;
       std::copy_n(residual_.floats() + batch.logit_rows[row] * width_stride_, shape_.width,
@@ -275,9 +272,7 @@ void Decoder::attend_sampled(Worker& worker, int32_t layer) {
     }
   });
   phase(worker, sampled * heads, [&](int32_t i) {
-    AttentionTask task = sampled_tasks_[i / heads];
-    task.head = i % heads;
-    attend_task(batch, layer, task);
+    attend_task(batch, layer, sampled_tasks_[i / heads].of_head(i % heads));
   });
   worker.residual = sampled_.floats();
   worker.rows = sampled;

@@ -45,6 +45,10 @@ class Decoder {
     int32_t sequence, row_begin, row_end;  // rows counted in the sequence
     int32_t output;                        // where row_begin's goes
     int32_t head;
+
+    AttentionTask of_head(int32_t other) const {
+      return {sequence, row_begin, row_end, output, other};
+    }
   };
   // One thread's view of one step. What is not const advances alike on every thread.
   struct Worker {

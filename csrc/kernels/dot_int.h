@@ -17,10 +17,11 @@ constexpr int kPrefetchBytes = 1024;
 
 typedef int32_t Quad __attribute__((may_alias, aligned(1)));  // four bytes of x
 
+constexpr int32_t kInt4Offset = 8;  // of 4-bit weights as stored
+
 #if defined(__AVX512VNNI__)
 
 constexpr int32_t kInt8Offset = 128;  // the instruction takes one operand as unsigned
-constexpr int32_t kInt4Offset = 8;    // as stored
 
 GPT2FAST_INLINE int32_t start_from(Format format, SpanSum total) {
   return -(format == Format::kInt8 ? kInt8Offset : kInt4Offset) * total_of(total);
@@ -92,7 +93,6 @@ GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
 // w = 0 .. 15, which may wrap around, but it starts from -8 times the sum of its x, so what it ends
 // with is the sum of (w - 8) * x, of at most 32 * 8 * 127. The two lanes of an output start from
 // the two halves of a 32-bit value.
-constexpr int32_t kInt4Offset = 8;
 static_assert(kIntSpan / 2 * kInt4Offset * 127 < 32768, "the sums of a span must fit 16 bits");
 GPT2FAST_INLINE int32_t start_from(Format format, SpanSum total) {
   return format == Format::kInt4 ? packed_times<-kInt4Offset>(total) : 0;
@@ -201,8 +201,6 @@ GPT2FAST_INLINE void dot_int4(const uint8_t* w, int64_t stride, const int8_t* x,
 }
 
 #else
-
-constexpr int32_t kInt4Offset = 8;
 
 GPT2FAST_INLINE int32_t start_from(Format format, SpanSum total) {
   return format == Format::kInt4 ? -kInt4Offset * total : 0;

@@ -1,9 +1,8 @@
 // How one head's keys and values of a cache block lie in memory.
 //
 //   float32, bfloat16   keys (D, 16), then values (16, D padded to 16)
-//   int8                keys (D / 4, 16, 4), their scales (16,), values (D / 16, 4, 16, 4): 16
-//   components
-//                       of four tokens, their scales (16,): float32 scales, one a token
+//   int8                keys (D / 4, 16, 4), their scales (16,), then values (D / 16, 4, 16, 4),
+//                       16 components of four tokens, their scales (16,): float32, one a token
 //
 // The 16 tokens of a block lie side by side in the keys, so that one vector holds the scores of a
 // whole block and no reduction runs across lanes.
