@@ -39,8 +39,7 @@ class Kernels {
     const Panels& weights = args.weights;
     const bool integer = weights.is_integer();
     if (integer) args.quantized = make_room(args.rows, weights);
-    const int32_t panels = weights.count();
-    const int32_t each = panels_per_task(panels, pool_.size());
+    const PanelTasks shares(weights.count(), pool_.size());
     TaskCounter tiles, tasks;
     pool_.run([&](int) {
       const FloatEnvironment ieee;
@@ -53,8 +52,8 @@ class Kernels {
         }
         pool_.barrier();
       }
-      for (int32_t begin = tasks.take() * each; begin < panels; begin = tasks.take() * each) {
-        table_.matmul(args, begin, std::min(begin + each, panels));
+      for (int32_t i = tasks.take(); i < shares.count(); i = tasks.take()) {
+        table_.matmul(args, shares.begin(i), shares.end(i));
       }
     });
   }

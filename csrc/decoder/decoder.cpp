@@ -179,12 +179,9 @@ void Decoder::matmul(Worker& worker, const PackedMatrix& matrix, const Input& in
   args.weights = matrix.panels();
   args.bias = matrix.bias.floats();
   prepare(worker, input, args);
-  const int32_t panels = args.weights.count();
-  const int32_t each = panels_per_task(panels, pool_.size());
-  phase(worker, (panels + each - 1) / each, [&](int32_t task) {
-    const int32_t begin = task * each;
-    kernels_.matmul(args, begin, std::min(begin + each, panels));
-  });
+  const PanelTasks shares(args.weights.count(), pool_.size());
+  phase(worker, shares.count(),
+        [&](int32_t task) { kernels_.matmul(args, shares.begin(task), shares.end(task)); });
 }
 
 // residual += c_proj(attention(c_attn(ln_1(residual))))

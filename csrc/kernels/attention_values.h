@@ -13,17 +13,21 @@ struct Running {
 };
 
 // state[r].o += sum over tokens j of weights[r][j] * V[j], j ascending, for VECTORS vectors from
-// component c on: the tokens of `count` blocks from `first` on, or the first `visible` of one.
+// component c on: the tokens of `count` blocks from `first` on, or the first `visible` of one. A
+// function of its own, as int_tile() is.
 template <KvFormat FORMAT, int ROWS, int VECTORS>
-GPT2FAST_INLINE void add_vectors(const KvLayout& layout, const Span& span, int first, int count,
-                                 const float* weights, int visible, Running* state, int c) {
+static __attribute__((noinline)) void add_vectors(const KvLayout& layout, const Span& span,
+                                                  int first, int count, const float* weights,
+                                                  int visible, Running* state, int c) {
   V16 acc[ROWS][VECTORS];
   GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
     GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) acc[r][i] = load(state[r].o + c + i * kLanes);
   }
+  const int64_t values_at = layout.values() + c * layout.element();
+  const int64_t stride = layout.padded_head() * layout.element();
   for (int b = first; b < first + count; ++b, weights += kBlockTokens) {
-    const uint8_t* at = span.blocks[b] + layout.values() + c * layout.element();
-    for (int j = 0; j < visible; ++j, at += layout.padded_head() * layout.element()) {
+    const uint8_t* at = span.blocks[b] + values_at;
+    for (int j = 0; j < visible; ++j, at += stride) {
       V16 values[VECTORS];
       GPT2FAST_UNROLL for (int i = 0; i < VECTORS; ++i) {
         const uint8_t* const vector = at + i * kLanes * layout.element();
