@@ -11,6 +11,7 @@ namespace {
 // Up to this many rows every thread prepares the left side of a product for itself: cheaper than
 // one more barrier.
 constexpr int32_t kRedundantRows = 4;
+constexpr int32_t kRowsAhead = 4;  // whose keys and values are fetched while one is stored
 constexpr int32_t kPhasesPerLayer =
     10;  // at most: four products with their preparation, append, attention
 constexpr int32_t kPhasesOutside = 3;  // embedding, head with its preparation
@@ -286,6 +287,14 @@ void Decoder::append_task(const StepBatch& batch, int32_t layer, const Attention
   for (int32_t row = task.row_begin; row < task.row_end; ++row) {
     const float* key = qkv_.floats() + (batch.query_starts[task.sequence] + row) * qkv_stride_ +
                        attended + int64_t{task.head} * shape_.head_size;
+    // A head's part of the rows further on, which lies too far apart for the hardware to expect.
+    if (row + kRowsAhead < task.row_end) {
+      const float* const ahead = key + kRowsAhead * qkv_stride_;
+      for (int32_t d = 0; d < shape_.head_size; d += kLanes) {
+        __builtin_prefetch(ahead + d);
+        __builtin_prefetch(ahead + attended + d);
+      }
+    }
     kernels_.append_kv(cache, batch.context_lens[task.sequence] + row, key, key + attended);
   }
 }

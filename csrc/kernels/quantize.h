@@ -9,7 +9,7 @@ namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
 // The largest magnitude of x (count,); `poison` becomes NaN where x holds NaN or infinity.
-static float largest_magnitude(const float* x, int count, float& poison) {
+GPT2FAST_INLINE float largest_magnitude(const float* x, int count, float& poison) {
   V16 most = splat(0.0f), zeros = splat(0.0f);
   for (int k = 0; k < count; k += kLanes) {
     const V16 v = count - k >= kLanes ? load(x + k) : load_partial(x + k, count - k, 0.0f);
