@@ -16,7 +16,8 @@ part() {
 for name in ${*:-decode prefill batch context medium xl}; do
   case $name in
     decode) part decode --random gpt2 --rounds 5 --starts 2 --baseline gpt2fast:int8 -s $ours \
-      transformers-sdpa:float32 llama_cpp:float16,int8,int4 \
+      transformers-eager:float32 transformers-sdpa:float32 transformers-compile:float32 \
+      llama_cpp:float16,int8,int4 \
       onnxruntime:float32,int8,int4 openvino:float32,int8,int4 ctranslate2:float32,int8 ;;
     prefill) part prefill --random gpt2 --rounds 7 --starts 1 --prompt 512 --tokens 4 \
       -s $ours llama_cpp-flash:float32,float16,int8,int4 ;;

@@ -23,10 +23,20 @@ def decode_flops(config: ModelConfig, context: float) -> float:
     return 2.0 * (config.n_layer * layer + head)
 
 
+def attention_flops(config: ModelConfig, prompt: int) -> float:
+    """Operations of a prompt between queries and cache, which are not in the weights' format.
+
+    Query t of a layer meets t tokens, twice; in the last layer there is the sampled one alone.
+    """
+    pairs = (config.n_layer - 1) * prompt * (prompt + 1) // 2 + prompt
+    return 2.0 * 2 * config.n_embd * pairs
+
+
 def prefill_flops(config: ModelConfig, prompt: int) -> float:
     """Operations of a prompt of ``prompt`` tokens up to the logits of its last one."""
+    layer = _layer_products(config)
     keys_and_values = 2 * config.n_embd * config.n_embd
-    layer = prompt * (_layer_products(config) + config.n_embd * (prompt + 1))
-    last = (prompt - 1) * keys_and_values + _layer_products(config) + 2 * config.n_embd * prompt
+    products = (config.n_layer - 1) * prompt * layer
+    last = (prompt - 1) * keys_and_values + layer
     head = config.n_embd * config.vocab_size
-    return 2.0 * ((config.n_layer - 1) * layer + last + head)
+    return 2.0 * (products + last + head) + attention_flops(config, prompt)

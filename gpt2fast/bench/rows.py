@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2fast.bench.costs import decode_flops, prefill_flops
+from gpt2fast.bench.costs import attention_flops, decode_flops, prefill_flops
 from gpt2fast.bench.grid import Case
 from gpt2fast.bench.limits import machine
 from gpt2fast.bench.options import Plan
@@ -93,9 +93,8 @@ def _row(plan: Plan, measured: Measured, case: Case) -> Row:
         row["status"], row["reason"] = _NOT_RUN
     else:
         starts = measured.starts[holding_of(case)]
-        peaks = measured.peaks.get((variant.format, case.threads))
-        peak = statistics.median(peaks) if peaks else None
-        row |= _times(case, samples) | _fractions(case, samples, starts, peak)
+        row |= _times(case, samples) | _fractions(case, samples, starts)
+        row |= _peak_fractions(case, samples, measured)
         row |= _memory_and_starts(samples, starts)
         row |= {"agreement": probe.agreement, "agreement_of": probe.agreement_of}
         row |= {name: probe.quality.get(name) for name in ("perplexity", "bits_per_byte")}
@@ -114,7 +113,7 @@ def _times(case: Case, samples: Sequence[Sample]) -> Row:
     return row
 
 
-def _fractions(case: Case, samples: Sequence[Sample], starts: Starts, peak: float | None) -> Row:
+def _fractions(case: Case, samples: Sequence[Sample], starts: Starts) -> Row:
     config = case.variant.model.config
     read = bytes_per_step(case, starts)
     flops = case.batch * decode_flops(config, case.mid_context)
@@ -130,13 +129,32 @@ def _fractions(case: Case, samples: Sequence[Sample], starts: Starts, peak: floa
         "decode_gb_s": read and read / step / 1e9,
         "decode_bandwidth_fraction": read
         and statistics.median(read / _median_step(s) / s.bandwidth for s in samples),
-        "peak_gflop_s": peak and peak / 1e9,
         "decode_gflop_s": flops / step / 1e9,
         "prefill_gflop_s": prompt_flops / first / 1e9,
-        "prefill_peak_fraction": peak and prompt_flops / first / peak,
         "decode_flops_per_step": flops,
     }
     return row
+
+
+def _peak_fractions(case: Case, samples: Sequence[Sample], measured: Measured) -> Row:
+    """The least time that the prompt's operations take, each at the peak of its own arithmetic,
+    over the time that they took: attention is not computed in the format of the weights."""
+    config, variant = case.variant.model.config, case.variant
+    peak = _peak(measured, variant.format, case.threads)
+    over_cache = "int8" if variant.kv_cache_dtype == "int8" else "float32"
+    attention_peak = _peak(measured, over_cache, case.threads)
+    if peak is None or attention_peak is None:
+        return {"peak_gflop_s": None, "prefill_peak_fraction": None}
+    attention = attention_flops(config, case.prompt_tokens)
+    products = prefill_flops(config, case.prompt_tokens) - attention
+    least = case.batch * (products / peak + attention / attention_peak)
+    first = statistics.median(sample.times[0] for sample in samples)
+    return {"peak_gflop_s": peak / 1e9, "prefill_peak_fraction": least / first}
+
+
+def _peak(measured: Measured, fmt: str, threads: int) -> float | None:
+    peaks = measured.peaks.get((fmt, threads))
+    return statistics.median(peaks) if peaks else None
 
 
 def _memory_and_starts(samples: Sequence[Sample], starts: Starts) -> Row:

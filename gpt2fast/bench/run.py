@@ -185,7 +185,11 @@ class _Bandwidths:
 
 
 def _measure_peaks(block: list[Case], measured: Measured) -> None:
-    for fmt, threads in sorted({(case.variant.format, case.threads) for case in block}):
+    wanted = {(case.variant.format, case.threads) for case in block}
+    # That of attention, whatever the weights are stored in.
+    wanted |= {("float32", threads) for _, threads in wanted}
+    wanted |= {("int8", case.threads) for case in block if case.variant.kv_cache_dtype == "int8"}
+    for fmt, threads in sorted(wanted):
         peak = arithmetic_peak(fmt, threads)
         if peak is not None:
             measured.peaks.setdefault((fmt, threads), []).append(peak)

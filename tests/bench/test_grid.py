@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpt2fast.bench import peers
-from gpt2fast.bench.costs import decode_flops, prefill_flops
+from gpt2fast.bench.costs import attention_flops, decode_flops, prefill_flops
 from gpt2fast.bench.grid import Model, Sizes, Variant, choose_systems, expand, find_baseline
 from gpt2fast.bench.options import BenchOptions, make_plan
 from gpt2fast.bench.pool import random_prompts
@@ -143,3 +143,4 @@ def test_operations_counted_by_hand() -> None:
     first = 3 * 768 + 2 * 8 * (1 + 2 + 3)
     last = 768 + 2 * 8 * 3 + 2 * 128
     assert prefill_flops(TINY, 3) == 2 * (first + last + 400)
+    assert attention_flops(TINY, 3) == 2 * 2 * 8 * (1 + 2 + 3 + 3)

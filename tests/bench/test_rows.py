@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from gpt2fast.bench import table
 from gpt2fast.bench.charts import make_charts
+from gpt2fast.bench.costs import attention_flops, prefill_flops
 from gpt2fast.bench.grid import Case, Model, Sizes, expand
 from gpt2fast.bench.options import BenchOptions, Plan
 from gpt2fast.bench.palette import make_styles
@@ -80,6 +82,37 @@ def test_figures_of_a_row() -> None:
     assert (mine["load_s"], mine["cold_start_s"]) == (0.2, 2.0)
     assert mine["peak_memory_mb"] == pytest.approx(2.000002)
     assert mine["step_ms"] == pytest.approx([2.0] * 100)
+
+
+def test_the_peak_of_attention_is_that_of_its_own_arithmetic() -> None:
+    plan, measured = measure()
+    measured.peaks["int8", 2] = [4e9]
+    theirs = record_of(plan, measured)["rows"][1]
+    attention = attention_flops(CONFIG, 10)
+    products = prefill_flops(CONFIG, 10) - attention
+    assert attention > 0
+    first = 0.040
+    assert theirs["prefill_peak_fraction"] == pytest.approx(
+        (products / 4e9 + attention / 2e9) / first
+    )
+    # Without a measured peak for either of the two there is no fraction.
+    del measured.peaks["float32", 2]
+    assert record_of(plan, measured)["rows"][1]["prefill_peak_fraction"] is None
+
+
+def test_an_int8_cache_is_held_against_the_peak_of_int8() -> None:
+    plan, measured = measure()
+    case = dataclasses.replace(
+        plan.cases[0], variant=dataclasses.replace(plan.cases[0].variant, kv_cache_dtype="int8")
+    )
+    measured.samples[case] = measured.samples[plan.cases[0]]
+    measured.probes[case.variant] = measured.probes[plan.cases[0].variant]
+    measured.starts[holding_of(case)] = measured.starts[holding_of(plan.cases[0])]
+    measured.peaks["int8", 2] = [4e9]
+    row = record_of(dataclasses.replace(plan, cases=(case,), baseline=None), measured)["rows"][0]
+    attention = attention_flops(CONFIG, 10)
+    products = prefill_flops(CONFIG, 10) - attention
+    assert row["prefill_peak_fraction"] == pytest.approx((products / 2e9 + attention / 4e9) / 0.020)
 
 
 def test_ratios_are_paired_within_rounds() -> None:
