@@ -29,7 +29,7 @@ $(VENV)/.peers: $(VENV)/.core
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.peers
-	$(PIP) install -c constraints.txt -e ".[torch,hf,dev]" --no-build-isolation
+	$(PIP) install -c constraints.txt -e ".[torch,gpu,hf,dev]" --no-build-isolation
 	touch $@
 
 demo: $(VENV)/.peers
@@ -37,8 +37,10 @@ demo: $(VENV)/.peers
 	@echo; $(VENV)/bin/gpt2fast bench --random gpt2 -s gpt2fast:float32,int8,int4 transformers-sdpa:float32 \
 		--baseline transformers-sdpa --tokens 32 --rounds 3 --starts 1 --work build
 
+# Whether Triton's kernels are compiled or interpreted is decided once a process: hence two.
 test: $(VENV)/.dev lint
 	$(PY) -m pytest -m "not slow"
+	TRITON_INTERPRET=1 $(PY) -m pytest -m "not slow" tests/kernels/triton tests/runners/test_cuda.py
 
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow --timeout 3600

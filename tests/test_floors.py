@@ -75,8 +75,22 @@ def top_level_imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_only_torch_rooms_import_torch_when_loaded(path: Path) -> None:
-    torch_rooms = ("kernels/reference.py", "runners/torch.py", "model/", "train/")
-    heavy = top_level_imports(path) & {"torch", "transformers", "accelerate", "matplotlib", "tqdm"}
+    torch_rooms = (
+        "kernels/reference.py",
+        "kernels/triton/",
+        "runners/cuda.py",
+        "runners/torch.py",
+        "model/",
+        "train/",
+    )
+    heavy = top_level_imports(path) & {
+        "torch",
+        "triton",
+        "transformers",
+        "accelerate",
+        "matplotlib",
+        "tqdm",
+    }
     relative = str(path.relative_to(PACKAGE))
     assert not heavy or relative.startswith(torch_rooms), heavy
 

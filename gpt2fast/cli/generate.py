@@ -46,7 +46,9 @@ def add_parser(subparsers: Any) -> None:
     )
     add_options(parser)
     running = parser.add_argument_group("running")
-    running.add_argument("--device", default="auto", help="auto, cpu, torch or torch:<device>")
+    running.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda[:<index>] or torch[:<device>]"
+    )
     add_format_options(running)
     running.add_argument("--num-threads", type=int, help="default: the physical cores")
     running.add_argument("--kv-cache-tokens", type=int, help="tokens that the KV cache holds")

@@ -36,8 +36,10 @@ class LLM:
 
     Args:
         model: ``"demo"``, a directory in Hugging Face format, or a hub id such as ``"gpt2"``.
-        device: "auto" and "cpu": the C++ runner; "torch" or "torch:<device>": PyTorch.
-        dtype: of the weights: "auto", "float32" or "bfloat16" (and "float16" with torch).
+        device: "auto" and "cpu": the C++ runner; "cuda" or "cuda:<index>": Triton kernels on an
+            NVIDIA GPU; "torch" or "torch:<device>": PyTorch.
+        dtype: of the weights: "auto", "float32" or "bfloat16" ("float16" with cuda, where it is
+            what "auto" means, and with torch).
         quantization: None, or the integers that the weights are rounded to as they are loaded:
             "int8", "int4", or with a group size of 32, 64 or 128, such as "int4-g32". A checkpoint
             that ``save_quantized`` wrote needs no word of it.

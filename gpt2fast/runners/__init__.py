@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Runner", "StepBatch", "cpu_dtype", "kv_format", "make_runner"]
 
-_DEVICES = "'auto', 'cpu', 'torch' or 'torch:<device>' (such as 'torch:cuda')"
+_DEVICES = (
+    "'auto', 'cpu', 'cuda', 'cuda:<index>', 'torch' or 'torch:<device>' (such as 'torch:mps')"
+)
 BLOCK_SIZE = 16  # tokens in a cache block
 
 
@@ -30,7 +32,8 @@ def make_runner(
     max_batch_tokens: int,
     max_seqs: int,
 ) -> Runner:
-    """The runner for ``device``: "auto" and "cpu" are the C++ one, "torch[:device]" PyTorch's.
+    """The runner for ``device``: "auto" and "cpu" are the C++ one, "cuda[:index]" Triton's,
+    "torch[:device]" PyTorch's.
 
     A checkpoint that is stored quantized brings its own ``quantization``; on torch it runs with the
     values that its integers stand for.
@@ -59,22 +62,21 @@ def make_runner(
             max_batch_tokens=max_batch_tokens,
             max_seqs=max_seqs,
         )
+    if kind in ("torch", "cuda"):
+        _refuse_what_is_for_the_cpu(checkpoint, device, num_threads, quantization, kv_cache_dtype)
+    if kind == "cuda":
+        from gpt2fast.runners.cuda import CudaRunner
+
+        return CudaRunner(
+            checkpoint,
+            device=device,
+            dtype="float16" if dtype == "auto" else dtype,
+            block_size=block_size,
+            num_blocks=num_blocks,
+            max_batch_tokens=max_batch_tokens,
+            max_seqs=max_seqs,
+        )
     if kind == "torch":
-        if num_threads is not None:
-            raise OptionError(
-                f"num_threads = {num_threads} is for the cpu runner; with device = {device!r} set "
-                "OMP_NUM_THREADS or call torch.set_num_threads"
-            )
-        if quantization is not None and quantization != checkpoint.quantization:
-            raise UnsupportedError(
-                f"quantization = {quantization.name!r} is not available with device = {device!r}; "
-                "use 'cpu'"
-            )
-        if kv_cache_dtype != "auto":
-            raise UnsupportedError(
-                f"kv_cache_dtype = {kv_cache_dtype!r} is not available with device = {device!r}, "
-                "where the cache has the dtype of the weights; use 'auto' or the cpu runner"
-            )
         from gpt2fast.runners.torch import TorchRunner
 
         return TorchRunner(
@@ -86,11 +88,31 @@ def make_runner(
             max_batch_tokens=max_batch_tokens,
             max_seqs=max_seqs,
         )
-    if kind == "cuda":
-        raise UnsupportedError(
-            f"device = {device!r} has no runner of its own yet; use 'torch:{device}' or 'cpu'"
-        )
     raise OptionError(f"device = {device!r} is not known; use {_DEVICES}")
+
+
+def _refuse_what_is_for_the_cpu(
+    checkpoint: Checkpoint,
+    device: str,
+    num_threads: int | None,
+    quantization: Quantization | None,
+    kv_cache_dtype: str,
+) -> None:
+    if num_threads is not None:
+        raise OptionError(
+            f"num_threads = {num_threads} is for the cpu runner; with device = {device!r} set "
+            "OMP_NUM_THREADS or call torch.set_num_threads"
+        )
+    if quantization is not None and quantization != checkpoint.quantization:
+        raise UnsupportedError(
+            f"quantization = {quantization.name!r} is not available with device = {device!r}; "
+            "use 'cpu'"
+        )
+    if kv_cache_dtype != "auto":
+        raise UnsupportedError(
+            f"kv_cache_dtype = {kv_cache_dtype!r} is not available with device = {device!r}, "
+            "where the cache has the dtype of the weights; use 'auto' or the cpu runner"
+        )
 
 
 def cpu_dtype(checkpoint: Checkpoint, dtype: str) -> str:

@@ -1,0 +1,106 @@
+"""LayerNorm over rows, after the residual addition that comes before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gpt2fast.kernels.triton.variant import ELEMENTS, Variant
+
+
+@triton.jit
+def normalize(x, inside, width, epsilon):
+    """(x - mean) / sqrt(var + epsilon) of rows x (R, C) in float32; zero where not ``inside``."""
+    mean = tl.sum(x, axis=1) / width
+    centred = tl.where(inside, x - mean[:, None], 0.0)
+    variance = tl.sum(centred * centred, axis=1) / width
+    return centred * tl.rsqrt(variance + epsilon)[:, None]
+
+
+@triton.jit
+def layer_norm_kernel(
+    x_ptr,  # (T, WIDTH)
+    residual_ptr,  # (T, WIDTH), or x again
+    weight_ptr,  # (WIDTH,)
+    bias_ptr,  # (WIDTH,)
+    sum_ptr,  # (T, WIDTH): x + residual
+    out_ptr,  # (T, WIDTH)
+    rows,
+    epsilon,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,  # the power of two that holds WIDTH
+    ROWS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+):
+    """sum = x + residual; out = (sum - mean) / sqrt(var + epsilon) * weight + bias.
+
+    Grid (T / ROWS): each program normalizes ROWS rows, which it holds in registers throughout.
+    """
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    inside = (row < rows)[:, None] & (column < WIDTH)[None, :]
+    at = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    if HAS_RESIDUAL:
+        x += tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        # What goes on is the sum as it is stored, here as in the next layer.
+        rounded = x.to(sum_ptr.dtype.element_ty)
+        tl.store(sum_ptr + at, rounded, mask=inside)
+        x = rounded.to(tl.float32)
+    weight = tl.load(weight_ptr + column, mask=column < WIDTH, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + column, mask=column < WIDTH, other=0.0).to(tl.float32)
+    out = normalize(x, inside, WIDTH, epsilon) * weight[None, :] + bias[None, :]
+    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``x + residual`` and its LayerNorm (Ba et al. 2016), both (T, C) in x's dtype.
+
+    x, residual (T, C), contiguous; weight, bias (C,). Without a residual the first result is x.
+    Sums are taken in float32.
+    """
+    rows, width = x.shape
+    out = torch.empty_like(x)
+    total = x if residual is None else torch.empty_like(x)
+    if rows == 0:
+        return total, out
+    constants, warps = _config(width, residual is not None)
+    layer_norm_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
+        x,
+        x if residual is None else residual,
+        weight,
+        bias,
+        total,
+        out,
+        rows,
+        epsilon,
+        **constants,
+        num_warps=warps,
+    )
+    return total, out
+
+
+def _config(width: int, has_residual: bool) -> tuple[dict[str, int | bool], int]:
+    """Constants and warps: two thousand values or one row a program, 16 values a thread."""
+    block = triton.next_power_of_2(width)
+    rows = max(1, 2048 // block)
+    warps = min(max(rows * block // 512, 1), 16)
+    constants = {"WIDTH": width, "BLOCK": block, "ROWS": rows, "HAS_RESIDUAL": has_residual}
+    return constants, warps
+
+
+def variants(width: int, dtype: str) -> Iterator[Variant]:
+    """As used for a model of this width."""
+    pointer = f"*{ELEMENTS[dtype]}"
+    names = ("x_ptr", "residual_ptr", "weight_ptr", "bias_ptr", "sum_ptr", "out_ptr")
+    types = dict.fromkeys(names, pointer) | {"rows": "i32", "epsilon": "fp32"}
+    for has_residual in (False, True):
+        constants, warps = _config(width, has_residual)
+        name = f"layer_norm {width} {dtype} residual={has_residual}"
+        yield Variant(name, layer_norm_kernel, types, constants, warps)

@@ -1,0 +1,93 @@
+"""The specializations of the kernels that ship, and what the compiler makes of them, GPU or not."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+# Names of element types in kernel signatures.
+ELEMENTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+# Bytes of shared memory that one program may take, by compute capability.
+SHARED_LIMITS = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One specialization of a kernel.
+
+    Attributes:
+        name: for messages.
+        kernel: the function under ``triton.jit``.
+        types: of the arguments that are no constants, by name: "*fp16", "i32", "fp32".
+        constants: the ``tl.constexpr`` arguments.
+        num_warps, num_stages: of the launch.
+    """
+
+    name: str
+    kernel: Any
+    types: Mapping[str, str]
+    constants: Mapping[str, Any]
+    num_warps: int
+    num_stages: int = 1
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one program of a compiled kernel takes."""
+
+    registers: int  # a thread
+    local_bytes: int  # a thread's spills and stack, in device memory
+    shared_bytes: int
+
+
+def compile_for(variant: Variant, capability: int) -> Resources:
+    """Compile ahead of time for a compute capability such as 90, without a GPU.
+
+    Pointers are taken to be multiples of 16 bytes, as torch allocates them.
+    """
+    names = [name for name in variant.kernel.arg_names if name not in variant.constants]
+    if names != list(variant.types):
+        raise ValueError(f"{variant.name}: the kernel takes {names}, not {list(variant.types)}")
+    signature = {name: variant.types.get(name, "constexpr") for name in variant.kernel.arg_names}
+    aligned = {
+        (index,): [["tt.divisibility", 16]]
+        for index, kind in enumerate(signature.values())
+        if kind.startswith("*")
+    }
+    compiled = triton.compile(
+        ASTSource(variant.kernel, signature, dict(variant.constants), aligned),
+        target=GPUTarget("cuda", capability, 32),
+        options={
+            "num_warps": variant.num_warps,
+            "num_stages": variant.num_stages,
+            "enable_fp_fusion": True,
+        },
+    )
+    registers, local = _usage(compiled.asm["cubin"])
+    return Resources(registers, local, compiled.metadata.shared)
+
+
+def _usage(cubin: bytes) -> tuple[int, int]:
+    """Registers and local bytes of the only kernel of ``cubin``."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        report = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", report)
+    if found is None:
+        raise RuntimeError(f"cuobjdump printed no resources: {report!r}")
+    registers, stack, local = map(int, found.groups())
+    return registers, stack + local

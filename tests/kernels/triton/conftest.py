@@ -1,0 +1,32 @@
+"""Where the Triton kernels run: on an NVIDIA GPU, or with TRITON_INTERPRET=1 on the CPU.
+
+One process does one of the two, since Triton decides when the kernels are defined. `make test` runs
+this folder a second time with the interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    if INTERPRETED:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU; TRITON_INTERPRET=1 runs the kernels on the CPU")
+    return torch.device("cuda")
+
+
+@pytest.fixture(params=["float32", "float16", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    if INTERPRETED and request.param == "bfloat16":
+        pytest.skip("the interpreter computes bfloat16 wrongly")
+    return getattr(torch, request.param)
