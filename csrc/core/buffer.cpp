@@ -12,6 +12,8 @@ namespace {
 
 constexpr size_t kAlignment = 64;  // a cache line, and the widest vector
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kChunk = 32 * kHugePage;  // what is not touched of it takes no memory
+constexpr size_t kAlone = kChunk / 4;      // buffers from this size on lose little at their ends
 
 size_t round_up(size_t value, size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -51,7 +53,7 @@ Buffer::Buffer(size_t bytes) : bytes_(bytes) {
 Buffer::~Buffer() {
   if (mapped_ != 0) {
     munmap(data_, mapped_);
-  } else {
+  } else if (chunk_ == nullptr) {
     std::free(data_);
   }
 }
@@ -59,13 +61,33 @@ Buffer::~Buffer() {
 Buffer::Buffer(Buffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       bytes_(std::exchange(other.bytes_, 0)),
-      mapped_(std::exchange(other.mapped_, 0)) {}
+      mapped_(std::exchange(other.mapped_, 0)),
+      chunk_(std::move(other.chunk_)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   std::swap(mapped_, other.mapped_);
+  std::swap(chunk_, other.chunk_);
   return *this;
+}
+
+Buffer Arena::take(size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  return Buffer(bytes);  // of the heap, where it is seen what reaches beyond one
+#endif
+  if (bytes == 0 || bytes >= kAlone) return Buffer(bytes);
+  const size_t size = round_up(bytes, kAlignment);
+  if (chunk_ == nullptr || used_ + size > kChunk) {
+    chunk_ = std::make_shared<Buffer>(kChunk);
+    used_ = 0;
+  }
+  Buffer part;
+  part.data_ = chunk_->data() + used_;
+  part.bytes_ = bytes;
+  part.chunk_ = chunk_;
+  used_ += size;
+  return part;
 }
 
 }  // namespace gpt2fast

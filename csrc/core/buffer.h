@@ -4,8 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 namespace gpt2fast {
+
+class Arena;
 
 class Buffer {
  public:
@@ -27,7 +30,23 @@ class Buffer {
  private:
   void* data_ = nullptr;
   size_t bytes_ = 0;
-  size_t mapped_ = 0;  // bytes mapped, 0 where the memory came from the heap
+  size_t mapped_ = 0;              // bytes mapped, 0 where the memory is not its own mapping
+  std::shared_ptr<Buffer> chunk_;  // of an arena, where the memory is a part of it
+
+  friend class Arena;
+};
+
+// Buffers cut one after the other from large mappings, each of which lives as long as a buffer from
+// it does. By itself a buffer of less than two megabytes, as most matrices of a small model are,
+// gets no huge page.
+class Arena {
+ public:
+  // Throws std::bad_alloc when the system has no such memory.
+  Buffer take(size_t bytes);
+
+ private:
+  std::shared_ptr<Buffer> chunk_;
+  size_t used_ = 0;
 };
 
 }  // namespace gpt2fast

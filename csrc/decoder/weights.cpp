@@ -10,8 +10,8 @@ namespace {
 
 float softplus(float x) { return x > 20.0f ? x : std::log1p(std::exp(x)); }
 
-Buffer padded_floats(int64_t count) {
-  return Buffer(static_cast<size_t>(round_up_lanes(count)) * sizeof(float));
+size_t padded_bytes(int64_t floats) {
+  return static_cast<size_t>(round_up_lanes(floats)) * sizeof(float);
 }
 
 }  // namespace
@@ -49,7 +49,7 @@ Weights::Weights(const ModelShape& shape, const MatrixFormats& formats)
 }
 
 void Weights::expect_vector(const std::string& name, int64_t size, Buffer* buffer) {
-  *buffer = padded_floats(size);
+  *buffer = arena_.take(padded_bytes(size));
   targets_[name] = {{size}, buffer};
 }
 
@@ -58,7 +58,7 @@ void Weights::expect_matrix(const std::string& name, const Target& target, int32
   const auto it = formats_.find(name);
   const MatrixFormat format = it == formats_.end() ? MatrixFormat{} : it->second;
   target.matrix->layout = {format.format, inputs, outputs, format.group, nullptr};
-  target.matrix->data = Buffer(static_cast<size_t>(target.matrix->layout.bytes()));
+  target.matrix->data = arena_.take(static_cast<size_t>(target.matrix->layout.bytes()));
   targets_[name] = target;
 }
 

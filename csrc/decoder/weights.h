@@ -94,6 +94,7 @@ class Weights {
   const ModelShape shape_;
   const MatrixFormats formats_;
   std::map<std::string, Target> targets_;
+  Arena arena_;                       // in the order of the layers, in which a step reads them
   bool bfloat16_activation_ = false;  // the activation's parameters are stored in bfloat16
   PackedMatrix wte_, lm_head_;
   Buffer wpe_;

@@ -216,7 +216,7 @@ def _block_d(head_size: int) -> int:
 def _config(
     heads: int, head_size: int, block_tokens: int, splits: int
 ) -> tuple[dict[str, int], int]:
-    """A tile holds 4,096 values, of which each thread has 32."""
+    """A tile holds 4,096 keys or values, of which each thread has 16."""
     block_d = _block_d(head_size)
     return {
         "HEADS": heads,
@@ -226,7 +226,7 @@ def _config(
         "BLOCK_N": max(4096 // block_d, 1),
         "SPLITS": splits,
         "BLOCK_S": triton.next_power_of_2(splits),
-    }, 4
+    }, 8
 
 
 def variants(heads: int, head_size: int, dtype: str) -> Iterator[Variant]:

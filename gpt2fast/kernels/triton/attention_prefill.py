@@ -173,7 +173,7 @@ def _config(
     """Constants, warps and stages. float32 products take no matrix units, and twice the memory."""
     block_d = max(16, triton.next_power_of_2(head_size))
     narrow = dtype == torch.float32 or block_d > 128
-    block_m, block_n, warps, stages = (32, 32, 4, 2) if narrow else (128, 64, 8, 3)
+    block_m, block_n, warps, stages = (32, 32, 4, 2) if narrow else (128, 64, 8, 2)
     return (
         {
             "HEADS": heads,

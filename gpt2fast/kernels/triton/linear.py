@@ -231,7 +231,7 @@ class Case:
         if rows <= 64:  # the weights are read once: as many programs as outputs allow
             block_m = max(16, triton.next_power_of_2(rows))
             blocks = {"BLOCK_M": block_m, "BLOCK_K": 32 if is_float32 else 128, "BLOCK_N": 16}
-            warps, stages = 4, 2 if is_float32 else 3
+            warps, stages = 8 if block_m > 32 else 4, 2 if is_float32 else 3
         elif is_float32:
             blocks, warps, stages = {"BLOCK_M": 64, "BLOCK_K": 16, "BLOCK_N": 64}, 8, 2
         else:
