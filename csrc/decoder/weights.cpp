@@ -10,8 +10,8 @@ namespace {
 
 float softplus(float x) { return x > 20.0f ? x : std::log1p(std::exp(x)); }
 
-size_t padded_bytes(int64_t floats) {
-  return static_cast<size_t>(round_up_lanes(floats)) * sizeof(float);
+Buffer padded_floats(int64_t count) {
+  return Buffer(static_cast<size_t>(round_up_lanes(count)) * sizeof(float));
 }
 
 }  // namespace
@@ -49,7 +49,7 @@ Weights::Weights(const ModelShape& shape, const MatrixFormats& formats)
 }
 
 void Weights::expect_vector(const std::string& name, int64_t size, Buffer* buffer) {
-  *buffer = arena_.take(padded_bytes(size));
+  *buffer = padded_floats(size);
   targets_[name] = {{size}, buffer};
 }
 

@@ -94,7 +94,9 @@ class Weights {
   const ModelShape shape_;
   const MatrixFormats formats_;
   std::map<std::string, Target> targets_;
-  Arena arena_;                       // in the order of the layers, in which a step reads them
+  // Of the matrices, in the order in which a step reads them. Vectors, which are loaded before
+  // them, would touch each of its pages, and all the memory would be taken from the start.
+  Arena arena_;
   bool bfloat16_activation_ = false;  // the activation's parameters are stored in bfloat16
   PackedMatrix wte_, lm_head_;
   Buffer wpe_;
