@@ -11,7 +11,7 @@ help:
 	@echo "make demo       text from the bundled model, and speed against the machine's limit"
 	@echo "make test       all tests but the slow ones    make test-slow  minutes and gigabytes"
 	@echo "make lint       ruff, mypy, clang-format       make format     apply them"
-	@echo "make bench      the README's tables, every other system installed beside (an hour)"
+	@echo "make bench      the README's tables, every other system installed beside (half an hour)"
 	@echo "make bench-kernels  each kernel against its limit"
 
 # The core and its compiled extension; nothing else is needed to run a model.
