@@ -170,10 +170,15 @@ def attention_prefill(
 def _config(
     heads: int, head_size: int, block_tokens: int, dtype: torch.dtype
 ) -> tuple[dict[str, int | str], int, int]:
-    """Constants, warps and stages. float32 products take no matrix units, and twice the memory."""
+    """Constants, warps and stages. Products of float32 are not for the matrix units: their
+    operands wait in registers."""
     block_d = max(16, triton.next_power_of_2(head_size))
-    narrow = dtype == torch.float32 or block_d > 128
-    block_m, block_n, warps, stages = (32, 32, 4, 2) if narrow else (128, 64, 8, 2)
+    if dtype == torch.float32:
+        block_m, block_n, warps, stages = 32, 16, 8, 2
+    elif block_d > 128:
+        block_m, block_n, warps, stages = 32, 32, 4, 2
+    else:
+        block_m, block_n, warps, stages = 128, 64, 8, 2
     return (
         {
             "HEADS": heads,

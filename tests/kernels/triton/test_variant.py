@@ -35,7 +35,6 @@ SOON = {
     ("gpt2-xl", "float16", 80),
     ("gpt2-xl", "float16", 90),
     ("gpt2-xl", "float16", 100),
-    ("gpt2", "bfloat16", 90),
     ("cerebras-1.3b", "float32", 90),
 }
 EVERY = [
