@@ -239,7 +239,9 @@ def plan(case: Case, bits: int, group: int, rows: int, dtype: torch.dtype) -> Va
         block_g = min(triton.next_power_of_2(groups), max(1, 1024 // size))
         constants |= {"BLOCK_G": block_g, "BLOCK_N": max(1, 4096 // (block_g * size))}
         constants["STATISTICS_K"] = min(triton.next_power_of_2(case.inputs), 1024)
-        return Variant(name, quantized_matvec_kernel, types, constants, num_warps=4)
+        # Half as many values a thread where each takes a register of its own.
+        warps = 8 if dtype == torch.float32 else 4
+        return Variant(name, quantized_matvec_kernel, types, constants, warps)
     # Products of float32 are not for the matrix units: their operands wait in registers.
     most = 16 if dtype == torch.float32 else 64
     block_m = min(max(16, triton.next_power_of_2(rows)), most)
