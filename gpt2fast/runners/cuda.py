@@ -25,7 +25,7 @@ except ImportError:
         "device 'cuda' needs PyTorch and Triton: pip install 'gpt2fast[gpu]'"
     ) from None
 
-from gpt2fast.kernels.triton.attention_decode import SplitWorkspace, attention_decode
+from gpt2fast.kernels.triton.attention_decode import SPLITS, SplitWorkspace, attention_decode
 from gpt2fast.kernels.triton.attention_prefill import attention_prefill
 from gpt2fast.kernels.triton.cache_append import cache_append
 from gpt2fast.kernels.triton.linear import LayerNorm, check_activation, linear
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 DTYPES = ("float16", "bfloat16", "float32")
 MOST_HEAD_SIZE = 256
-SPLITS = (1, 4, 16)
 
 
 @dataclass(frozen=True)

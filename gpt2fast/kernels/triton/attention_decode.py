@@ -17,6 +17,8 @@ from gpt2fast.errors import OptionError
 from gpt2fast.kernels.triton.paged import check_cache, key_offsets
 from gpt2fast.kernels.triton.variant import ELEMENTS, Variant
 
+SPLITS = (1, 4, 16)  # what a runner chooses from
+
 
 @triton.jit
 def attend_span(
@@ -235,7 +237,7 @@ def variants(heads: int, head_size: int, dtype: str) -> Iterator[Variant]:
     types |= dict.fromkeys(("contexts_ptr", "tables_ptr"), "*i32")
     types |= {"partial_ptr": "*fp32", "arrived_ptr": "*i32"}
     types |= {"table_width": "i32", "scale": "fp32"}
-    for splits in (1, 8):
+    for splits in SPLITS:
         constants, warps = _config(heads, head_size, 16, splits)
         name = f"attention_decode {heads}x{head_size} {dtype} splits={splits}"
         yield Variant(name, attention_decode_kernel, types, constants, warps)
