@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpt2fast.engine.cache import BlockPool
 from gpt2fast.engine.sequence import Sequence
@@ -22,8 +23,9 @@ class Chunk:
     completes: bool  # the window's last token is among them: its logits are wanted
 
 
-def assemble(chunks: list[Chunk], pool: BlockPool, block_size: int) -> StepBatch:
-    """The batch of ``chunks``, in their order. All of them have room reserved in ``pool``."""
+def assemble(chunks: list[Chunk], pool: BlockPool, block_size: int, steps: int = 1) -> StepBatch:
+    """The batch of ``chunks``, in their order. All of them have room reserved in ``pool``, and for
+    ``steps - 1`` tokens more."""
     token_ids: list[int] = []
     starts = [0]
     contexts: list[int] = []
@@ -39,9 +41,8 @@ def assemble(chunks: list[Chunk], pool: BlockPool, block_size: int) -> StepBatch
         longest = max(longest, context + count)
         if chunk.completes:
             rows.append(len(token_ids) - 1)
-    tables = np.empty((len(chunks), -(-longest // block_size)), dtype=np.int32)
-    handles = np.array([chunk.handle for chunk in chunks], dtype=np.int64)
-    pool.fill_block_tables(handles, tables)
+    handles = [chunk.handle for chunk in chunks]
+    tables = block_tables(handles, longest + steps - 1, pool, block_size)
     return StepBatch(
         token_ids=np.array(token_ids, dtype=np.int32),
         query_starts=np.array(starts, dtype=np.int32),
@@ -49,3 +50,12 @@ def assemble(chunks: list[Chunk], pool: BlockPool, block_size: int) -> StepBatch
         block_tables=tables,
         logit_rows=np.array(rows, dtype=np.int32),
     )
+
+
+def block_tables(
+    handles: list[int], length: int, pool: BlockPool, block_size: int
+) -> NDArray[np.int32]:
+    """(S, M) of sequences of at most ``length`` tokens."""
+    tables = np.empty((len(handles), -(-length // block_size)), dtype=np.int32)
+    pool.fill_block_tables(np.array(handles, dtype=np.int64), tables)
+    return tables

@@ -9,25 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.engine.batch import Chunk, assemble
+from gpt2fast.engine.batch import Chunk
 from gpt2fast.engine.beam_search import BeamSearch, advance_beams
 from gpt2fast.engine.cache import BlockPool
 from gpt2fast.engine.completion import append_token, record_logprobs, request_output, start_text
 from gpt2fast.engine.detokenizer import Detokenizer
+from gpt2fast.engine.flight import Flight, Pilot, tokens_fed
 from gpt2fast.engine.intake import build_request
 from gpt2fast.engine.outputs import StepOutput
-from gpt2fast.engine.rng import uniform
-from gpt2fast.engine.sampler import Logits, check_finite, process_logits, sample_row
+from gpt2fast.engine.rows import Row, checked_token, choose_token, run_chunks
+from gpt2fast.engine.sampler import Logits, check_finite
 from gpt2fast.engine.scheduler import Scheduler
 from gpt2fast.engine.scoring import teacher_forced_logits
 from gpt2fast.engine.sequence import Request, Sequence
 from gpt2fast.errors import RequestError
-from gpt2fast.runners.base import Runner
+from gpt2fast.runners.base import Runner, SamplingRunner
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 
 class Engine:
     """Runs many requests at once on one runner. Not thread-safe; ``LLM`` adds the lock.
+
+    Tokens are chosen here, or by a ``SamplingRunner`` where a request asks for nothing that it
+    cannot do; one such step may give a sequence several tokens.
 
     ``pool`` keeps the books of the runner's cache. ``tokenizer`` (a ``tokenizers.Tokenizer``)
     turns tokens into text; without it all text is empty and stop strings are refused.
@@ -40,6 +44,8 @@ class Engine:
         self._scheduler = Scheduler(
             pool, runner.block_size, runner.max_batch_tokens, runner.max_seqs
         )
+        self._pilot = Pilot(runner, pool) if isinstance(runner, SamplingRunner) else None
+        self._flight: Flight | None = None  # under way
         self._requests: dict[str, Request] = {}
         self._num_arrived = 0
 
@@ -116,65 +122,91 @@ class Engine:
         """
         result = StepOutput([], [])
         try:
+            flight, self._flight = self._flight, None
+            if flight is not None and flight.is_wanted:
+                self._land(flight, result)
+                return result
             chunks = self._scheduler.schedule()
             self._report_failures(result)
             if chunks:
                 self._run_chunks(chunks, result)
         except BaseException:
+            self._flight = None
             for sequence in list(self._scheduler.running):
                 self.abort(sequence.request.request_id)
             raise
         return result
 
     def _run_chunks(self, chunks: list[Chunk], result: StepOutput) -> None:
+        for chunk in chunks:
+            request = chunk.sequence.request
+            request.scheduled_time = request.scheduled_time or time.perf_counter()
         try:
-            logits, tokens = self._run(chunks)
+            copies = [pair for chunk in chunks for pair in chunk.copies]
+            if copies:
+                self.runner.copy_blocks(np.array(copies, dtype=np.int32))
+            flight = self._pilot.take_off(chunks) if self._pilot else None
+            rows = [] if flight else run_chunks(chunks, self.runner, self._pilot, self.pool)
         except Exception as error:
-            for request in dict.fromkeys(chunk.sequence.request for chunk in chunks):
-                self._fail(request, error, result)
+            self._fail_all([chunk.sequence for chunk in chunks], error, result)
+            return
+        if flight:
+            self._land(flight, result)
         else:
-            self._postprocess(chunks, logits, tokens, result)
+            self._postprocess(chunks, rows, result)
 
     def _report_failures(self, result: StepOutput) -> None:
         failed, self._scheduler.failed = self._scheduler.failed, []
         for request, error in failed:
             self._fail(request, error, result)
 
-    def _run(self, chunks: list[Chunk]) -> tuple[Logits, NDArray[np.int32]]:
-        copies = [pair for chunk in chunks for pair in chunk.copies]
-        if copies:
-            self.runner.copy_blocks(np.array(copies, dtype=np.int32))
-        batch = assemble(chunks, self.pool, self.runner.block_size)
-        return self.runner.step(batch), batch.token_ids
+    def _land(self, flight: Flight, result: StepOutput) -> None:
+        """Take the tokens of a flight, the next one having been started if nothing else waits."""
+        assert self._pilot is not None
+        sequences = [member.sequence for member in flight.members]
+        try:
+            following = None if self._scheduler.can_admit else self._pilot.fly_on(flight)
+            tokens = flight.pending.wait()
+        except Exception as error:
+            self._fail_all(sequences, error, result)
+            return
+        for member, row in zip(flight.members, tokens, strict=True):
+            sequence = member.sequence
+            if not member.is_current:
+                continue
+            self.pool.commit(member.handle, tokens_fed(member, row))
+            sequence.num_computed += flight.steps
+            try:
+                for token in row.tolist():
+                    self._append(sequence, checked_token(token), result)
+                    if sequence.finish_reason is not None:
+                        break
+            except Exception as error:
+                self._fail(sequence.request, error, result)
+        self._flight = following
 
-    def _postprocess(
-        self,
-        chunks: list[Chunk],
-        logits: Logits,
-        tokens: NDArray[np.int32],
-        result: StepOutput,
-    ) -> None:
-        start = 0
+    def _postprocess(self, chunks: list[Chunk], rows: list[Row], result: StepOutput) -> None:
         completed: list[Sequence] = []
         for chunk in chunks:
-            end = start + chunk.num_tokens
-            self.pool.commit(chunk.handle, tokens[start:end])
-            chunk.sequence.num_computed += chunk.num_tokens
-            start = end
-            if not chunk.sequence.request.scheduled_time:
-                chunk.sequence.request.scheduled_time = time.perf_counter()
+            sequence = chunk.sequence
+            first = sequence.window_start + sequence.num_computed
+            fed = sequence.token_ids[first : first + chunk.num_tokens]
+            self.pool.commit(chunk.handle, np.array(fed, dtype=np.int32))
+            sequence.num_computed += chunk.num_tokens
             if chunk.completes:
-                completed.append(chunk.sequence)
-        for sequence, row in zip(completed, logits, strict=True):
+                completed.append(sequence)
+        for sequence, row in zip(completed, rows, strict=True):
             request = sequence.request
             if request.request_id not in self._requests:
                 continue  # it has failed or ended with another of its rows in this very step
             try:
-                if request.beams is not None:
-                    self._observe_beam(request, sequence, row, result)
+                if row.token is not None:
+                    self._append(sequence, checked_token(row.token), result)
+                elif request.beams is not None:
+                    self._observe_beam(request, sequence, row.known, result)
                 else:
                     for each in (sequence, *self._fork_completions(sequence)):
-                        self._extend(each, row, result)
+                        self._extend(each, row.known, result)
             except Exception as error:
                 self._fail(request, error, result)
 
@@ -196,13 +228,14 @@ class Engine:
         request = sequence.request
         params = request.params
         assert isinstance(params, SamplingParams)
-        if request.is_greedy:
-            token = int(row.argmax())
-            check_finite(float(row[token]))
-        else:
-            token = self._sample(sequence, params, row)
+        token = choose_token(sequence, row)
         if params.logprobs is not None:
             record_logprobs(sequence, row, token, params.logprobs, self._detokenizer)
+        self._append(sequence, token, result)
+
+    def _append(self, sequence: Sequence, token: int, result: StepOutput) -> None:
+        """Append the token that was chosen; ends the request where it was its last."""
+        request = sequence.request
         if not request.first_token_time:
             request.first_token_time = time.perf_counter()
         result.deltas.append(append_token(sequence, token))
@@ -213,16 +246,6 @@ class Engine:
         self._scheduler.remove(sequence)
         if all(each.finish_reason for each in request.sequences):
             self._finish(request, result)
-
-    def _sample(self, sequence: Sequence, params: SamplingParams, row: Logits) -> int:
-        request = sequence.request
-        row = process_logits(
-            row, params, sequence.token_ids, sequence.num_prompt, request.banned_early
-        )
-        draw = 0.0
-        if params.temperature:
-            draw = uniform(request.seed, sequence.index, sequence.num_output)
-        return sample_row(row, params, draw)
 
     def _slide_window(self, sequence: Sequence) -> bool:
         """Drop the oldest tokens if the window has outgrown the context; whether it had."""
@@ -254,6 +277,11 @@ class Engine:
     def _fail(self, request: Request, error: Exception, result: StepOutput) -> None:
         self.abort(request.request_id)
         result.finished.append(request_output(request, self._detokenizer, error))
+
+    def _fail_all(self, sequences: list[Sequence], error: Exception, result: StepOutput) -> None:
+        for request in dict.fromkeys(sequence.request for sequence in sequences):
+            if request.request_id in self._requests:
+                self._fail(request, error, result)
 
     def logits(self, token_ids: ReadOnlyList[int]) -> NDArray[np.float32]:
         """Teacher-forced logits (T, V): row t predicts token t + 1. See ``scoring``."""

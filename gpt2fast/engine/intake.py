@@ -58,6 +58,7 @@ def build_request(
     )
     if isinstance(params, SamplingParams):
         request.is_greedy = params.temperature == 0.0 and not changes_logits(params)
+        request.drawn_by_runner = params.logprobs is None and not changes_logits(params)
     return request
 
 

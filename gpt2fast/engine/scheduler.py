@@ -73,6 +73,11 @@ class Scheduler:
         self._preempt(self.running[-1])
         return True
 
+    @property
+    def can_admit(self) -> bool:
+        """Whether a sequence waits for which there is a place, if the cache has room."""
+        return bool(self.waiting) and len(self.running) < self.max_running
+
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step, with room reserved for all of them; [] if nothing can run.
 

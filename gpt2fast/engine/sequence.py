@@ -41,6 +41,7 @@ class Request:
         self.seed = seed
         self.banned_early = np.fromiter(stop_ids, np.int64, len(stop_ids))  # before min_tokens
         self.is_greedy = False  # the next token is the argmax of the raw logits, and no more
+        self.drawn_by_runner = False  # a runner that can chooses the next token from raw logits
         self.arrival = -1  # order of admission to the engine; first come, first served
         self.sequences: list[Sequence] = []
         self.beams: BeamSearch | None = None

@@ -63,7 +63,7 @@ def make_runner(
             max_seqs=max_seqs,
         )
     if kind in ("torch", "cuda"):
-        _refuse_what_is_for_the_cpu(checkpoint, device, num_threads, quantization, kv_cache_dtype)
+        _refuse_what_is_for_the_cpu(device, num_threads, kv_cache_dtype)
     if kind == "cuda":
         from gpt2fast.runners.cuda import CudaRunner
 
@@ -71,12 +71,18 @@ def make_runner(
             checkpoint,
             device=device,
             dtype="float16" if dtype == "auto" else dtype,
+            quantization=quantization,
             block_size=block_size,
             num_blocks=num_blocks,
             max_batch_tokens=max_batch_tokens,
             max_seqs=max_seqs,
         )
     if kind == "torch":
+        if quantization is not None and quantization != checkpoint.quantization:
+            raise UnsupportedError(
+                f"quantization = {quantization.name!r} is not available with device = {device!r}; "
+                "use 'cpu' or 'cuda'"
+            )
         from gpt2fast.runners.torch import TorchRunner
 
         return TorchRunner(
@@ -91,22 +97,11 @@ def make_runner(
     raise OptionError(f"device = {device!r} is not known; use {_DEVICES}")
 
 
-def _refuse_what_is_for_the_cpu(
-    checkpoint: Checkpoint,
-    device: str,
-    num_threads: int | None,
-    quantization: Quantization | None,
-    kv_cache_dtype: str,
-) -> None:
+def _refuse_what_is_for_the_cpu(device: str, num_threads: int | None, kv_cache_dtype: str) -> None:
     if num_threads is not None:
         raise OptionError(
             f"num_threads = {num_threads} is for the cpu runner; with device = {device!r} set "
             "OMP_NUM_THREADS or call torch.set_num_threads"
-        )
-    if quantization is not None and quantization != checkpoint.quantization:
-        raise UnsupportedError(
-            f"quantization = {quantization.name!r} is not available with device = {device!r}; "
-            "use 'cpu'"
         )
     if kv_cache_dtype != "auto":
         raise UnsupportedError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,4 +45,61 @@ class Runner(Protocol):
 
     def copy_blocks(self, pairs: NDArray[np.int32]) -> None:
         """Copy cache blocks, all layers: ``pairs`` (N, 2) holds (source, destination)."""
+        ...
+
+
+@dataclass(frozen=True)
+class RowSampling:
+    """How a token is chosen from each of R rows of logits, where the runner does it.
+
+    The filters are those of ``SamplingParams``. A random choice is a pure function of the logits,
+    the seed, the stream and the number of the draw.
+    """
+
+    temperature: NDArray[np.float32]  # (R,): 0 takes the most likely token
+    top_k: NDArray[np.int32]  # (R,): 0 is off
+    top_p: NDArray[np.float32]  # (R,): 1 is off
+    min_p: NDArray[np.float32]  # (R,): 0 is off
+    seed: NDArray[np.uint64]  # (R,)
+    stream: NDArray[np.int32]  # (R,)
+    draw: NDArray[np.int32]  # (R,): one more for each further token
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether any row is drawn from less than the whole vocabulary."""
+        filters = (self.top_k > 0) | (self.top_p < 1.0) | (self.min_p > 0.0)
+        return bool((filters & (self.temperature > 0.0)).any())
+
+
+class PendingTokens(Protocol):
+    """Tokens that are being chosen."""
+
+    def wait(self) -> NDArray[np.int32]:
+        """(R, steps); -1 where the largest logit was no finite number, and after it anything."""
+        ...
+
+
+@runtime_checkable
+class SamplingRunner(Runner, Protocol):
+    """A runner that can choose tokens itself, and run on from them without being asked."""
+
+    max_steps: int  # the most tokens of a sequence in one call
+
+    def sample(self, batch: StepBatch, sampling: RowSampling, steps: int = 1) -> PendingTokens:
+        """Run one step and choose a token for each row whose logits are wanted.
+
+        With more ``steps``, each row of the batch is one sequence's single token; the token chosen
+        is its next input, ``steps`` times in all. ``block_tables`` has room for all of them.
+        """
+        ...
+
+    def sample_more(self, block_tables: NDArray[np.int32], steps: int) -> PendingTokens:
+        """Go on with the sequences of the last ``sample``, of single tokens, or ``sample_more``,
+        whose tokens need not be known yet; the cache is theirs alone meanwhile."""
+        ...
+
+    def step_and_sample(
+        self, batch: StepBatch, sampling: RowSampling
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """What ``step`` returns, and a token chosen from each of its rows (R,)."""
         ...

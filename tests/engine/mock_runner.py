@@ -8,14 +8,17 @@ sequences that share one by mistake all change the output, or raise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from gpt2fast.config import ModelConfig
-from gpt2fast.runners.base import StepBatch
+from gpt2fast.engine.rng import uniform
+from gpt2fast.engine.sampler import sample_row
+from gpt2fast.runners.base import RowSampling, StepBatch
+from gpt2fast.sampling_params import SamplingParams
 
 EOS = 256
 VOCAB_SIZE = 300  # bytes, EOS, and ids that the tokenizer does not know
@@ -114,6 +117,70 @@ class MockRunner:
             batch.logit_rows,
         )
         assert all(array.dtype == np.int32 for array in arrays)
+
+
+class Ready:
+    """Tokens that are known already."""
+
+    def __init__(self, tokens: NDArray[np.int32]) -> None:
+        self.tokens = tokens
+
+    def wait(self) -> NDArray[np.int32]:
+        return self.tokens
+
+
+@dataclass
+class MockSamplingRunner(MockRunner):
+    """One that chooses tokens itself, as the engine would: its results must be the same."""
+
+    max_steps: int = 5
+    runs: list[int] = field(default_factory=list)  # steps of each call for single tokens
+
+    def sample(self, batch: StepBatch, sampling: RowSampling, steps: int = 1) -> Ready:
+        if len(batch.token_ids) == len(batch.context_lens) == len(batch.logit_rows):
+            self._batch, self._sampling = batch, sampling
+            return self._run(batch.block_tables, steps)
+        assert steps == 1
+        return Ready(_draw(self.step(batch), sampling)[:, None])
+
+    def sample_more(self, block_tables: NDArray[np.int32], steps: int) -> Ready:
+        return self._run(block_tables, steps)
+
+    def step_and_sample(
+        self, batch: StepBatch, sampling: RowSampling
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        logits = self.step(batch)
+        return logits, _draw(logits, sampling)
+
+    def _run(self, block_tables: NDArray[np.int32], steps: int) -> Ready:
+        assert 1 <= steps <= self.max_steps
+        self.runs.append(steps)
+        columns = []
+        for _ in range(steps):
+            batch = replace(self._batch, block_tables=block_tables)
+            columns.append(_draw(self.step(batch), self._sampling))
+            contexts = self._batch.context_lens + np.int32(1)
+            self._batch = replace(self._batch, token_ids=columns[-1], context_lens=contexts)
+            self._sampling = replace(self._sampling, draw=self._sampling.draw + 1)
+        return Ready(np.stack(columns, axis=1))
+
+
+def _draw(logits: NDArray[np.float32], sampling: RowSampling) -> NDArray[np.int32]:
+    assert len(logits) == len(sampling.seed)
+    tokens = []
+    for row, values in enumerate(logits):
+        if not np.isfinite(values.max()):
+            tokens.append(-1)
+            continue
+        params = SamplingParams(
+            temperature=float(sampling.temperature[row]),
+            top_k=int(sampling.top_k[row]),
+            top_p=float(sampling.top_p[row]),
+            min_p=float(sampling.min_p[row]),
+        )
+        key = int(sampling.seed[row]), int(sampling.stream[row]), int(sampling.draw[row])
+        tokens.append(sample_row(values, params, uniform(*key)))
+    return np.array(tokens, np.int32)
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from engine.mock_runner import EOS, MockModel, MockRunner, byte_tokenizer
+from engine.mock_runner import EOS, MockModel, MockRunner, MockSamplingRunner, byte_tokenizer
 
 from gpt2fast._C import BlockPool
 from gpt2fast.engine.engine import Engine
@@ -16,10 +16,15 @@ from gpt2fast.sampling_params import SamplingParams
 
 MODEL = MockModel()
 TOKENIZER = byte_tokenizer()
+BY_RUNNER = False  # set by the fixture ``who_chooses``
 
 
-def make_engine(prefix_caching: bool = True, **runner_options: object) -> Engine:
-    runner = MockRunner(model=MODEL, **runner_options)  # type: ignore[arg-type]
+def make_engine(
+    prefix_caching: bool = True, samples: bool | None = None, **runner_options: object
+) -> Engine:
+    """``samples``: whether the runner chooses tokens itself; None: as ``BY_RUNNER`` says."""
+    kind = MockSamplingRunner if (BY_RUNNER if samples is None else samples) else MockRunner
+    runner = kind(model=MODEL, **runner_options)  # type: ignore[arg-type]
     pool = BlockPool(runner.num_blocks, runner.block_size, prefix_caching)
     return Engine(runner, pool, TOKENIZER)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine import oracle
 from engine.mock_runner import EOS, VOCAB_SIZE, MockRunner
 from engine.oracle import MODEL, TOKENIZER, assert_clean, expected_tokens, make_engine, run
 
@@ -16,6 +17,12 @@ from gpt2fast.errors import ContextOverflowError, OptionError, RequestError
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 PROMPT = list(b"once upon")
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["engine", "runner"])
+def who_chooses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here with tokens chosen by the engine, and by the runner."""
+    monkeypatch.setattr(oracle, "BY_RUNNER", request.param)
 
 
 def only(prompt: list[int], params: SamplingParams, **options: Any) -> RequestOutput:

@@ -35,10 +35,11 @@ class EngineMachine(RuleBasedStateMachine):
         max_batch_tokens=st.integers(1, 20),
         max_seqs=st.integers(1, 6),
         prefix_caching=st.booleans(),
+        samples=st.booleans(),
     )
-    def start(self, prefix_caching: bool, **options: int) -> None:
+    def start(self, prefix_caching: bool, samples: bool, **options: int) -> None:
         config = mock_config(N_POSITIONS)
-        self.engine = make_engine(prefix_caching, config=config, **options)
+        self.engine = make_engine(prefix_caching, samples, config=config, **options)
         self.open: dict[str, tuple[list[int], Any]] = {}
         self.capacity = options["num_blocks"] * options["block_size"]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from engine import oracle
 from engine.oracle import assert_clean, expected_tokens, make_engine, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,12 @@ EXPECTED = [
     [expected_tokens(prompt, params, index) for index in range(params.n)]
     for prompt, params in REQUESTS
 ]
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["engine", "runner"])
+def who_chooses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here with tokens chosen by the engine, and by the runner."""
+    monkeypatch.setattr(oracle, "BY_RUNNER", request.param)
 
 
 def outputs_of(engine: Engine, order: list[int]) -> list[list[list[int]]]:

@@ -7,6 +7,7 @@ last program to arrive does it, in the order of the splits, whoever that is.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import triton
@@ -14,8 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 from gpt2fast.errors import OptionError
+from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
 from gpt2fast.kernels.triton.paged import check_cache, key_offsets
-from gpt2fast.kernels.triton.variant import ELEMENTS, Variant
+from gpt2fast.kernels.triton.variant import Variant, element
 
 SPLITS = (1, 4, 16)  # what a runner chooses from
 
@@ -84,12 +86,12 @@ def combine_splits(partial_ptr, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr, BLO
     return tl.sum(out * factor[:, None], axis=0) / tl.sum(total * factor, axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width"])
 def attention_decode_kernel(
     qkv_ptr,  # (S, 3 * H * D)
     cache_ptr,  # (blocks, 2, H, BLOCK_TOKENS, D)
     out_ptr,  # (S, H * D)
-    contexts_ptr,  # (S,): tokens before this one
+    contexts_ptr,  # (S,): tokens before this one, or -1
     tables_ptr,  # (S, table_width)
     partial_ptr,  # (S, H, SPLITS, BLOCK_D + 2) float32
     arrived_ptr,  # (S, H) int32, zeros
@@ -102,14 +104,20 @@ def attention_decode_kernel(
     BLOCK_N: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Stores the new key and value; out = softmax(scale * q k^T) v over the cached tokens and it.
 
     Grid (SPLITS, H, S): each program takes a share of the cached tokens of one head, the last one
-    the new token as well. The counters are left at zero for the next launch.
+    the new token as well. The counters are left at zero for the next launch. A context below 0
+    says that there is no sequence; its output is left as it is.
     """
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
     split, head, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     context = tl.load(contexts_ptr + sequence)
+    if context < 0:
+        return
     table = tables_ptr + sequence.to(tl.int64) * table_width
     d = tl.arange(0, BLOCK_D)
     inside = d < D
@@ -194,20 +202,9 @@ def attention_decode(
             f"the workspace is too small for {sequences} sequences of {heads} heads in {splits} "
             "splits; make one for the largest step"
         )
-    constants, warps = _config(heads, width // heads, block_tokens, splits)
-    attention_decode_kernel[(splits, heads, sequences)](
-        qkv,
-        cache,
-        out,
-        contexts,
-        tables,
-        workspace.partial,
-        workspace.arrived,
-        tables.shape[1],
-        scale,
-        **constants,
-        num_warps=warps,
-    )
+    chosen = plan(heads, width // heads, block_tokens, splits, qkv.dtype)
+    where = (contexts, tables, workspace.partial, workspace.arrived, tables.shape[1])
+    chosen.launch((splits, heads, sequences), qkv.device, qkv, cache, out, *where, scale)
     return out
 
 
@@ -215,12 +212,16 @@ def _block_d(head_size: int) -> int:
     return int(triton.next_power_of_2(head_size))
 
 
-def _config(
-    heads: int, head_size: int, block_tokens: int, splits: int
-) -> tuple[dict[str, int], int]:
-    """A tile holds 4,096 keys or values, of which each thread has 16."""
-    block_d = _block_d(head_size)
-    return {
+@cache
+def plan(heads: int, head_size: int, block_tokens: int, splits: int, dtype: torch.dtype) -> Variant:
+    """The kernel and its constants: a tile holds 4,096 keys or values, of which each thread has
+    16."""
+    kind, block_d = element(dtype), _block_d(head_size)
+    types = dict.fromkeys(("qkv_ptr", "cache_ptr", "out_ptr"), f"*{kind}")
+    types |= dict.fromkeys(("contexts_ptr", "tables_ptr"), "*i32")
+    types |= {"partial_ptr": "*fp32", "arrived_ptr": "*i32"}
+    types |= {"table_width": "i32", "scale": "fp32"}
+    constants = {
         "HEADS": heads,
         "D": head_size,
         "BLOCK_D": block_d,
@@ -228,16 +229,12 @@ def _config(
         "BLOCK_N": max(4096 // block_d, 1),
         "SPLITS": splits,
         "BLOCK_S": triton.next_power_of_2(splits),
-    }, 8
+    }
+    name = f"attention_decode {heads}x{head_size} {kind} splits={splits}"
+    return Variant(name, attention_decode_kernel, types, constants, 8)
 
 
 def variants(heads: int, head_size: int, dtype: str) -> Iterator[Variant]:
     """As used for a model of these heads, with blocks of 16 tokens, whole and split."""
-    types = dict.fromkeys(("qkv_ptr", "cache_ptr", "out_ptr"), f"*{ELEMENTS[dtype]}")
-    types |= dict.fromkeys(("contexts_ptr", "tables_ptr"), "*i32")
-    types |= {"partial_ptr": "*fp32", "arrived_ptr": "*i32"}
-    types |= {"table_width": "i32", "scale": "fp32"}
     for splits in SPLITS:
-        constants, warps = _config(heads, head_size, 16, splits)
-        name = f"attention_decode {heads}x{head_size} {dtype} splits={splits}"
-        yield Variant(name, attention_decode_kernel, types, constants, warps)
+        yield plan(heads, head_size, 16, splits, getattr(torch, dtype))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
 from gpt2fast.kernels.triton.paged import check_cache, key_offsets
-from gpt2fast.kernels.triton.variant import ELEMENTS, Variant
+from gpt2fast.kernels.triton.variant import Variant, element
 
 
 @triton.jit
@@ -73,7 +75,7 @@ def attend_tiles(
     return most, total, out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width"])
 def attention_prefill_kernel(
     qkv_ptr,  # (T, 3 * H * D)
     cache_ptr,  # (blocks, 2, H, BLOCK_TOKENS, D)
@@ -90,6 +92,7 @@ def attention_prefill_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """out = softmax(scale * q k^T, causal) v.
 
@@ -97,6 +100,8 @@ def attention_prefill_kernel(
     head of one sequence, the last ones first, since they have the most to do. It walks the tokens
     that all of its queries see, then those on the diagonal.
     """
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
     head, sequence = tl.program_id(1), tl.program_id(2)
     first = tl.load(starts_ptr + sequence)
     count = tl.load(starts_ptr + sequence + 1) - first
@@ -149,29 +154,21 @@ def attention_prefill(
     width = qkv.shape[1] // 3
     block_tokens = check_cache(cache, heads, width // heads)
     out = torch.empty(qkv.shape[0], width, dtype=qkv.dtype, device=qkv.device)
-    constants, warps, stages = _config(heads, width // heads, block_tokens, qkv.dtype)
-    grid = (triton.cdiv(longest, constants["BLOCK_M"]), heads, len(contexts))
-    attention_prefill_kernel[grid](
-        qkv,
-        cache,
-        out,
-        starts,
-        contexts,
-        tables,
-        tables.shape[1],
-        scale,
-        **constants,
-        num_warps=warps,
-        num_stages=stages,
-    )
+    chosen = plan(heads, width // heads, block_tokens, qkv.dtype)
+    grid = (triton.cdiv(longest, chosen.constants["BLOCK_M"]), heads, len(contexts))
+    where = (starts, contexts, tables, tables.shape[1])
+    chosen.launch(grid, qkv.device, qkv, cache, out, *where, scale)
     return out
 
 
-def _config(
-    heads: int, head_size: int, block_tokens: int, dtype: torch.dtype
-) -> tuple[dict[str, int | str], int, int]:
-    """Constants, warps and stages. Products of float32 are not for the matrix units: their
+@cache
+def plan(heads: int, head_size: int, block_tokens: int, dtype: torch.dtype) -> Variant:
+    """The kernel and its constants. Products of float32 are not for the matrix units: their
     operands wait in registers."""
+    kind = element(dtype)
+    types = dict.fromkeys(("qkv_ptr", "cache_ptr", "out_ptr"), f"*{kind}")
+    types |= dict.fromkeys(("starts_ptr", "contexts_ptr", "tables_ptr"), "*i32")
+    types |= {"table_width": "i32", "scale": "fp32"}
     block_d = max(16, triton.next_power_of_2(head_size))
     if dtype == torch.float32:
         block_m, block_n, warps, stages = 32, 16, 8, 2
@@ -179,26 +176,19 @@ def _config(
         block_m, block_n, warps, stages = 32, 32, 4, 2
     else:
         block_m, block_n, warps, stages = 128, 64, 8, 2
-    return (
-        {
-            "HEADS": heads,
-            "D": head_size,
-            "BLOCK_D": block_d,
-            "BLOCK_TOKENS": block_tokens,
-            "BLOCK_M": block_m,
-            "BLOCK_N": block_n,
-            "PRECISION": "ieee",
-        },
-        warps,
-        stages,
-    )
+    constants = {
+        "HEADS": heads,
+        "D": head_size,
+        "BLOCK_D": block_d,
+        "BLOCK_TOKENS": block_tokens,
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "PRECISION": "ieee",
+    }
+    name = f"attention_prefill {heads}x{head_size} {kind}"
+    return Variant(name, attention_prefill_kernel, types, constants, warps, stages)
 
 
 def variants(heads: int, head_size: int, dtype: str) -> Iterator[Variant]:
     """As used for a model of these heads, with blocks of 16 tokens."""
-    types = dict.fromkeys(("qkv_ptr", "cache_ptr", "out_ptr"), f"*{ELEMENTS[dtype]}")
-    types |= dict.fromkeys(("starts_ptr", "contexts_ptr", "tables_ptr"), "*i32")
-    types |= {"table_width": "i32", "scale": "fp32"}
-    constants, warps, stages = _config(heads, head_size, 16, getattr(torch, dtype))
-    name = f"attention_prefill {heads}x{head_size} {dtype}"
-    yield Variant(name, attention_prefill_kernel, types, constants, warps, stages)
+    yield plan(heads, head_size, 16, getattr(torch, dtype))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
 from gpt2fast.kernels.triton.paged import check_cache, key_offsets
-from gpt2fast.kernels.triton.variant import ELEMENTS, Variant
+from gpt2fast.kernels.triton.variant import Variant, element
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width"])
 def cache_append_kernel(
     qkv_ptr,  # (T, 3 * H * D)
     cache_ptr,  # (blocks, 2, H, BLOCK_TOKENS, D)
@@ -25,11 +28,14 @@ def cache_append_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """cache[table[t / BLOCK_TOKENS], :, :, t % BLOCK_TOKENS] = (k, v) of the tokens t of a row.
 
     Grid (rows of the longest sequence / ROWS, H, S): each program stores ROWS rows of one head.
     """
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
     head, sequence = tl.program_id(1), tl.program_id(2)
     first = tl.load(starts_ptr + sequence)
     count = tl.load(starts_ptr + sequence + 1) - first
@@ -64,34 +70,30 @@ def cache_append(
     """
     head_size = qkv.shape[1] // (3 * heads)
     block_tokens = check_cache(cache, heads, head_size)
-    constants, warps = _config(heads, head_size, block_tokens)
-    cache_append_kernel[(triton.cdiv(longest, constants["ROWS"]), heads, len(contexts))](
-        qkv,
-        cache,
-        starts,
-        contexts,
-        tables,
-        tables.shape[1],
-        **constants,
-        num_warps=warps,
-    )
+    chosen = plan(heads, head_size, block_tokens, qkv.dtype)
+    grid = (triton.cdiv(longest, chosen.constants["ROWS"]), heads, len(contexts))
+    where = (starts, contexts, tables, tables.shape[1])
+    chosen.launch(grid, qkv.device, qkv, cache, *where)
 
 
-def _config(heads: int, head_size: int, block_tokens: int) -> tuple[dict[str, int], int]:
-    return {
+@cache
+def plan(heads: int, head_size: int, block_tokens: int, dtype: torch.dtype) -> Variant:
+    """The kernel and its constants."""
+    kind = element(dtype)
+    types = dict.fromkeys(("qkv_ptr", "cache_ptr"), f"*{kind}")
+    types |= dict.fromkeys(("starts_ptr", "contexts_ptr", "tables_ptr"), "*i32")
+    types |= {"table_width": "i32"}
+    constants = {
         "HEADS": heads,
         "D": head_size,
         "BLOCK_D": triton.next_power_of_2(head_size),
         "BLOCK_TOKENS": block_tokens,
         "ROWS": 16,
-    }, 2
+    }
+    name = f"cache_append {heads}x{head_size} {kind}"
+    return Variant(name, cache_append_kernel, types, constants, 2)
 
 
 def variants(heads: int, head_size: int, dtype: str) -> Iterator[Variant]:
     """As used for a model of these heads, with blocks of 16 tokens."""
-    types = dict.fromkeys(("qkv_ptr", "cache_ptr"), f"*{ELEMENTS[dtype]}")
-    types |= dict.fromkeys(("starts_ptr", "contexts_ptr", "tables_ptr"), "*i32")
-    types |= {"table_width": "i32"}
-    constants, warps = _config(heads, head_size, 16)
-    name = f"cache_append {heads}x{head_size} {dtype}"
-    yield Variant(name, cache_append_kernel, types, constants, warps)
+    yield plan(heads, head_size, 16, getattr(torch, dtype))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gpt2fast.kernels.triton.variant import ELEMENTS, Variant
+from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
+from gpt2fast.kernels.triton.variant import Variant, element
 
 
 @triton.jit
@@ -21,7 +23,7 @@ def normalize(x, inside, width, epsilon):
     return centred * tl.rsqrt(variance + epsilon)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def layer_norm_kernel(
     x_ptr,  # (T, WIDTH)
     residual_ptr,  # (T, WIDTH), or x again
@@ -35,11 +37,14 @@ def layer_norm_kernel(
     BLOCK: tl.constexpr,  # the power of two that holds WIDTH
     ROWS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """sum = x + residual; out = (sum - mean) / sqrt(var + epsilon) * weight + bias.
 
     Grid (T / ROWS): each program normalizes ROWS rows, which it holds in registers throughout.
     """
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     inside = (row < rows)[:, None] & (column < WIDTH)[None, :]
@@ -68,39 +73,28 @@ def layer_norm(
     rows, width = x.shape
     out = torch.empty_like(x)
     total = x if residual is None else torch.empty_like(x)
-    if rows == 0:
-        return total, out
-    constants, warps = _config(width, residual is not None)
-    layer_norm_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
-        x,
-        x if residual is None else residual,
-        weight,
-        bias,
-        total,
-        out,
-        rows,
-        epsilon,
-        **constants,
-        num_warps=warps,
-    )
+    chosen = plan(width, residual is not None, x.dtype)
+    inputs = (x, x if residual is None else residual, weight, bias)
+    grid = (triton.cdiv(rows, chosen.constants["ROWS"]),)
+    chosen.launch(grid, x.device, *inputs, total, out, rows, epsilon)
     return total, out
 
 
-def _config(width: int, has_residual: bool) -> tuple[dict[str, int | bool], int]:
-    """Constants and warps: two thousand values or one row a program, 16 values a thread."""
+@cache
+def plan(width: int, has_residual: bool, dtype: torch.dtype) -> Variant:
+    """The kernel and its constants: two thousand values or one row a program, 16 a thread."""
+    kind = element(dtype)
+    names = ("x_ptr", "residual_ptr", "weight_ptr", "bias_ptr", "sum_ptr", "out_ptr")
+    types = dict.fromkeys(names, f"*{kind}") | {"rows": "i32", "epsilon": "fp32"}
     block = triton.next_power_of_2(width)
     rows = max(1, 2048 // block)
     warps = min(max(rows * block // 512, 1), 16)
     constants = {"WIDTH": width, "BLOCK": block, "ROWS": rows, "HAS_RESIDUAL": has_residual}
-    return constants, warps
+    name = f"layer_norm {width} {kind} residual={has_residual}"
+    return Variant(name, layer_norm_kernel, types, constants, warps)
 
 
 def variants(width: int, dtype: str) -> Iterator[Variant]:
     """As used for a model of this width."""
-    pointer = f"*{ELEMENTS[dtype]}"
-    names = ("x_ptr", "residual_ptr", "weight_ptr", "bias_ptr", "sum_ptr", "out_ptr")
-    types = dict.fromkeys(names, pointer) | {"rows": "i32", "epsilon": "fp32"}
     for has_residual in (False, True):
-        constants, warps = _config(width, has_residual)
-        name = f"layer_norm {width} {dtype} residual={has_residual}"
-        yield Variant(name, layer_norm_kernel, types, constants, warps)
+        yield plan(width, has_residual, getattr(torch, dtype))

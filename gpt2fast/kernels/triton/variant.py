@@ -1,4 +1,5 @@
-"""The specializations of the kernels that ship, and what the compiler makes of them, GPU or not."""
+"""The specializations of the kernels that ship: launching one, and what the compiler makes of it,
+GPU or not."""
 
 from __future__ import annotations
 
@@ -10,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from gpt2fast.kernels.triton.dependent import CAPABILITY, is_dependent
 
 # Names of element types in kernel signatures.
 ELEMENTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -29,7 +33,7 @@ class Variant:
         name: for messages.
         kernel: the function under ``triton.jit``.
         types: of the arguments that are no constants, by name: "*fp16", "i32", "fp32".
-        constants: the ``tl.constexpr`` arguments.
+        constants: the ``tl.constexpr`` arguments, but for DEPENDENT, which depends on the device.
         num_warps, num_stages: of the launch.
     """
 
@@ -39,6 +43,25 @@ class Variant:
     constants: Mapping[str, Any]
     num_warps: int
     num_stages: int = 1
+
+    def launch(self, grid: tuple[int, ...], device: torch.device, *arguments: Any) -> None:
+        """Run on the current stream of ``device``; a grid without programs does nothing."""
+        if 0 in grid:
+            return
+        dependent = is_dependent(device)
+        self.kernel[grid](
+            *arguments,
+            **self.constants,
+            DEPENDENT=dependent,
+            num_warps=self.num_warps,
+            num_stages=self.num_stages,
+            **({"launch_pdl": True} if dependent else {}),
+        )
+
+
+def element(dtype: torch.dtype) -> str:
+    """The name of a dtype in kernel signatures."""
+    return ELEMENTS[str(dtype).removeprefix("torch.")]
 
 
 @dataclass(frozen=True)
@@ -55,7 +78,9 @@ def compile_for(variant: Variant, capability: int) -> Resources:
 
     Pointers are taken to be multiples of 16 bytes, as torch allocates them.
     """
-    names = [name for name in variant.kernel.arg_names if name not in variant.constants]
+    dependent = capability >= CAPABILITY
+    constants = {**variant.constants, "DEPENDENT": dependent}
+    names = [name for name in variant.kernel.arg_names if name not in constants]
     if names != list(variant.types):
         raise ValueError(f"{variant.name}: the kernel takes {names}, not {list(variant.types)}")
     signature = {name: variant.types.get(name, "constexpr") for name in variant.kernel.arg_names}
@@ -65,12 +90,13 @@ def compile_for(variant: Variant, capability: int) -> Resources:
         if kind.startswith("*")
     }
     compiled = triton.compile(
-        ASTSource(variant.kernel, signature, dict(variant.constants), aligned),
+        ASTSource(variant.kernel, signature, constants, aligned),
         target=GPUTarget("cuda", capability, 32),
         options={
             "num_warps": variant.num_warps,
             "num_stages": variant.num_stages,
             "enable_fp_fusion": True,
+            "launch_pdl": dependent,
         },
     )
     registers, local = _usage(compiled.asm["cubin"])

@@ -1,4 +1,5 @@
-"""Matrix products with LayerNorm, bias, activation and residual, for one row and many."""
+"""Matrix products with LayerNorm, bias, activation and residual: one row and many, weights in
+floating point and as integers."""
 
 from __future__ import annotations
 
@@ -10,29 +11,19 @@ from hypothesis import strategies as st
 from gpt2fast.errors import OptionError, UnsupportedError
 from gpt2fast.kernels import reference
 from gpt2fast.kernels.triton.activation import FORMULAS
-from gpt2fast.kernels.triton.linear import LayerNorm, linear
+from gpt2fast.kernels.triton.linear import linear
+from gpt2fast.kernels.triton.product import LayerNorm, Product
+from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
 from triton_cases import normal, within_bound
 
-
-def plain_linear(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    norm: tuple[torch.Tensor, torch.Tensor] | None,
-    activation: str,
-    residual: torch.Tensor | None,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
-    if norm is not None:
-        x = reference.layer_norm(x, norm[0].to(dtype), norm[1].to(dtype), 1e-5)
-    y = reference.activation(activation)(reference.linear(x, weight.T, bias))
-    return y if residual is None else y + residual.to(dtype)
+FLOAT = (0, 0)
+FORMATS = [FLOAT, (8, 32), (8, 64), (4, 32), (4, 64), (4, 128)]  # bits and group
 
 
 def run(
     device: torch.device,
     dtype: torch.dtype,
+    form: tuple[int, int],
     shape: tuple[int, int, int],
     has_norm: bool,
     activation: str,
@@ -41,32 +32,43 @@ def run(
 ) -> None:
     rows, inputs, outputs = shape
     generator = torch.Generator().manual_seed(seed)
-    x = normal(generator, rows, inputs).to(dtype)
-    weight = normal(generator, outputs, inputs, scale=inputs**-0.5).to(dtype)
-    bias, residual = normal(generator, outputs).to(dtype), normal(generator, rows, outputs)
-    norm = (1 + normal(generator, inputs, scale=0.1)).to(dtype), normal(generator, inputs).to(dtype)
-    given_norm = norm if has_norm else None
-    given_residual = residual.to(dtype) if has_residual else None
+    x = (normal(generator, rows, inputs, scale=2.0) + 0.5).to(dtype)
+    weight = normal(generator, outputs, inputs, scale=inputs**-0.5)
+    bias, residual = (normal(generator, *s).to(dtype) for s in ((outputs,), (rows, outputs)))
+    gain = (1 + normal(generator, inputs, scale=0.1)).to(dtype)
+    shift = normal(generator, inputs).to(dtype)
+    stored = weight.to(dtype)
+    on_device: torch.Tensor | QuantizedWeight = stored.to(device)
+    if form != FLOAT:
+        on_device = QuantizedWeight.from_float(weight, *form).to(device)
+        stored = reference.store_matrix(weight, f"int{form[0]}", form[1])
+        assert torch.equal(on_device.float().cpu(), stored)
+    norm = LayerNorm(gain.to(device), shift.to(device), 1e-5) if has_norm else None
     got = linear(
-        *(t.to(device) for t in (x, weight, bias)),
-        norm=LayerNorm(*(t.to(device) for t in norm), 1e-5) if has_norm else None,
+        x.to(device),
+        Product(on_device, bias.to(device), norm),
         activation=activation,
-        residual=None if given_residual is None else given_residual.to(device),
+        residual=residual.to(device) if has_residual else None,
     )
-    both = [
-        plain_linear(x, weight, bias, given_norm, activation, given_residual, precision)
-        for precision in (dtype, torch.float64)
-    ]
-    within_bound(got, *both, 1e-5)
+    results = []
+    for precision in (dtype, torch.float64):
+        y = x.to(precision)
+        if has_norm:
+            y = reference.layer_norm(y, gain.to(precision), shift.to(precision), 1e-5)
+        y = reference.linear(y, stored.T.to(precision), bias.to(precision))
+        y = reference.activation(activation)(y)
+        results.append(y + residual.to(precision) if has_residual else y)
+    within_bound(got, *results, 1e-5)
 
 
+@pytest.mark.parametrize("form", FORMATS, ids=str)
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    rows=st.integers(1, 9) | st.sampled_from([17, 70]),
-    inputs=st.integers(2, 200),
-    outputs=st.integers(1, 70),
+    rows=st.integers(1, 9) | st.sampled_from([17, 70, 130]),
+    inputs=st.integers(2, 300),
+    outputs=st.integers(1, 70) | st.sampled_from([600]),
     has_norm=st.booleans(),
     activation=st.sampled_from(["linear", "gelu_new"]),
     has_residual=st.booleans(),
@@ -75,6 +77,7 @@ def run(
 def test_any_shape(
     device: torch.device,
     dtype: torch.dtype,
+    form: tuple[int, int],
     rows: int,
     inputs: int,
     outputs: int,
@@ -83,25 +86,42 @@ def test_any_shape(
     has_residual: bool,
     seed: int,
 ) -> None:
-    run(device, dtype, (rows, inputs, outputs), has_norm, activation, has_residual, seed)
+    shape = (rows, inputs, outputs)
+    run(device, dtype, form, shape, has_norm, activation, has_residual, seed)
 
 
 @pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize("activation", sorted(FORMULAS))
 def test_activations(device: torch.device, dtype: torch.dtype, activation: str, rows: int) -> None:
-    run(device, dtype, (rows, 64, 48), False, activation, False, 5)
+    run(device, dtype, FLOAT, (rows, 64, 48), False, activation, False, 5)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 16, 80])
+@pytest.mark.parametrize("rows", [1, 3, 16])
 @pytest.mark.parametrize("width", [768, 1600])
-def test_widths_of_models(device: torch.device, dtype: torch.dtype, width: int, rows: int) -> None:
-    run(device, dtype, (rows, width, 100), True, "gelu_new", True, width)
+@pytest.mark.parametrize("form", [FLOAT, (8, 64), (4, 128)], ids=str)
+def test_widths_of_models(
+    device: torch.device, dtype: torch.dtype, form: tuple[int, int], width: int, rows: int
+) -> None:
+    run(device, dtype, form, (rows, width, 50), True, "gelu_new", True, width)
+
+
+def test_a_row_has_the_same_bits_beside_others_of_its_kind(device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = normal(generator, 4, 100).to(device)
+    product = Product(normal(generator, 40, 100).to(device))
+    whole = linear(x, product)
+    assert torch.equal(linear(x[2:3].contiguous(), product), whole[2:3])
 
 
 def test_wrong_arguments_are_refused(device: torch.device) -> None:
     x, weight, bias = (torch.ones(s, device=device) for s in ((2, 8), (4, 8), (4,)))
+    product = Product(weight, bias)
     with pytest.raises(UnsupportedError, match='"mish" has no GPU kernel'):
-        linear(x, weight, bias, activation="mish")
-    with pytest.raises(OptionError, match="do not fit"):
-        linear(x, weight.T.contiguous(), bias)
-    assert linear(x[:0], weight, bias).shape == (0, 4)
+        linear(x, product, activation="mish")
+    with pytest.raises(OptionError, match="does not fit weights of 4 outputs and 8 inputs"):
+        linear(x[:, :4].contiguous(), product)
+    with pytest.raises(OptionError, match=r"a bias \(2,\) does not fit 4 outputs"):
+        Product(weight, bias[:2])
+    with pytest.raises(OptionError, match=r"a LayerNorm \(4,\) does not fit 8 inputs"):
+        Product(weight, bias, LayerNorm(bias, bias, 1e-5))
+    assert linear(x[:0], product).shape == (0, 4)

@@ -18,9 +18,11 @@ from gpt2fast.kernels.triton import (  # noqa: E402
     attention_decode,
     attention_prefill,
     cache_append,
+    embedding,
+    head,
     layer_norm,
     linear,
-    quantized_linear,
+    sample,
 )
 from gpt2fast.kernels.triton.variant import (  # noqa: E402
     SHARED_LIMITS,
@@ -50,7 +52,9 @@ def shipped(model: str, dtype: str) -> Iterator[Variant]:
     yield from attention_prefill.variants(heads, head_size, dtype)
     yield from attention_decode.variants(heads, head_size, dtype)
     yield from linear.variants(width, 4 * width, dtype)
-    yield from quantized_linear.variants(width, 4 * width, dtype)
+    yield from embedding.variants(width, dtype)
+    yield from head.variants(width, dtype)
+    yield from sample.variants()
 
 
 @pytest.mark.parametrize(("model", "dtype", "capability"), EVERY)

@@ -1,0 +1,97 @@
+"""The first input of a step: the embedding of each token plus that of its position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
+from gpt2fast.kernels.triton.product import Product, Sizes
+from gpt2fast.kernels.triton.variant import Variant, element
+
+
+@triton.jit
+def embedding_kernel(
+    tokens_ptr,  # (T,)
+    positions_ptr,  # (T,)
+    weight_ptr,  # (V, WIDTH), or integers as in products.py
+    scales_ptr,
+    position_weight_ptr,  # (POSITIONS, WIDTH)
+    out_ptr,  # (T, WIDTH)
+    VOCABULARY: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    """out = weight[tokens] + position_weight[positions]. Grid (WIDTH / BLOCK, T).
+
+    Both are brought into range: places without a sequence have the position -1.
+    """
+    let_next_start(DEPENDENT)
+    row = tl.program_id(1)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < WIDTH
+    wait_for_previous(DEPENDENT)
+    token = tl.minimum(tl.maximum(tl.load(tokens_ptr + row), 0), VOCABULARY - 1).to(tl.int64)
+    position = tl.minimum(tl.maximum(tl.load(positions_ptr + row), 0), POSITIONS - 1)
+    if BITS > 8:
+        x = tl.load(weight_ptr + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
+    else:
+        GROUPS: tl.constexpr = (WIDTH + GROUP - 1) // GROUP
+        BYTES: tl.constexpr = GROUP * BITS // 8
+        first = token * GROUPS + column // GROUP
+        within = column % GROUP
+        stored = tl.load(weight_ptr + first * BYTES + within % BYTES, mask=inside, other=0)
+        if BITS == 4:
+            stored = tl.where(within < BYTES, stored & 15, stored >> 4).to(tl.int8) - 8
+        step = tl.load(scales_ptr + first, mask=inside, other=0.0).to(tl.float32)
+        x = stored.to(tl.float32) * step
+    at = position.to(tl.int64) * WIDTH + column
+    x += tl.load(position_weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    to = row.to(tl.int64) * WIDTH + column
+    tl.store(out_ptr + to, x.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def embedding(tokens: Tensor, positions: Tensor, table: Product, position_table: Tensor) -> Tensor:
+    """tokens (T,), positions (T,) int32; tables (V, C) and (P, C) -> (T, C) in the dtype of the
+    latter."""
+    positions_count, width = position_table.shape
+    out = torch.empty(len(tokens), width, dtype=position_table.dtype, device=tokens.device)
+    sizes = Sizes(width, table.sizes.outputs, table.sizes.bits, table.sizes.group)
+    chosen = plan(sizes, positions_count, position_table.dtype)
+    grid = (triton.cdiv(width, chosen.constants["BLOCK"]), len(tokens))
+    weights = table.weight_arguments
+    chosen.launch(grid, tokens.device, tokens, positions, *weights, position_table, out)
+    return out
+
+
+@cache
+def plan(sizes: Sizes, positions: int, dtype: torch.dtype) -> Variant:
+    """The kernel and its constants."""
+    kind = element(dtype)
+    types = {"tokens_ptr": "*i32", "positions_ptr": "*i32", **sizes.weight_types(kind)}
+    types |= {"position_weight_ptr": f"*{kind}", "out_ptr": f"*{kind}"}
+    constants = {
+        "VOCABULARY": sizes.outputs,
+        "POSITIONS": positions,
+        "WIDTH": sizes.inputs,
+        "BITS": sizes.bits,
+        "GROUP": sizes.group,
+        "BLOCK": min(triton.next_power_of_2(sizes.inputs), 512),
+    }
+    return Variant(f"embedding {sizes} {kind}", embedding_kernel, types, constants, 4)
+
+
+def variants(width: int, dtype: str) -> Iterator[Variant]:
+    """As used for a model of this width: a table of floats, and of 8-bit integers."""
+    kind = getattr(torch, dtype)
+    for bits, group in ((torch.finfo(kind).bits, 0), (8, 64)):
+        yield plan(Sizes(width, 50257, bits, group), 1024, kind)

@@ -1,0 +1,232 @@
+"""The head: logits of the rows that are sampled, or in one launch the tokens chosen from them.
+
+Each program has some of the vocabulary. It writes its logits, or the best of them once noise is
+added (``gumbel.py``); the last program to arrive picks the best of all and makes it the next input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gpt2fast.kernels.triton.choose import choose_among_tiles, last_to_arrive, leave_best
+from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
+from gpt2fast.kernels.triton.product import MATVEC_ROWS, Constants, Product, Sizes, row_class
+from gpt2fast.kernels.triton.products import matmul, matvec, row_statistics
+from gpt2fast.kernels.triton.row_state import FIELDS, MOST_STEPS
+from gpt2fast.kernels.triton.variant import Variant, element
+
+
+@triton.jit(do_not_specialize=["rows", "capacity"])
+def head_matvec_kernel(
+    x_ptr,  # (T, K)
+    picked_ptr,  # (R,): the rows of x whose logits are wanted
+    weight_ptr,  # see products.py
+    scales_ptr,
+    gain_ptr,  # (K,) of the LayerNorm
+    column_sums_ptr,  # (N,) float32
+    bias_ptr,  # (N,) float32
+    logits_ptr,  # (R, N) float32
+    state_ptr,  # (FIELDS, capacity)
+    best_ptr,  # (R, TILES) float32
+    best_token_ptr,  # (R, TILES)
+    arrived_ptr,  # (R,) zeros
+    history_ptr,  # (R, MOST_STEPS)
+    rows,
+    capacity,
+    epsilon,
+    K: tl.constexpr,
+    N: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    NORM: tl.constexpr,
+    STATISTICS_K: tl.constexpr,
+    DRAWS: tl.constexpr,
+    TILES: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    MOST_STEPS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    """logits = norm(x[picked]) weight^T + bias, or the tokens chosen from them if DRAWS.
+
+    Grid (N / BLOCK_N, R). The counters are left at zero for the next launch.
+    """
+    let_next_start(DEPENDENT)
+    row = tl.program_id(1) + tl.arange(0, 1)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    # The plan of a step is the host's, and no kernel writes it.
+    at = tl.load(picked_ptr + row).to(tl.int64) * K
+    x = x_ptr + tl.sum(at, axis=0)
+    acc = matvec(x, weight_ptr, scales_ptr, gain_ptr, n, K, N, BITS, GROUP, BLOCK_K, BLOCK_N, NORM,
+                 DEPENDENT)[None, :]  # fmt: skip
+    if NORM:
+        mean, scale = row_statistics(x_ptr, at, row < rows, epsilon, K, STATISTICS_K)
+        sums = tl.load(column_sums_ptr + n, mask=n < N, other=0.0)
+        acc = (acc - mean[:, None] * sums[None, :]) * scale[:, None]
+    acc += tl.load(bias_ptr + n, mask=n < N, other=0.0)[None, :]
+    inside = (row < rows)[:, None] & (n < N)[None, :]
+    if DRAWS:
+        leave_best(acc, row, row < rows, n, inside, state_ptr, capacity, best_ptr, best_token_ptr,
+                   TILES)  # fmt: skip
+        if last_to_arrive(arrived_ptr + tl.program_id(1), TILES):
+            choose_among_tiles(row, row < rows, state_ptr, capacity, best_ptr, best_token_ptr,
+                               history_ptr, 1, TILES, BLOCK_T, MOST_STEPS)  # fmt: skip
+            tl.store(arrived_ptr + tl.program_id(1), 0)
+    else:
+        tl.store(logits_ptr + row.to(tl.int64)[:, None] * N + n[None, :], acc, mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows", "capacity"])
+def head_matmul_kernel(
+    x_ptr,  # (T, K)
+    picked_ptr,  # (R,): the rows of x whose logits are wanted
+    weight_ptr,  # see products.py
+    scales_ptr,
+    gain_ptr,  # (K,) of the LayerNorm
+    column_sums_ptr,  # as in head_matvec_kernel; not used
+    bias_ptr,  # (N,) float32
+    logits_ptr,  # (R, N) float32
+    state_ptr,  # (FIELDS, capacity)
+    best_ptr,  # (R, TILES) float32
+    best_token_ptr,  # (R, TILES)
+    arrived_ptr,  # (R / BLOCK_M,) zeros
+    history_ptr,  # (R, MOST_STEPS)
+    rows,
+    capacity,
+    epsilon,
+    K: tl.constexpr,
+    N: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    NORM: tl.constexpr,
+    STATISTICS_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DRAWS: tl.constexpr,
+    TILES: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    MOST_STEPS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    """As head_matvec_kernel, a tile a program. Grid (N / BLOCK_N, R / BLOCK_M)."""
+    let_next_start(DEPENDENT)
+    row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    present = row < rows
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    at = tl.load(picked_ptr + row, mask=present, other=0).to(tl.int64) * K
+    mean = tl.zeros((BLOCK_M,), tl.float32)
+    scale = tl.zeros((BLOCK_M,), tl.float32)
+    wait_for_previous(DEPENDENT)
+    if NORM:
+        mean, scale = row_statistics(x_ptr, at, present, epsilon, K, STATISTICS_K)
+    acc = matmul(x_ptr, at, mean, scale, weight_ptr, scales_ptr, gain_ptr, n, K, N, BITS, GROUP,
+                 BLOCK_M, BLOCK_K, BLOCK_N, NORM, PRECISION)  # fmt: skip
+    acc += tl.load(bias_ptr + n, mask=n < N, other=0.0)[None, :]
+    inside = present[:, None] & (n < N)[None, :]
+    if DRAWS:
+        leave_best(acc, row, present, n, inside, state_ptr, capacity, best_ptr, best_token_ptr,
+                   TILES)  # fmt: skip
+        if last_to_arrive(arrived_ptr + tl.program_id(1), TILES):
+            choose_among_tiles(row, present, state_ptr, capacity, best_ptr, best_token_ptr,
+                               history_ptr, BLOCK_M, TILES, BLOCK_T, MOST_STEPS)  # fmt: skip
+            tl.store(arrived_ptr + tl.program_id(1), 0)
+    else:
+        tl.store(logits_ptr + row.to(tl.int64)[:, None] * N + n[None, :], acc, mask=inside)
+
+
+class Choice:
+    """Where the head leaves the tokens that it chooses, for up to ``rows`` sequences at a time.
+
+    Attributes:
+        state: (FIELDS, capacity) int32, see ``row_state``.
+        history: (capacity, MOST_STEPS) int32: the tokens chosen, -1 where logits were no numbers.
+    """
+
+    def __init__(self, rows: int, sizes: Sizes, dtype: torch.dtype, device: torch.device) -> None:
+        self.capacity = max(64, int(triton.next_power_of_2(rows)))
+        self.state = torch.zeros(FIELDS, self.capacity, dtype=torch.int32, device=device)
+        self.history = torch.zeros(self.capacity, MOST_STEPS, dtype=torch.int32, device=device)
+        bests = 0
+        for most in (MATVEC_ROWS, 16, 64, self.capacity):
+            bests = max(bests, most * plan(sizes, True, most, dtype).constants["TILES"])
+        self.best = torch.empty(bests, device=device)
+        self.best_token = torch.empty(bests, dtype=torch.int32, device=device)
+        self.arrived = torch.zeros(self.capacity, dtype=torch.int32, device=device)
+
+
+def head_logits(x: Tensor, picked: Tensor, product: Product) -> Tensor:
+    """Logits (R, V) in float32 of the rows ``picked`` (R,) int32 of x (T, C)."""
+    out = torch.empty(len(picked), product.sizes.outputs, device=x.device)
+    nothing = picked  # arguments that are not used
+    _launch(x, picked, product, False, (out, nothing, out, nothing, nothing, nothing), 0)
+    return out
+
+
+def head_choose(x: Tensor, picked: Tensor, product: Product, choice: Choice) -> None:
+    """Choose a token from each of the rows ``picked`` (R,) int32 of x (T, C), as the fields of the
+    first R places of ``choice`` say (filters left aside), and advance them."""
+    parts = (choice.state, choice.best, choice.best_token, choice.arrived, choice.history)
+    _launch(x, picked, product, True, (choice.best, *parts), choice.capacity)
+
+
+def _launch(
+    x: Tensor,
+    picked: Tensor,
+    product: Product,
+    draws: bool,
+    results: tuple[Tensor, ...],
+    capacity: int,
+) -> None:
+    chosen = plan(product.sizes, draws, len(picked), x.dtype)
+    constants = chosen.constants
+    grid = (
+        triton.cdiv(product.sizes.outputs, constants["BLOCK_N"]),
+        triton.cdiv(len(picked), constants.get("BLOCK_M", 1)),
+    )
+    inputs = (x, picked, *product.weight_arguments, product.gain, product.column_sums, product.bias)
+    numbers = (len(picked), capacity, product.epsilon)
+    chosen.launch(grid, x.device, *inputs, *results, *numbers)
+
+
+def plan(sizes: Sizes, draws: bool, rows: int, dtype: torch.dtype) -> Variant:
+    """The kernel and its constants for so many rows."""
+    return _plan(sizes, draws, row_class(rows), dtype)
+
+
+@cache
+def _plan(sizes: Sizes, draws: bool, rows: int, dtype: torch.dtype) -> Variant:
+    kind = element(dtype)
+    types = {"x_ptr": f"*{kind}", "picked_ptr": "*i32", **sizes.weight_types(kind)}
+    types |= {"gain_ptr": f"*{kind}", "column_sums_ptr": "*fp32", "bias_ptr": "*fp32"}
+    types |= {"logits_ptr": "*fp32", "state_ptr": "*i32", "best_ptr": "*fp32"}
+    types |= dict.fromkeys(("best_token_ptr", "arrived_ptr", "history_ptr"), "*i32")
+    types |= {"rows": "i32", "capacity": "i32", "epsilon": "fp32"}
+    if rows <= MATVEC_ROWS:
+        kernel, stages = head_matvec_kernel, 1
+        blocks, warps = sizes.matvec_blocks()
+    else:
+        kernel = head_matmul_kernel
+        blocks, warps, stages = sizes.matmul_blocks(rows, dtype)
+    tiles = triton.cdiv(sizes.outputs, blocks["BLOCK_N"])
+    together = min(triton.next_power_of_2(tiles), 4096 // blocks.get("BLOCK_M", 1))
+    constants: Constants = {**sizes.constants, **blocks, "DRAWS": draws, "TILES": tiles}
+    constants |= {"BLOCK_T": together, "MOST_STEPS": MOST_STEPS}
+    return Variant(f"head {sizes} {kind} {rows} {draws}", kernel, types, constants, warps, stages)
+
+
+def variants(width: int, dtype: str) -> Iterator[Variant]:
+    """As used for a model of this width: logits and tokens, one row and batches, both formats."""
+    kind = getattr(torch, dtype)
+    for bits, group in ((torch.finfo(kind).bits, 0), (8, 64)):
+        for rows in (1, 16, 64, 128):
+            for draws in (False, True):
+                yield plan(Sizes(width, 50257, bits, group, norm=True), draws, rows, kind)

@@ -1,0 +1,216 @@
+"""The phases of a matrix product: sums over the inputs, for one row or a tile of rows, with weights
+in floating point or as integers (``QuantizedWeight``); LayerNorm of the inputs.
+
+BITS 16 and 32: weights (N, K) of that type. BITS 8 and 4: integers (N, G * BYTES), scales (N, G).
+
+LayerNorm's shift is in the bias of a product already. A single row is normalized after the product:
+sum_k w[k] gain[k] (x[k] - mean) / s = (sum_k w[k] gain[k] x[k] - mean sum_k w[k] gain[k]) / s, the
+last sum being a constant of the matrix: a value of x then takes one multiplication. Rows for the
+matrix units are normalized before, since they are rounded to the weights' type, which a value that
+is not normalized can exceed.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from gpt2fast.kernels.triton.dependent import wait_for_previous
+
+
+@triton.jit
+def row_statistics(x_ptr, at, present, epsilon, K: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Mean and 1 / sqrt(var + epsilon), both (R,), of the rows that begin at ``at`` (R,).
+
+    Two passes, the second over what the first has left in the cache: the variance of differences
+    from the mean loses nothing where the mean is large.
+    """
+    total = tl.zeros(at.shape, tl.float32)
+    for start in range(0, K, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside = present[:, None] & (k < K)[None, :]
+        x = tl.load(x_ptr + at[:, None] + k[None, :], mask=inside, other=0.0)
+        total += tl.sum(x.to(tl.float32), axis=1)
+    mean = total / K
+    squares = tl.zeros(at.shape, tl.float32)
+    for start in range(0, K, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside = present[:, None] & (k < K)[None, :]
+        x = tl.load(x_ptr + at[:, None] + k[None, :], mask=inside, other=0.0).to(tl.float32)
+        centred = tl.where(inside, x - mean[:, None], 0.0)
+        squares += tl.sum(centred * centred, axis=1)
+    return mean, tl.rsqrt(squares / K + epsilon)
+
+
+@triton.jit
+def load_scaled(x_ptr, k, gain_ptr, K: tl.constexpr, NORM: tl.constexpr):
+    """Inputs k, of any shape, of one row, times LayerNorm's gain if NORM: float32, 0 behind K."""
+    x = tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    if NORM:
+        x *= tl.load(gain_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    return x
+
+
+@triton.jit
+def load_normalized(x_ptr, at, k, mean, scale, gain_ptr, K: tl.constexpr, NORM: tl.constexpr):
+    """Inputs k (BLOCK_K,) of the rows that begin at ``at`` (R,), normalized if NORM: float32
+    (R, BLOCK_K), zero behind K."""
+    inside = (k < K)[None, :]
+    x = tl.load(x_ptr + at[:, None] + k[None, :], mask=inside, other=0.0).to(tl.float32)
+    if NORM:
+        gain = tl.load(gain_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+        x = (x - mean[:, None]) * scale[:, None] * gain[None, :]
+    return x
+
+
+@triton.jit
+def matvec(
+    x_ptr,  # of the row
+    weight_ptr,
+    scales_ptr,
+    gain_ptr,
+    n,  # (BLOCK_N,) outputs
+    K: tl.constexpr,
+    N: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    NORM: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    """sum_k w[n, k] x[k] (gain[k]): float32 (BLOCK_N,). Waits for the kernel before."""
+    if BITS > 8:
+        sums = float_matvec(x_ptr, weight_ptr, gain_ptr, n, K, N, BLOCK_K, BLOCK_N, NORM, DEPENDENT)
+    else:
+        sums = integer_matvec(x_ptr, weight_ptr, scales_ptr, gain_ptr, n, K, N, BITS, GROUP,
+                              BLOCK_K, BLOCK_N, NORM, DEPENDENT)  # fmt: skip
+    return sums
+
+
+@triton.jit
+def float_matvec(x_ptr, weight_ptr, gain_ptr, n, K: tl.constexpr, N: tl.constexpr,
+                 BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, NORM: tl.constexpr,
+                 DEPENDENT: tl.constexpr):  # fmt: skip
+    """``matvec`` over floating-point weights. Products and sums in float32, without matrix units:
+    one row would leave fifteen sixteenths of them idle, and the weights come no faster."""
+    k = tl.arange(0, BLOCK_K)
+    weights = weight_ptr + n.to(tl.int64)[:, None] * K
+    inside = (n < N)[:, None]
+    # Asked for before the wait, and always one tile ahead.
+    weight = tl.load(weights + k[None, :], mask=inside & (k < K)[None, :], other=0.0)
+    wait_for_previous(DEPENDENT)
+    acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    for start in range(0, K, BLOCK_K):
+        ahead = start + BLOCK_K + k
+        following = tl.load(weights + ahead[None, :], mask=inside & (ahead < K)[None, :], other=0.0)
+        x = load_scaled(x_ptr, start + k, gain_ptr, K, NORM)
+        acc += weight.to(tl.float32) * x[None, :]
+        weight = following
+    return tl.sum(acc, axis=1)
+
+
+@triton.jit
+def integer_matvec(x_ptr, weight_ptr, scales_ptr, gain_ptr, n, K: tl.constexpr, N: tl.constexpr,
+                   BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_K: tl.constexpr,
+                   BLOCK_N: tl.constexpr, NORM: tl.constexpr, DEPENDENT: tl.constexpr):  # fmt: skip
+    """``matvec`` over integers: (BLOCK_N, groups, bytes of a group) at a time, summed over each
+    group before the group's scale is applied."""
+    GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
+    BYTES: tl.constexpr = GROUP * BITS // 8
+    BLOCK_G: tl.constexpr = BLOCK_K // GROUP
+    g, j = tl.arange(0, BLOCK_G), tl.arange(0, BYTES)
+    row = n.to(tl.int64) * GROUPS
+    inside = (n < N)[:, None]
+    at = (row[:, None] + g[None, :])[:, :, None] * BYTES + j[None, None, :]
+    there = inside & (g < GROUPS)[None, :]
+    stored = tl.load(weight_ptr + at, mask=there[:, :, None], other=0)
+    steps = tl.load(scales_ptr + row[:, None] + g[None, :], mask=there, other=0.0)
+    wait_for_previous(DEPENDENT)
+    acc = tl.zeros((BLOCK_N, BLOCK_G), tl.float32)
+    for start in range(0, GROUPS, BLOCK_G):
+        ahead = start + BLOCK_G + g
+        there = inside & (ahead < GROUPS)[None, :]
+        at = (row[:, None] + ahead[None, :])[:, :, None] * BYTES + j[None, None, :]
+        following = tl.load(weight_ptr + at, mask=there[:, :, None], other=0)
+        following_steps = tl.load(scales_ptr + row[:, None] + ahead[None, :], mask=there, other=0.0)
+        k = ((start + g) * GROUP)[None, :, None] + j[None, None, :]
+        x = load_scaled(x_ptr, k, gain_ptr, K, NORM)
+        if BITS == 8:
+            sums = tl.sum(stored.to(tl.float32) * x, axis=2)
+        else:
+            y = load_scaled(x_ptr, k + BYTES, gain_ptr, K, NORM)
+            # The four bits, at the head of a float's fraction, make it 1 + (w + 8) / 16: two
+            # operations, where a conversion alone costs as much.
+            wide = stored.to(tl.uint32)
+            first = ((wide << 19) & 0x780000 | 0x3F800000).to(tl.float32, bitcast=True)
+            second = ((wide << 15) & 0x780000 | 0x3F800000).to(tl.float32, bitcast=True)
+            sums = tl.sum(first * x + second * y, axis=2) - 1.5 * tl.sum(x + y, axis=2)
+            sums *= 16.0
+        acc += sums * steps.to(tl.float32)
+        stored, steps = following, following_steps
+    return tl.sum(acc, axis=1)
+
+
+@triton.jit
+def matmul(
+    x_ptr,
+    at,  # (BLOCK_M,) where the rows begin
+    mean,  # (BLOCK_M,)
+    scale,  # (BLOCK_M,)
+    weight_ptr,
+    scales_ptr,
+    gain_ptr,
+    n,  # (BLOCK_N,) outputs
+    K: tl.constexpr,
+    N: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    NORM: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """sum_k norm(x)[m, k] w[n, k] on the matrix units: float32 (BLOCK_M, BLOCK_N)."""
+    if BITS > 8:
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for start in range(0, K, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            inside = (k < K)[:, None] & (n < N)[None, :]
+            where = k[:, None] + n.to(tl.int64)[None, :] * K
+            weight = tl.load(weight_ptr + where, mask=inside, other=0.0)
+            x = load_normalized(x_ptr, at, k, mean, scale, gain_ptr, K, NORM)
+            acc = tl.dot(x.to(weight.dtype), weight, acc, input_precision=PRECISION)
+    else:
+        acc = integer_matmul(x_ptr, at, mean, scale, weight_ptr, scales_ptr, gain_ptr, n, K, N,
+                             BITS, GROUP, BLOCK_M, BLOCK_N, NORM, PRECISION)  # fmt: skip
+    return acc
+
+
+@triton.jit
+def integer_matmul(x_ptr, at, mean, scale, weight_ptr, scales_ptr, gain_ptr, n, K: tl.constexpr,
+                   N: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr,
+                   BLOCK_N: tl.constexpr, NORM: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """``matmul`` over integers: a group at a time, its integers as they are in the inputs' type,
+    which holds them exactly; then its scale, in float32."""
+    GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
+    BYTES: tl.constexpr = GROUP * BITS // 8
+    kind = x_ptr.dtype.element_ty
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    j = tl.arange(0, BYTES)
+    for g in range(0, GROUPS):
+        byte = (n.to(tl.int64)[None, :] * GROUPS + g) * BYTES + j[:, None]
+        stored = tl.load(weight_ptr + byte, mask=(n < N)[None, :], other=0)
+        step = tl.load(scales_ptr + n * GROUPS + g, mask=n < N, other=0.0).to(tl.float32)
+        x = load_normalized(x_ptr, at, g * GROUP + j, mean, scale, gain_ptr, K, NORM).to(kind)
+        if BITS == 8:
+            part = tl.dot(x, stored.to(kind), input_precision=PRECISION)
+        else:
+            low = ((stored & 15).to(tl.float32) - 8.0).to(kind)
+            high = ((stored >> 4).to(tl.float32) - 8.0).to(kind)
+            y = load_normalized(x_ptr, at, g * GROUP + BYTES + j, mean, scale, gain_ptr, K, NORM)
+            part = tl.dot(x, low, input_precision=PRECISION)
+            part = tl.dot(y.to(kind), high, part, input_precision=PRECISION)
+        acc += part * step[None, :]
+    return acc

@@ -1,0 +1,121 @@
+"""The kernels of one step, in order, whoever launches them: at once, or recorded into a graph.
+
+Shapes: T rows of a step, S sequences, C width, H heads, D head size, L layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt2fast.config import ModelConfig
+from gpt2fast.kernels.triton.attention_decode import SPLITS, SplitWorkspace, attention_decode
+from gpt2fast.kernels.triton.attention_prefill import attention_prefill
+from gpt2fast.kernels.triton.cache_append import cache_append
+from gpt2fast.kernels.triton.embedding import embedding
+from gpt2fast.kernels.triton.linear import linear
+from gpt2fast.runners.base import StepBatch
+from gpt2fast.runners.cuda.device import multiprocessors
+from gpt2fast.runners.cuda.weights import Weights
+
+_TOKENS_A_SPLIT = 64  # that are worth a program of their own
+
+
+@dataclass(frozen=True)
+class SingleTokens:
+    """Where one new token a sequence stands: contexts (S,), tables (S, M), both int32."""
+
+    contexts: Tensor
+    tables: Tensor
+    splits: int
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Where rows stand that are any number a sequence: starts (S + 1,), contexts (S,), tables
+    (S, M): int32, as in ``StepBatch``."""
+
+    starts: Tensor
+    contexts: Tensor
+    tables: Tensor
+    longest: int
+
+
+class Forward:
+    """The model on the GPU with its cache (L, blocks, 2, H, block tokens, D)."""
+
+    def __init__(
+        self, config: ModelConfig, weights: Weights, num_blocks: int, block_size: int, max_seqs: int
+    ) -> None:
+        self.config, self.weights = config, weights
+        self.dtype, self.device = weights.positions.dtype, weights.positions.device
+        c = config
+        # Only slots that were written are ever read.
+        shape = (c.n_layer, num_blocks, 2, c.n_head, block_size, c.head_size)
+        self.cache = torch.empty(shape, dtype=self.dtype, device=self.device)
+        places = max(64, 1 << (max_seqs - 1).bit_length())
+        self._workspace = SplitWorkspace(places, c.n_head, c.head_size, SPLITS[-1], self.device)
+        self._programs = 2 * multiprocessors(self.device)
+
+    def hidden(self, tokens: Tensor, positions: Tensor, where: SingleTokens | Chunks) -> Tensor:
+        """tokens (T,), positions (T,) int32 -> what the head takes, (T, C)."""
+        x = embedding(tokens, positions, self.weights.tokens, self.weights.positions)
+        activation = self.config.activation_function
+        for index, layer in enumerate(self.weights.layers):
+            attended = self._attend(index, linear(x, layer.attention_in), where)
+            x = linear(attended, layer.attention_out, residual=x)
+            inner = linear(x, layer.mlp_in, activation=activation)
+            x = linear(inner, layer.mlp_out, residual=x)
+        return x
+
+    def _attend(self, layer: int, qkv: Tensor, where: SingleTokens | Chunks) -> Tensor:
+        """qkv (T, 3 C) -> (T, C); stores the keys and values of the rows as well."""
+        cache, heads = self.cache[layer], self.config.n_head
+        scale = self.config.attention_scale(layer)
+        if isinstance(where, SingleTokens):
+            return attention_decode(
+                qkv, cache, where.contexts, where.tables, heads, scale, where.splits,
+                self._workspace,
+            )  # fmt: skip
+        rows = (where.starts, where.contexts, where.tables)
+        cache_append(qkv, cache, *rows, heads, where.longest)
+        return attention_prefill(qkv, cache, *rows, heads, scale, where.longest)
+
+    def splits(self, sequences: int, context: int) -> int:
+        """Programs that share a head's keys: enough for the context, and no more than the GPU has
+        room for."""
+        enough = next((s for s in SPLITS if context <= s * _TOKENS_A_SPLIT), SPLITS[-1])
+        room = self._programs // (sequences * self.config.n_head)
+        return max((s for s in SPLITS if s <= min(enough, room)), default=1)
+
+    def places(self, batch: StepBatch) -> tuple[Tensor, Tensor, SingleTokens | Chunks]:
+        """Tokens (T,), positions (T,) and places of a batch, on the GPU."""
+        counts = np.diff(batch.query_starts)  # (S,)
+        owner = np.repeat(np.arange(len(counts)), counts)  # (T,)
+        within = np.arange(len(batch.token_ids)) - batch.query_starts[owner]
+        positions = batch.context_lens[owner] + within
+        arrays = (
+            batch.token_ids, positions, batch.query_starts, batch.context_lens,
+            batch.block_tables.ravel(),
+        )  # fmt: skip
+        # One copy to the GPU for all of them; each begins at a whole vector.
+        sizes = [-(-len(array) // 4) * 4 for array in arrays]
+        packed = np.zeros(sum(sizes), np.int32)
+        ends = np.cumsum(sizes)
+        for array, size, end in zip(arrays, sizes, ends, strict=True):
+            packed[end - size : end - size + len(array)] = array
+        parts = [
+            part[: len(array)]
+            for part, array in zip(
+                torch.from_numpy(packed).to(self.device).split(sizes), arrays, strict=True
+            )
+        ]
+        tokens, place, starts, contexts, tables = parts
+        tables = tables.view(batch.block_tables.shape)
+        if bool((counts == 1).all()):
+            splits = self.splits(len(counts), int(positions.max(initial=0)))
+            return tokens, place, SingleTokens(contexts, tables, splits)
+        return tokens, place, Chunks(starts, contexts, tables, int(counts.max(initial=0)))

@@ -1,0 +1,167 @@
+"""``CudaRunner``: the engine's steps on an NVIDIA GPU.
+
+Shapes: T rows of a step, S sequences, R rows whose logits are wanted, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gpt2fast.errors import OptionError, UnsupportedError
+from gpt2fast.kernels.triton.head import head_logits
+from gpt2fast.kernels.triton.linear import check_activation
+from gpt2fast.kernels.triton.row_state import MOST_STEPS
+from gpt2fast.quantization import Quantization
+from gpt2fast.runners.base import RowSampling, StepBatch
+from gpt2fast.runners.cuda.decode import Decoder, Pending
+from gpt2fast.runners.cuda.device import gpu
+from gpt2fast.runners.cuda.forward import Forward
+from gpt2fast.runners.cuda.weights import load
+
+if TYPE_CHECKING:
+    from gpt2fast.checkpoint import Checkpoint
+
+DTYPES = ("float16", "bfloat16", "float32")
+MOST_HEAD_SIZE = 256
+
+
+class CudaRunner:
+    """Runs a checkpoint with the kernels of ``gpt2fast.kernels.triton``: a ``SamplingRunner``.
+
+    With TRITON_INTERPRET=1 the kernels are interpreted on the CPU, very slowly: for tests.
+
+    Args:
+        checkpoint: an open checkpoint; its tensors are copied.
+        device: "cuda" or "cuda:<index>".
+        dtype: of activations, cache, and weights that are not quantized: "float16", "bfloat16" or
+            "float32"; sums and the softmax are float32.
+        quantization: what the matrices are rounded to; None keeps what the checkpoint has.
+        block_size: tokens in a cache block.
+        num_blocks: cache blocks.
+        max_batch_tokens: the largest number of new tokens in a step.
+        max_seqs: the largest number of sequences in a step.
+
+    Raises:
+        OptionError: an option is out of range, there is no such GPU, or its memory is too small.
+        UnsupportedError: the activation or the head size has no kernel.
+        CheckpointError: a tensor holds NaN, or values that ``dtype`` cannot hold.
+    """
+
+    max_steps = 8
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "cuda",
+        dtype: str = "float16",
+        quantization: Quantization | None = None,
+        block_size: int = 16,
+        num_blocks: int,
+        max_batch_tokens: int = 512,
+        max_seqs: int = 64,
+    ) -> None:
+        self.config = checkpoint.config
+        self.block_size = _positive("block_size", block_size)
+        self.num_blocks = _positive("num_blocks", num_blocks)
+        self.max_batch_tokens = _positive("max_batch_tokens", max_batch_tokens)
+        self.max_seqs = _positive("max_seqs", max_seqs)
+        if dtype not in DTYPES:
+            raise OptionError(f"dtype = {dtype!r} is not known; use one of {', '.join(DTYPES)}")
+        self._check_model()
+        self.device = gpu(device)
+        self.quantization = quantization or checkpoint.quantization
+        try:
+            with self._active():
+                weights = load(checkpoint, self.device, getattr(torch, dtype), self.quantization)
+                self._forward = Forward(self.config, weights, num_blocks, block_size, max_seqs)
+                self._decoder = Decoder(self._forward, max_seqs, block_size)
+                if self.device.type == "cuda":
+                    self._decoder.warm_up()
+        except torch.OutOfMemoryError:
+            raise OptionError(
+                f"no memory on {device} for the weights and a cache of {num_blocks} blocks of "
+                f"{block_size} tokens; lower kv_cache_tokens"
+            ) from None
+
+    def _check_model(self) -> None:
+        check_activation(self.config.activation_function)
+        size = self.config.head_size
+        if size > MOST_HEAD_SIZE:
+            raise UnsupportedError(
+                f"heads of {size} exceed the {MOST_HEAD_SIZE} of the GPU kernels; "
+                'use device="torch:cuda"'
+            )
+
+    def step(self, batch: StepBatch) -> NDArray[np.float32]:
+        """Run one step and return logits (R, V); the array is the caller's."""
+        with self._active():
+            return self._logits(self._hidden(batch), batch.logit_rows)
+
+    def sample(self, batch: StepBatch, sampling: RowSampling, steps: int = 1) -> Pending:
+        """Run one step, or ``steps`` of single tokens, and choose a token from each row."""
+        if not 1 <= steps <= MOST_STEPS:
+            raise OptionError(f"steps = {steps} is not allowed; give 1 to {MOST_STEPS}")
+        with self._active():
+            if len(batch.token_ids) == len(batch.context_lens) == len(batch.logit_rows):
+                return self._decoder.start(batch, sampling, steps)
+            if steps > 1:
+                raise OptionError(f"steps = {steps} needs a batch of one token a sequence; give 1")
+            return self._decoder.choose(self._hidden(batch), batch.logit_rows, sampling)
+
+    def sample_more(self, block_tables: NDArray[np.int32], steps: int) -> Pending:
+        """Go on with the sequences of the last ``sample`` of single tokens."""
+        with self._active():
+            return self._decoder.go_on(block_tables, steps)
+
+    def step_and_sample(
+        self, batch: StepBatch, sampling: RowSampling
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Logits (R, V), and a token chosen from each row (R,)."""
+        with self._active():
+            hidden = self._hidden(batch)
+            pending = self._decoder.choose(hidden, batch.logit_rows, sampling)
+            return self._logits(hidden, batch.logit_rows), pending.wait()[:, 0]
+
+    def copy_blocks(self, pairs: NDArray[np.int32]) -> None:
+        """Copy cache blocks, all layers: ``pairs`` (N, 2) holds (source, destination)."""
+        with self._active():
+            source, destination = self._to_device(np.ascontiguousarray(pairs.T, np.int64))
+            cache = self._forward.cache
+            cache[:, destination] = cache[:, source]
+
+    @contextmanager
+    def _active(self) -> Iterator[None]:
+        """Kernels are launched on the current device; nothing is kept for a backward pass."""
+        with torch.inference_mode():
+            if self.device.type != "cuda":
+                yield
+                return
+            with torch.cuda.device(self.device):
+                yield
+
+    def _hidden(self, batch: StepBatch) -> Tensor:
+        return self._forward.hidden(*self._forward.places(batch))
+
+    def _logits(self, hidden: Tensor, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        picked = self._to_device(rows)
+        logits: NDArray[np.float32] = (
+            head_logits(hidden, picked, self._forward.weights.head).cpu().numpy()
+        )
+        return logits
+
+    def _to_device(self, array: NDArray[np.integer]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise OptionError(f"{name} = {value} is not valid; give at least 1")
+    return value

@@ -1,0 +1,115 @@
+"""A checkpoint as the products of the GPU's kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gpt2fast.kernels.triton.product import LayerNorm, Product
+from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
+from gpt2fast.model.weights import read_tensor
+from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat, Quantization
+
+if TYPE_CHECKING:
+    from gpt2fast.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The four products of a block."""
+
+    attention_in: Product
+    attention_out: Product
+    mlp_in: Product
+    mlp_out: Product
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model: the table of tokens (V, C), that of positions (P, C), blocks, head."""
+
+    tokens: Product
+    positions: Tensor
+    layers: list[Layer]
+    head: Product
+
+
+def load(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization | None,
+) -> Weights:
+    """Copy a checkpoint to the GPU; matrices in ``quantization``'s integers if given.
+
+    A checkpoint that is stored quantized keeps its integers. Raises CheckpointError for values
+    that are no numbers, or that ``dtype`` cannot hold.
+    """
+    c = checkpoint.config
+
+    def read(name: str) -> Tensor:
+        return read_tensor(checkpoint, name, device, dtype)
+
+    def norm(name: str) -> LayerNorm:
+        return LayerNorm(read(f"{name}.weight"), read(f"{name}.bias"), c.layer_norm_epsilon)
+
+    matrix = _reader(checkpoint, device, dtype, quantization)
+
+    def product(name: str, before: LayerNorm | None = None) -> Product:
+        return Product(matrix(f"{name}.weight"), read(f"{name}.bias"), before)
+
+    layers = [
+        Layer(
+            product(f"h.{i}.attn.c_attn", norm(f"h.{i}.ln_1")),
+            product(f"h.{i}.attn.c_proj"),
+            product(f"h.{i}.mlp.c_fc", norm(f"h.{i}.ln_2")),
+            product(f"h.{i}.mlp.c_proj"),
+        )
+        for i in range(c.n_layer)
+    ]
+    table = matrix(EMBEDDING)
+    head = table if c.tie_word_embeddings else matrix(HEAD)
+    tail = Product(head, None, norm("ln_f"))
+    return Weights(Product(table), read("wpe.weight"), layers, tail)
+
+
+def _reader(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization | None,
+) -> Callable[[str], Tensor | QuantizedWeight]:
+    """Reads a matrix (N, K) by its name."""
+
+    def read(name: str) -> Tensor | QuantizedWeight:
+        is_table = name in (EMBEDDING, HEAD)  # stored (N, K); GPT-2 stores the others (K, N)
+        if quantization is None:
+            values = read_tensor(checkpoint, name, device, dtype)
+            return values if is_table else values.T.contiguous()
+        form = quantization.head if is_table else quantization.blocks
+        if checkpoint.quantization is not None:
+            return _stored_integers(checkpoint, name, form, device)
+        values = read_tensor(checkpoint, name, device, torch.float32)
+        bits = int(form.name.removeprefix("int"))
+        return QuantizedWeight.from_float(values if is_table else values.T, bits, form.group_size)
+
+    return read
+
+
+def _stored_integers(
+    checkpoint: Checkpoint, name: str, form: MatrixFormat, device: torch.device
+) -> QuantizedWeight:
+    from gpt2fast.checkpoint.packed import PackedTensor, decode_integers, decode_scales
+
+    stored = checkpoint.tensor(name)
+    assert isinstance(stored, PackedTensor)
+    stored.check_scales()
+    integers = torch.tensor(decode_integers(stored.data, stored.layout)).to(device)
+    scales = torch.tensor(decode_scales(stored.data, stored.layout)).to(device)
+    stored.release()
+    bits = int(form.name.removeprefix("int"))
+    return QuantizedWeight.from_integers(integers, scales, bits, form.group_size)
