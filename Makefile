@@ -12,7 +12,7 @@ help:
 	@echo "make test       all tests but the slow ones    make test-slow  minutes and gigabytes"
 	@echo "make lint       ruff, mypy, clang-format       make format     apply them"
 	@echo "make bench      the README's tables, every other system installed beside (half an hour)"
-	@echo "make bench-kernels  each kernel against its limit"
+	@echo "make bench-kernels  each kernel against its limit    make bench-gpu  all of it on an NVIDIA GPU"
 
 # The core and its compiled extension; nothing else is needed to run a model.
 $(VENV)/.core: $(SOURCES) constraints.txt
@@ -37,13 +37,21 @@ demo: $(VENV)/.peers
 	@echo; $(VENV)/bin/gpt2fast bench --random gpt2 -s gpt2fast:float32,int8,int4 transformers-sdpa:float32 \
 		--baseline transformers-sdpa --tokens 32 --rounds 3 --starts 1 --work build
 
-# Whether Triton's kernels are compiled or interpreted is decided once a process: hence two.
+# Whether Triton's kernels are compiled or interpreted is decided once a process: hence three runs.
+COMPILED := tests/kernels/triton/test_variant.py
+INTERPRETED := tests/kernels/triton tests/runners/test_cuda.py
 test: $(VENV)/.dev lint
-	$(PY) -m pytest -m "not slow"
-	TRITON_INTERPRET=1 $(PY) -m pytest -m "not slow" tests/kernels/triton tests/runners/test_cuda.py
+	$(PY) -m pytest -m "not slow" --ignore $(COMPILED)
+	$(PY) -m pytest -m "not slow" -n auto $(COMPILED)
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PY) -m pytest -m "not slow" -n auto --ignore $(COMPILED) $(INTERPRETED)
 
 test-slow: $(VENV)/.dev
-	$(PY) -m pytest -m slow --timeout 3600
+	$(PY) -m pytest -m slow --timeout 3600 --ignore $(COMPILED)
+	$(PY) -m pytest -m slow --timeout 3600 -n auto $(COMPILED)
+
+# On a machine with an NVIDIA GPU: checks, limits, kernels, models; about nine minutes.
+bench-gpu:
+	$(PYTHON) benchmarks/gpu_suite.py
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -76,4 +84,4 @@ bench-kernels: $(VENV)/.peers
 clean:
 	rm -rf $(VENV) $(PEERS) build *.egg-info gpt2fast/_C.*.so
 
-.PHONY: help demo test test-slow lint format bench bench-kernels clean
+.PHONY: help demo test test-slow lint format bench bench-kernels bench-gpu clean

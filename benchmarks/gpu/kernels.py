@@ -14,10 +14,13 @@ FOLDER = Path("benchmarks/kernels/triton")
 # By what the others rest on; with the processes that check it, and its share of the time.
 OPS = {
     "layer_norm": (2, 0.15),
-    "linear": (8, 0.45),
-    "attention_decode": (3, 0.2),
-    "attention_prefill": (2, 0.15),
-    "cache_append": (1, 0.05),
+    "linear": (7, 0.4),
+    "head": (2, 0.1),
+    "attention_decode": (2, 0.15),
+    "attention_prefill": (2, 0.13),
+    "sample": (1, 0.05),
+    "embedding": (1, 0.01),
+    "cache_append": (1, 0.01),
 }
 _CHECK_SHARE = 0.45  # of the part's time at most
 _GRACE_SECONDS = 15.0  # for a case that was begun

@@ -214,8 +214,7 @@ def _block_d(head_size: int) -> int:
 
 @cache
 def plan(heads: int, head_size: int, block_tokens: int, splits: int, dtype: torch.dtype) -> Variant:
-    """The kernel and its constants: a tile holds 4,096 keys or values, of which each thread has
-    16."""
+    """The kernel and its constants: a tile holds 8 KB of keys and as many of values."""
     kind, block_d = element(dtype), _block_d(head_size)
     types = dict.fromkeys(("qkv_ptr", "cache_ptr", "out_ptr"), f"*{kind}")
     types |= dict.fromkeys(("contexts_ptr", "tables_ptr"), "*i32")
@@ -226,7 +225,7 @@ def plan(heads: int, head_size: int, block_tokens: int, splits: int, dtype: torc
         "D": head_size,
         "BLOCK_D": block_d,
         "BLOCK_TOKENS": block_tokens,
-        "BLOCK_N": max(4096 // block_d, 1),
+        "BLOCK_N": max((2048 if dtype == torch.float32 else 4096) // block_d, 1),
         "SPLITS": splits,
         "BLOCK_S": triton.next_power_of_2(splits),
     }

@@ -156,7 +156,7 @@ class Choice:
         self.state = torch.zeros(FIELDS, self.capacity, dtype=torch.int32, device=device)
         self.history = torch.zeros(self.capacity, MOST_STEPS, dtype=torch.int32, device=device)
         bests = 0
-        for most in (MATVEC_ROWS, 16, 64, self.capacity):
+        for most in (MATVEC_ROWS, 16, self.capacity):
             bests = max(bests, most * plan(sizes, True, most, dtype).constants["TILES"])
         self.best = torch.empty(bests, device=device)
         self.best_token = torch.empty(bests, dtype=torch.int32, device=device)
@@ -198,8 +198,9 @@ def _launch(
 
 
 def plan(sizes: Sizes, draws: bool, rows: int, dtype: torch.dtype) -> Variant:
-    """The kernel and its constants for so many rows."""
-    return _plan(sizes, draws, row_class(rows), dtype)
+    """The kernel and its constants for so many rows. The noise of a tile of more than 64 would not
+    fit into the registers."""
+    return _plan(sizes, draws, min(row_class(rows), 64), dtype)
 
 
 @cache
@@ -227,6 +228,6 @@ def variants(width: int, dtype: str) -> Iterator[Variant]:
     """As used for a model of this width: logits and tokens, one row and batches, both formats."""
     kind = getattr(torch, dtype)
     for bits, group in ((torch.finfo(kind).bits, 0), (8, 64)):
-        for rows in (1, 16, 64, 128):
+        for rows in (1, 16, 64):
             for draws in (False, True):
                 yield plan(Sizes(width, 50257, bits, group, norm=True), draws, rows, kind)

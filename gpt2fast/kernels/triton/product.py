@@ -77,7 +77,8 @@ class Sizes:
         if block_k < self.inputs and covered > _WASTE * self.inputs:
             block_k = max(unit, block_k // 2)
         block_n = max(block_n, min(64, _LEAST_TILE // block_k))
-        warps = min(max(block_n * block_k // 1024, 1), 8)
+        # Bytes are widened one register each: half as many a thread.
+        warps = min(max(block_n * block_k // (512 if self.bits == 8 else 1024), 1), 8)
         blocks: Constants = {"BLOCK_K": block_k, "BLOCK_N": block_n}
         return blocks | {"STATISTICS_K": min(triton.next_power_of_2(self.inputs), 1024)}, warps
 
@@ -89,8 +90,9 @@ class Sizes:
         block_m = max(16, triton.next_power_of_2(rows))
         if self.bits <= 8:
             block_m, block_k, block_n = min(block_m, 16 if is_float32 else 64), self.group, 32
+            stages = 1 if is_float32 else 2
         elif rows <= 64:  # the weights are read once: as many programs as outputs allow
-            block_k, block_n = 32 if is_float32 else 128, 16
+            block_k, block_n = 16 if is_float32 else 128, 16
             warps, stages = 8 if block_m > 32 else 4, 2 if is_float32 else 3
         elif is_float32:
             block_m, block_k, block_n, warps = 64, 16, 64, 8

@@ -70,8 +70,8 @@ class Staging:
         """State and tables that no copy under way reads: to be filled."""
         self._turn ^= 1
         event = self._events[self._turn]
-        if event is not None:
-            event.synchronize()  # of the call before the last: as a rule long since
+        if event is not None and not event.query():  # as a rule it is long since
+            event.synchronize()
         return self._states[self._turn], self._tables[self._turn]
 
     def fetch(self, history: Tensor, rows: int, steps: int) -> Pending:
@@ -134,9 +134,12 @@ class Decoder:
         return self._run(shapes, tables, block_tables, steps)
 
     def warm_up(self) -> None:
-        """Compile and record what one sequence needs for its first tokens."""
-        self._sequences, self._is_filtered, self._longest = 1, False, 0
-        self._prepare(max(STEPS_OF_A_GRAPH) + 1)
+        """Compile and record what one sequence needs, however long, without filters."""
+        if self.device.type != "cuda":
+            return
+        self._sequences, self._is_filtered = 1, False
+        for self._longest in range(0, self._forward.config.n_positions, 64):
+            self._prepare(sum(STEPS_OF_A_GRAPH))
 
     def _prepare(self, steps: int) -> list[Shape]:
         """The graphs that make up ``steps``; those that were never needed are recorded now."""

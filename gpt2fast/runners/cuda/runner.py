@@ -78,13 +78,14 @@ class CudaRunner:
         self._check_model()
         self.device = gpu(device)
         self.quantization = quantization or checkpoint.quantization
+        # Its own stream: what the caller makes the current one may change from call to call.
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         try:
             with self._active():
                 weights = load(checkpoint, self.device, getattr(torch, dtype), self.quantization)
                 self._forward = Forward(self.config, weights, num_blocks, block_size, max_seqs)
                 self._decoder = Decoder(self._forward, max_seqs, block_size)
-                if self.device.type == "cuda":
-                    self._decoder.warm_up()
+                self._decoder.warm_up()
         except torch.OutOfMemoryError:
             raise OptionError(
                 f"no memory on {device} for the weights and a cache of {num_blocks} blocks of "
@@ -139,12 +140,12 @@ class CudaRunner:
 
     @contextmanager
     def _active(self) -> Iterator[None]:
-        """Kernels are launched on the current device; nothing is kept for a backward pass."""
+        """Kernels are launched on the current device's stream; no gradients are kept."""
         with torch.inference_mode():
-            if self.device.type != "cuda":
+            if self._stream is None:
                 yield
                 return
-            with torch.cuda.device(self.device):
+            with torch.cuda.stream(self._stream):
                 yield
 
     def _hidden(self, batch: StepBatch) -> Tensor:
