@@ -48,6 +48,7 @@ test: $(VENV)/.dev lint
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow --timeout 3600 --ignore $(COMPILED)
 	$(PY) -m pytest -m slow --timeout 3600 -n auto $(COMPILED)
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 GPT2FAST_THOROUGH=1 $(PY) -m pytest --timeout 3600 -n auto $(INTERPRETED)
 
 # On a machine with an NVIDIA GPU: checks, limits, kernels, models; about nine minutes.
 bench-gpu:

@@ -78,7 +78,7 @@ def test_only_torch_rooms_import_torch_when_loaded(path: Path) -> None:
     torch_rooms = (
         "kernels/reference.py",
         "kernels/triton/",
-        "runners/cuda.py",
+        "runners/cuda/",
         "runners/torch.py",
         "model/",
         "train/",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from gpt2fast.kernels import reference
@@ -23,6 +25,14 @@ def within_bound(got: Tensor, plain: Tensor, exact: Tensor, atol: float) -> None
     bound = 2.0 * (plain - exact).abs().max() + 8 * rounding * exact.abs().max() + atol
     worst = (got - exact).abs().max()
     assert worst <= bound, f"off by {worst:.3g}, bound {bound:.3g}"
+
+
+def examples(count: int) -> settings:
+    """So many examples from hypothesis; ten times as many with GPT2FAST_THOROUGH=1."""
+    if os.environ.get("GPT2FAST_THOROUGH") == "1":
+        count *= 10
+    checks = [HealthCheck.function_scoped_fixture]
+    return settings(max_examples=count, deadline=None, suppress_health_check=checks)
 
 
 def normal(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:

@@ -44,7 +44,7 @@ class LLM:
             "int8", "int4", or with a group size of 32, 64 or 128, such as "int4-g32". A checkpoint
             that ``save_quantized`` wrote needs no word of it.
         kv_cache_dtype: "float32", "bfloat16" or "int8"; "auto" is float32 for float32 weights and
-            bfloat16 for smaller ones.
+            bfloat16 for smaller ones. Other runners than the C++ one keep it in ``dtype``.
         num_threads: of the C++ runner; by default one for each physical core.
         revision: branch, tag or commit of a hub id.
         max_batch_tokens: tokens in one forward step; longer prompts are run in chunks.

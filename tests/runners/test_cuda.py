@@ -32,9 +32,12 @@ from gumbel_reference import kept, noise  # noqa: E402
 from model_grid import BASE, FLAG_GRID  # noqa: E402
 from paged import PagedSequences  # noqa: E402
 
-# The kernels' own tests have the activations: here one that has a kernel, one that has not.
+# The kernels' own tests have the activations: here one that has a kernel, one that has not. What
+# nothing in this runner depends on is left to `make test-slow`.
+SLOW = ("deep", "inner_small", "inverse_layer_no_scale", "one_layer", "reorder_inverse_layer",
+        "vocab1000")  # fmt: skip
 GRID = [
-    each
+    pytest.param(*each.values, id=each.id, marks=pytest.mark.slow if each.id in SLOW else ())
     for each in FLAG_GRID
     if not str(each.id).startswith("act_") or each.id in ("act_relu", "act_mish")
 ]

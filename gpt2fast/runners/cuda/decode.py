@@ -138,7 +138,8 @@ class Decoder:
         if self.device.type != "cuda":
             return
         self._sequences, self._is_filtered = 1, False
-        for self._longest in range(0, self._forward.config.n_positions, 64):
+        for context in range(0, self._forward.config.n_positions, 64):
+            self._longest = context
             self._prepare(sum(STEPS_OF_A_GRAPH))
 
     def _prepare(self, steps: int) -> list[Shape]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2fast.errors import OptionError
 from gpt2fast.kernels.triton.attention_decode import SplitWorkspace, attention_decode
-from triton_cases import paged_case, within_bound
+from triton_cases import examples, paged_case, within_bound
 
 
 def run(
@@ -39,9 +39,7 @@ def run(
     return got
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(12)
 @given(
     contexts=st.lists(st.integers(0, 400), min_size=1, max_size=3),
     heads=st.integers(1, 3),

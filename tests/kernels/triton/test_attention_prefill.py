@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2fast.kernels.triton.attention_prefill import attention_prefill
 from gpt2fast.kernels.triton.cache_append import cache_append
-from triton_cases import paged_case, within_bound
+from triton_cases import examples, paged_case, within_bound
 
 
 def run(
@@ -30,9 +30,7 @@ def run(
     return got
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(12)
 @given(
     sequences=st.lists(st.tuples(st.integers(0, 200), st.integers(1, 150)), min_size=1, max_size=3),
     heads=st.integers(1, 3),

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2fast.errors import OptionError
 from gpt2fast.kernels.triton.cache_append import cache_append
-from triton_cases import paged_case
+from triton_cases import examples, paged_case
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(12)
 @given(
     sequences=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), min_size=1, max_size=3),
     heads=st.integers(1, 3),

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2fast.kernels.triton.embedding import embedding
 from gpt2fast.kernels.triton.product import Product
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
-from triton_cases import normal
+from triton_cases import examples, normal
 
 
 @pytest.mark.parametrize("form", [None, (8, 64), (4, 32)], ids=str)
-@settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(6)
 @given(
     rows=st.integers(1, 20),
     width=st.integers(1, 700),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2fast.kernels import reference
 from gpt2fast.kernels.triton.layer_norm import layer_norm
-from triton_cases import normal, within_bound
+from triton_cases import examples, normal, within_bound
 
 
 def run(
@@ -27,9 +27,7 @@ def run(
     within_bound(got, reference.layer_norm(want_total, weight, bias, 1e-5), exact, 2e-6)
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(15)
 @given(
     rows=st.integers(1, 40),
     width=st.integers(2, 300),

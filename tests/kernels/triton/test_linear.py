@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2fast.errors import OptionError, UnsupportedError
@@ -14,7 +14,7 @@ from gpt2fast.kernels.triton.activation import FORMULAS
 from gpt2fast.kernels.triton.linear import linear
 from gpt2fast.kernels.triton.product import LayerNorm, Product
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
-from triton_cases import normal, within_bound
+from triton_cases import examples, normal, within_bound
 
 FLOAT = (0, 0)
 FORMATS = [FLOAT, (8, 32), (8, 64), (4, 32), (4, 64), (4, 128)]  # bits and group
@@ -62,9 +62,7 @@ def run(
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
-@settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(5)
 @given(
     rows=st.integers(1, 9) | st.sampled_from([17, 70, 130]),
     inputs=st.integers(2, 300),

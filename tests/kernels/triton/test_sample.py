@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2fast.kernels.triton.head import Choice
 from gpt2fast.kernels.triton.product import Sizes
 from gpt2fast.kernels.triton.sample import sample
 from gumbel_reference import kept, noise
-from triton_cases import fill_state
+from triton_cases import examples, fill_state
 
 ROWS = st.fixed_dictionaries(
     {
@@ -36,9 +36,7 @@ def choose(device: torch.device, logits: torch.Tensor, rows: list[dict[str, Any]
     return choice.history[: len(rows), 0].tolist()
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(12)
 @given(
     rows=st.lists(ROWS, min_size=1, max_size=4),
     vocabulary=st.integers(2, 300) | st.just(9000),
