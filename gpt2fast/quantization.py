@@ -11,21 +11,24 @@ from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError, show
 
 EMBEDDING, HEAD = "wte.weight", "lm_head.weight"
 INTEGER_FORMATS = ("int8", "int4")
+GPU_FORMATS = ("fp8",)  # that the CUDA runner alone has
 GROUP_SIZES = (32, 64, 128)
 METHOD = "gpt2fast"  # quant_method in a config.json
 LANES = 16  # outputs side by side in a panel
 _BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
 _UNITS = {"float32": 1, "bfloat16": 2, "int8": 8, "int4": 8}  # inputs are padded to whole ones
 _CACHE_LINE = 64
-_DEFAULT_GROUPS = {"int8": 64, "int4": 64}
-_NAMES = "'int8', 'int4', or with a group size of 32, 64 or 128, such as 'int4-g32'"
+_DEFAULT_GROUPS = {"int8": 64, "int4": 64, "fp8": 64}
+_NAMES = (
+    "'int8', 'int4', 'fp8' (on a GPU), or with a group size of 32, 64 or 128, such as 'int4-g32'"
+)
 
 
 @dataclass(frozen=True)
 class MatrixFormat:
     """``group_size`` consecutive inputs of an output share a scale; 0 for the float formats."""
 
-    name: str  # "float32", "bfloat16", "int8" or "int4"
+    name: str  # "float32", "bfloat16", "int8", "int4" or "fp8"
     group_size: int = 0
 
     @property
@@ -48,13 +51,16 @@ class Quantization:
     @staticmethod
     def parse(name: object) -> Quantization:
         """From a name such as "int8" or "int4-g32". Raises OptionError for any other."""
-        match = re.fullmatch(r"(int8|int4)(?:-g(\d+))?", name) if isinstance(name, str) else None
+        match = (
+            re.fullmatch(r"(int8|int4|fp8)(?:-g(\d+))?", name) if isinstance(name, str) else None
+        )
         groups = [str(size) for size in GROUP_SIZES]
         if match is None or (match[2] and match[2] not in groups):
             raise OptionError(f"quantization = {show(name)} is not known; use {_NAMES}")
         group = int(match[2] or _DEFAULT_GROUPS[match[1]])
-        head = MatrixFormat("int8", group if match[1] == "int8" else _DEFAULT_GROUPS["int8"])
-        return Quantization(MatrixFormat(match[1], group), head)
+        blocks = MatrixFormat(match[1], group)
+        head = MatrixFormat("int8", _DEFAULT_GROUPS["int8"]) if match[1] == "int4" else blocks
+        return Quantization(blocks, head)
 
     @property
     def name(self) -> str:
@@ -173,7 +179,15 @@ def matrix_layouts(
     config: ModelConfig, dtype: str, quantization: Quantization | None
 ) -> dict[str, PanelLayout]:
     """Canonical name -> layout of each matrix that the CPU runner packs: the blocks', the
-    embedding and an untied head. ``dtype`` is "float32" or "bfloat16"."""
+    embedding and an untied head. ``dtype`` is "float32" or "bfloat16".
+
+    Raises UnsupportedError for a format that it does not have.
+    """
+    if quantization is not None and quantization.blocks.name in GPU_FORMATS:
+        raise UnsupportedError(
+            f"quantization = {quantization.name!r} is not available on the cpu runner; use 'int8' "
+            "or 'int4', or device='cuda'"
+        )
     c, inner = config.n_embd, config.n_inner
     blocks = MatrixFormat(dtype) if quantization is None else quantization.blocks
     head = MatrixFormat(dtype) if quantization is None else quantization.head

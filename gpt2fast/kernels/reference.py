@@ -82,8 +82,24 @@ def quantize_matrix(weight: Tensor, name: str, group: int) -> tuple[Tensor, Tens
     return torch.cat(integers, -1), torch.cat(scales, -1)
 
 
+def quantize_float8(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Weights (N, K) as 8-bit floats (e4m3) and scales (N, G), to nearest; the scales are bfloat16
+    numbers in float32, rounded up so that the largest magnitude of a group is not above 448."""
+    values, scales = [], []
+    for part in torch.split(weight.float(), group, dim=-1):
+        extreme = part.abs().amax(-1)
+        scale = torch.where(extreme < _TINY, 0.0, _bfloat16_above(extreme / 448.0))
+        inverse = torch.where(scale == 0.0, 0.0, 1.0 / scale)
+        values.append((part * inverse[:, None]).to(torch.float8_e4m3fn))
+        scales.append(scale[:, None])
+    return torch.cat(values, -1), torch.cat(scales, -1)
+
+
 def store_matrix(weight: Tensor, name: str, group: int = 0) -> Tensor:
     """What weights (N, K) are after they were stored as ``name``, in float32."""
+    if name == "fp8":
+        values, scales = quantize_float8(weight, group)
+        return dequantize(values.float(), scales, group)
     if name in ("int8", "int4"):
         return dequantize(*quantize_matrix(weight, name, group), group)
     return weight.bfloat16().float() if name == "bfloat16" else weight

@@ -45,7 +45,7 @@ def make(rows: int, width: int, bits: int, device: torch.device) -> Inputs:
     stored: Tensor | QuantizedWeight = exact.half()
     values = exact.half()
     if bits == 8:
-        stored = QuantizedWeight.from_float(exact, 8, 64)
+        stored = QuantizedWeight.from_float(exact, "int8", 64)
         values = stored.float().half()
     gain, shift = 1 + 0.1 * torch.randn(2, width, device=device, dtype=torch.float16)
     norm = LayerNorm(gain, shift - 1, EPSILON)

@@ -28,7 +28,7 @@ from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
 
 MODELS = ("gpt2", "gpt2-xl")
 ROWS = (1, 8, 32, 128)
-FORMATS = {"float16": (16, 0), "int8": (8, 64), "int4": (4, 128)}  # bits, inputs of a group
+FORMATS = {"float16": (16, 0), "int8": (8, 64), "int4": (4, 128), "fp8": (8, 64)}  # bits, group
 EPSILON = 1e-5
 
 
@@ -72,7 +72,7 @@ def stored(inputs: int, outputs: int, name: str) -> tuple[Tensor | QuantizedWeig
     if bits == 16:
         half = exact.half()
         return half, half.float()
-    return QuantizedWeight.from_float(exact, bits, group), store_matrix(exact, name, group)
+    return QuantizedWeight.from_float(exact, name, group), store_matrix(exact, name, group)
 
 
 class Maker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -49,7 +50,7 @@ def embedding_kernel(
         BYTES: tl.constexpr = GROUP * BITS // 8
         first = token * GROUPS + column // GROUP
         within = column % GROUP
-        stored = tl.load(weight_ptr + first * BYTES + within % BYTES, mask=inside, other=0)
+        stored = tl.load(weight_ptr + first * BYTES + within % BYTES, mask=inside, other=0.0)
         if BITS == 4:
             stored = tl.where(within < BYTES, stored & 15, stored >> 4).to(tl.int8) - 8
         step = tl.load(scales_ptr + first, mask=inside, other=0.0).to(tl.float32)
@@ -65,7 +66,7 @@ def embedding(tokens: Tensor, positions: Tensor, table: Product, position_table:
     latter."""
     positions_count, width = position_table.shape
     out = torch.empty(len(tokens), width, dtype=position_table.dtype, device=tokens.device)
-    sizes = Sizes(width, table.sizes.outputs, table.sizes.bits, table.sizes.group)
+    sizes = replace(table.sizes, norm=False)
     chosen = plan(sizes, positions_count, position_table.dtype)
     grid = (triton.cdiv(width, chosen.constants["BLOCK"]), len(tokens))
     weights = table.weight_arguments
@@ -93,5 +94,5 @@ def plan(sizes: Sizes, positions: int, dtype: torch.dtype) -> Variant:
 def variants(width: int, dtype: str) -> Iterator[Variant]:
     """As used for a model of this width: a table of floats, and of 8-bit integers."""
     kind = getattr(torch, dtype)
-    for bits, group in ((torch.finfo(kind).bits, 0), (8, 64)):
-        yield plan(Sizes(width, 50257, bits, group), 1024, kind)
+    for bits, group, float8 in ((torch.finfo(kind).bits, 0, False), (8, 64, False), (8, 64, True)):
+        yield plan(Sizes(width, 50257, bits, group, float8=float8), 1024, kind)

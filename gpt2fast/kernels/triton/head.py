@@ -227,7 +227,8 @@ def _plan(sizes: Sizes, draws: bool, rows: int, dtype: torch.dtype) -> Variant:
 def variants(width: int, dtype: str) -> Iterator[Variant]:
     """As used for a model of this width: logits and tokens, one row and batches, both formats."""
     kind = getattr(torch, dtype)
-    for bits, group in ((torch.finfo(kind).bits, 0), (8, 64)):
+    for bits, group, float8 in ((torch.finfo(kind).bits, 0, False), (8, 64, False), (8, 64, True)):
+        sizes = Sizes(width, 50257, bits, group, norm=True, float8=float8)
         for rows in (1, 16, 64):
             for draws in (False, True):
-                yield plan(Sizes(width, 50257, bits, group, norm=True), draws, rows, kind)
+                yield plan(sizes, draws, rows, kind)

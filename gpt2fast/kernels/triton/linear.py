@@ -8,6 +8,7 @@ outputs fill a chip with programs.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -172,7 +173,8 @@ def check_activation(name: str) -> None:
 
 def plan(sizes: Sizes, activation: str, residual: bool, rows: int, dtype: torch.dtype) -> Variant:
     """The kernel and its constants for so many rows."""
-    return _plan(sizes, activation, residual, row_class(rows), dtype)
+    most = 64 if sizes.group else 128  # what the tiles of integers tell apart
+    return _plan(sizes, activation, residual, min(row_class(rows), most), dtype)
 
 
 @cache
@@ -196,12 +198,15 @@ def variants(width: int, inner: int, dtype: str) -> Iterator[Variant]:
     """As used for a block of these sizes: one row, batches, a prompt; floats and integers."""
     kind = getattr(torch, dtype)
     floats = (torch.finfo(kind).bits, 0)
-    for bits, group in (floats, (8, 64), (4, 64), (4, 128)):
-        for rows in (1, 16, 64, 128):
-            for sizes, activation, residual in (
-                (Sizes(width, 3 * width, bits, group, norm=True), "linear", False),
-                (Sizes(width, width, bits, group), "linear", True),
-                (Sizes(width, inner, bits, group, norm=True), "gelu_new", False),
-                (Sizes(inner, width, bits, group), "linear", True),
+    forms = (floats, (8, 64), (4, 64), (4, 128), (8, 64, True))
+    for bits, group, *float8 in forms:
+        form = Sizes(0, 0, bits, group, float8=bool(float8))
+        for rows in (1, 16, 64, 128) if not group else (1, 16, 64):
+            for inputs, outputs, norm, activation, residual in (
+                (width, 3 * width, True, "linear", False),
+                (width, width, False, "linear", True),
+                (width, inner, True, "gelu_new", False),
+                (inner, width, False, "linear", True),
             ):
+                sizes = replace(form, inputs=inputs, outputs=outputs, norm=norm)
                 yield plan(sizes, activation, residual, rows, kind)

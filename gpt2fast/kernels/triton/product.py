@@ -40,13 +40,15 @@ class LayerNorm:
 @dataclass(frozen=True)
 class Sizes:
     """K inputs and N outputs of a matrix, and what it is stored as: ``bits`` 32 or 16 for floating
-    point, 8 or 4 in groups of ``group`` inputs; whether a LayerNorm comes before."""
+    point, 8 or 4 in groups of ``group`` inputs; whether a LayerNorm comes before; whether 8
+    bits are a float."""
 
     inputs: int
     outputs: int
     bits: int
     group: int = 0
     norm: bool = False
+    float8: bool = False
 
     @property
     def constants(self) -> Constants:
@@ -61,7 +63,8 @@ class Sizes:
 
     def weight_types(self, element: str) -> dict[str, str]:
         """Types of the kernels' arguments weight_ptr and scales_ptr; ``element`` of the inputs."""
-        stored = {8: "*i8", 4: "*u8"}.get(self.bits, f"*{element}")
+        bytes_ = "*fp8e4nv" if self.float8 else "*i8"
+        stored = {8: bytes_, 4: "*u8"}.get(self.bits, f"*{element}")
         return {"weight_ptr": stored, "scales_ptr": "*bf16" if self.group else stored}
 
     def matvec_blocks(self) -> tuple[Constants, int]:
@@ -147,7 +150,9 @@ class Product:
         """Its sizes and format."""
         outputs, inputs = self.weight.shape
         if isinstance(self.weight, QuantizedWeight):
-            return Sizes(inputs, outputs, self.weight.bits, self.weight.group, self.norm)
+            weight = self.weight
+            form = (weight.bits, weight.group, self.norm, weight.is_float8)
+            return Sizes(inputs, outputs, *form)
         return Sizes(inputs, outputs, 8 * self.weight.element_size(), norm=self.norm)
 
     @property

@@ -1,7 +1,8 @@
 """The phases of a matrix product: sums over the inputs, for one row or a tile of rows, with weights
 in floating point or as integers (``QuantizedWeight``); LayerNorm of the inputs.
 
-BITS 16 and 32: weights (N, K) of that type. BITS 8 and 4: integers (N, G * BYTES), scales (N, G).
+BITS 16 and 32: weights (N, K) of that type. BITS 8 and 4: integers, or floats of 8 bits,
+(N, G * BYTES), scales (N, G).
 
 LayerNorm's shift is in the bias of a product already. A single row is normalized after the product:
 sum_k w[k] gain[k] (x[k] - mean) / s = (sum_k w[k] gain[k] x[k] - mean sum_k w[k] gain[k]) / s, the
@@ -124,7 +125,7 @@ def integer_matvec(x_ptr, weight_ptr, scales_ptr, gain_ptr, n, K: tl.constexpr, 
     inside = (n < N)[:, None]
     at = (row[:, None] + g[None, :])[:, :, None] * BYTES + j[None, None, :]
     there = inside & (g < GROUPS)[None, :]
-    stored = tl.load(weight_ptr + at, mask=there[:, :, None], other=0)
+    stored = tl.load(weight_ptr + at, mask=there[:, :, None], other=0.0)
     steps = tl.load(scales_ptr + row[:, None] + g[None, :], mask=there, other=0.0)
     wait_for_previous(DEPENDENT)
     acc = tl.zeros((BLOCK_N, BLOCK_G), tl.float32)
@@ -132,7 +133,7 @@ def integer_matvec(x_ptr, weight_ptr, scales_ptr, gain_ptr, n, K: tl.constexpr, 
         ahead = start + BLOCK_G + g
         there = inside & (ahead < GROUPS)[None, :]
         at = (row[:, None] + ahead[None, :])[:, :, None] * BYTES + j[None, None, :]
-        following = tl.load(weight_ptr + at, mask=there[:, :, None], other=0)
+        following = tl.load(weight_ptr + at, mask=there[:, :, None], other=0.0)
         following_steps = tl.load(scales_ptr + row[:, None] + ahead[None, :], mask=there, other=0.0)
         k = ((start + g) * GROUP)[None, :, None] + j[None, None, :]
         x = load_scaled(x_ptr, k, gain_ptr, K, NORM)
@@ -201,11 +202,11 @@ def integer_matmul(x_ptr, at, mean, scale, weight_ptr, scales_ptr, gain_ptr, n, 
     j = tl.arange(0, BYTES)
     for g in range(0, GROUPS):
         byte = (n.to(tl.int64)[None, :] * GROUPS + g) * BYTES + j[:, None]
-        stored = tl.load(weight_ptr + byte, mask=(n < N)[None, :], other=0)
+        stored = tl.load(weight_ptr + byte, mask=(n < N)[None, :], other=0.0)
         step = tl.load(scales_ptr + n * GROUPS + g, mask=n < N, other=0.0).to(tl.float32)
         x = load_normalized(x_ptr, at, g * GROUP + j, mean, scale, gain_ptr, K, NORM).to(kind)
         if BITS == 8:
-            part = tl.dot(x, stored.to(kind), input_precision=PRECISION)
+            part = tl.dot(x, stored.to(tl.float32).to(kind), input_precision=PRECISION)
         else:
             low = ((stored & 15).to(tl.float32) - 8.0).to(kind)
             high = ((stored >> 4).to(tl.float32) - 8.0).to(kind)

@@ -1,7 +1,8 @@
-"""Matrices of 8-bit or 4-bit integers, with a scale for each output and group of inputs.
+"""Matrices of 8-bit or 4-bit integers, or of 8-bit floats, with a scale for each output and group
+of inputs.
 
-Activations stay in floating point: on a GPU integers save bytes, and bytes are what few rows wait
-for.
+Activations stay in 16 bits or more: on a GPU small weights save bytes, and bytes are what few rows
+wait for.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from gpt2fast.kernels import reference
 class QuantizedWeight:
     """A matrix (N, K) in G groups of inputs.
 
-    8 bits: int8 (N, G * group), zero behind K. 4 bits: a byte holds input j of a group's first
-    half, plus 8, in its low half, and input j of the second half in its high half: uint8
-    (N, G * group / 2), so that both halves of a byte meet runs of inputs.
+    8 bits: int8, or float8 (e4m3), (N, G * group), zero behind K. 4 bits: a byte holds input j of a
+    group's first half, plus 8, in its low half, and input j of the second half in its high half:
+    uint8 (N, G * group / 2), so that both halves of a byte meet runs of inputs.
     """
 
     integers: Tensor
@@ -43,10 +44,21 @@ class QuantizedWeight:
         return cls(integers.contiguous(), scales.bfloat16().contiguous(), inputs, bits, group)
 
     @classmethod
-    def from_float(cls, weight: Tensor, bits: int, group: int) -> QuantizedWeight:
-        """Weights (N, K) to nearest, as the CPU runner rounds them."""
-        integers, scales = reference.quantize_matrix(weight.float(), f"int{bits}", group)
-        return cls.from_integers(integers, scales, bits, group)
+    def from_float(cls, weight: Tensor, form: str, group: int) -> QuantizedWeight:
+        """Weights (N, K) to nearest: "int8", "int4", as the CPU runner rounds them, or "fp8"."""
+        if form == "fp8":
+            values, scales = reference.quantize_float8(weight, group)
+            # Padded as bytes: not all of torch knows such floats.
+            padded = F.pad(values.view(torch.uint8), (0, -values.shape[1] % group)).contiguous()
+            values, scales = padded.view(torch.float8_e4m3fn), scales.bfloat16().contiguous()
+            return cls(values, scales, weight.shape[1], 8, group)
+        integers, scales = reference.quantize_matrix(weight.float(), form, group)
+        return cls.from_integers(integers, scales, int(form.removeprefix("int")), group)
+
+    @property
+    def is_float8(self) -> bool:
+        """Whether the values are floats."""
+        return self.integers.dtype == torch.float8_e4m3fn
 
     def to(self, device: torch.device) -> QuantizedWeight:
         """The same matrix there."""

@@ -44,6 +44,11 @@ class Variant:
     num_warps: int
     num_stages: int = 1
 
+    @property
+    def least_capability(self) -> int:
+        """The compute capability from which on a GPU has the types: 8-bit floats came with 8.9."""
+        return 89 if "*fp8e4nv" in self.types.values() else 0
+
     def launch(self, grid: tuple[int, ...], device: torch.device, *arguments: Any) -> None:
         """Run on the current stream of ``device``; a grid without programs does nothing."""
         if 0 in grid:

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from gpt2fast.errors import OptionError
+from gpt2fast.errors import OptionError, UnsupportedError
 
 
 def is_interpreted() -> bool:
@@ -39,3 +39,15 @@ def multiprocessors(device: torch.device) -> int:
     if device.type != "cuda":
         return 132  # an H200's, for the interpreter
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def check_float8(device: torch.device) -> None:
+    """Raises UnsupportedError for a GPU without 8-bit floats."""
+    if device.type != "cuda":
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 9):
+        raise UnsupportedError(
+            "quantization = 'fp8' needs a GPU of compute capability 8.9 or later, this one has "
+            f"{'.'.join(map(str, capability))}; use 'int8'"
+        )

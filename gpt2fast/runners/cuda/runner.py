@@ -21,7 +21,7 @@ from gpt2fast.kernels.triton.row_state import MOST_STEPS
 from gpt2fast.quantization import Quantization
 from gpt2fast.runners.base import RowSampling, StepBatch
 from gpt2fast.runners.cuda.decode import Decoder, Pending
-from gpt2fast.runners.cuda.device import gpu
+from gpt2fast.runners.cuda.device import check_float8, gpu
 from gpt2fast.runners.cuda.forward import Forward
 from gpt2fast.runners.cuda.weights import load
 
@@ -78,6 +78,8 @@ class CudaRunner:
         self._check_model()
         self.device = gpu(device)
         self.quantization = quantization or checkpoint.quantization
+        if self.quantization is not None and self.quantization.blocks.name == "fp8":
+            check_float8(self.device)
         # Its own stream: what the caller makes the current one may change from call to call.
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         try:

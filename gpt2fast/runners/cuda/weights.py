@@ -94,8 +94,8 @@ def _reader(
         if checkpoint.quantization is not None:
             return _stored_integers(checkpoint, name, form, device)
         values = read_tensor(checkpoint, name, device, torch.float32)
-        bits = int(form.name.removeprefix("int"))
-        return QuantizedWeight.from_float(values if is_table else values.T, bits, form.group_size)
+        values = values if is_table else values.T
+        return QuantizedWeight.from_float(values, form.name, form.group_size)
 
     return read
 

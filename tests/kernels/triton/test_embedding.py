@@ -13,7 +13,7 @@ from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
 from triton_cases import examples, normal
 
 
-@pytest.mark.parametrize("form", [None, (8, 64), (4, 32)], ids=str)
+@pytest.mark.parametrize("form", [None, ("int8", 64), ("int4", 32), ("fp8", 64)], ids=str)
 @examples(6)
 @given(
     rows=st.integers(1, 20),
@@ -24,7 +24,7 @@ from triton_cases import examples, normal
 def test_rows_of_both_tables(
     device: torch.device,
     dtype: torch.dtype,
-    form: tuple[int, int] | None,
+    form: tuple[str, int] | None,
     rows: int,
     width: int,
     vocabulary: int,

@@ -20,7 +20,7 @@ def make(
     device: torch.device,
     dtype: torch.dtype,
     shape: tuple[int, int, int],
-    form: tuple[int, int] | None,
+    form: tuple[str, int] | None,
     seed: int,
 ) -> tuple[torch.Tensor, torch.Tensor, Product, list[torch.Tensor]]:
     """x (T, C), picked rows, the head, and its logits as torch has them in dtype and float64."""
@@ -44,7 +44,7 @@ def make(
     return x.to(device), picked.int().to(device), Product(stored.to(device), None, norm), results
 
 
-@pytest.mark.parametrize("form", [None, (8, 64)], ids=str)
+@pytest.mark.parametrize("form", [None, ("int8", 64)], ids=str)
 @examples(4)
 @given(
     rows=st.integers(1, 6) | st.sampled_from([20, 70]),
@@ -55,7 +55,7 @@ def make(
 def test_logits_and_tokens(
     device: torch.device,
     dtype: torch.dtype,
-    form: tuple[int, int] | None,
+    form: tuple[str, int] | None,
     rows: int,
     width: int,
     vocabulary: int,

@@ -16,14 +16,22 @@ from gpt2fast.kernels.triton.product import LayerNorm, Product
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
 from triton_cases import examples, normal, within_bound
 
-FLOAT = (0, 0)
-FORMATS = [FLOAT, (8, 32), (8, 64), (4, 32), (4, 64), (4, 128)]  # bits and group
+FLOAT = ("", 0)
+FORMATS = [
+    FLOAT,
+    ("int8", 32),
+    ("int8", 64),
+    ("int4", 32),
+    ("int4", 64),
+    ("int4", 128),
+    ("fp8", 64),
+]
 
 
 def run(
     device: torch.device,
     dtype: torch.dtype,
-    form: tuple[int, int],
+    form: tuple[str, int],
     shape: tuple[int, int, int],
     has_norm: bool,
     activation: str,
@@ -41,7 +49,7 @@ def run(
     on_device: torch.Tensor | QuantizedWeight = stored.to(device)
     if form != FLOAT:
         on_device = QuantizedWeight.from_float(weight, *form).to(device)
-        stored = reference.store_matrix(weight, f"int{form[0]}", form[1])
+        stored = reference.store_matrix(weight, *form)
         assert torch.equal(on_device.float().cpu(), stored)
     norm = LayerNorm(gain.to(device), shift.to(device), 1e-5) if has_norm else None
     got = linear(
@@ -75,7 +83,7 @@ def run(
 def test_any_shape(
     device: torch.device,
     dtype: torch.dtype,
-    form: tuple[int, int],
+    form: tuple[str, int],
     rows: int,
     inputs: int,
     outputs: int,
@@ -96,9 +104,9 @@ def test_activations(device: torch.device, dtype: torch.dtype, activation: str, 
 
 @pytest.mark.parametrize("rows", [1, 3, 16])
 @pytest.mark.parametrize("width", [768, 1600])
-@pytest.mark.parametrize("form", [FLOAT, (8, 64), (4, 128)], ids=str)
+@pytest.mark.parametrize("form", [FLOAT, ("int8", 64), ("int4", 128)], ids=str)
 def test_widths_of_models(
-    device: torch.device, dtype: torch.dtype, form: tuple[int, int], width: int, rows: int
+    device: torch.device, dtype: torch.dtype, form: tuple[str, int], width: int, rows: int
 ) -> None:
     run(device, dtype, form, (rows, width, 50), True, "gelu_new", True, width)
 
