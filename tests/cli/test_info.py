@@ -87,6 +87,7 @@ def test_formats(
     ("options", "says"),
     [
         (["--dtype", "float16"], "dtype = 'float16' is not available"),
+        (["--quantization", "fp8"], "quantization = 'fp8-g64' is not available on the cpu"),
         (["--quantization", "int3"], "quantization = 'int3' is not known"),
         (["--quantization", "int8", "--dtype", "bfloat16"], "exclude each other"),
         (["--kv-cache-dtype", "fp8"], "kv_cache_dtype = 'fp8' is not known"),
