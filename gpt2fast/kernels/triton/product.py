@@ -17,7 +17,6 @@ MATVEC_ROWS = 4  # up to so many rows each is a matrix-vector product
 _PROGRAMS = 264  # of a product of one row, where it has so many outputs: two for each of an H200
 _MOST_OUTPUTS = 16
 _LEAST_TILE = 2048  # weights that are worth a program
-_WASTE = 1.15  # of the inputs that tiles may cover
 
 Constants = dict[str, Any]
 
@@ -68,20 +67,18 @@ class Sizes:
         return {"weight_ptr": stored, "scales_ptr": "*bf16" if self.group else stored}
 
     def matvec_blocks(self) -> tuple[Constants, int]:
-        """Tile and warps of a product of one row: enough programs to fill the chip, and 16 KB of
-        weights asked for at a time by each where there are so many."""
-        tile = 4096 if self.bits == 32 else 8192
+        """Tile and warps of a product of one row: enough programs to fill the chip, and 8 or 16 KB
+        of weights asked for at a time by each where there are so many."""
+        tile = min(16384 * 8 // self.bits, 16384)
         unit = self.group or 1
         wanted = max(1, self.outputs // _PROGRAMS)
         block_n = min(_MOST_OUTPUTS, 1 << (wanted.bit_length() - 1))
-        block_k = unit * triton.next_power_of_2(triton.cdiv(self.inputs, unit))
-        block_k = min(block_k, max(unit, tile // block_n))
-        covered = triton.cdiv(self.inputs, block_k) * block_k
-        if block_k < self.inputs and covered > _WASTE * self.inputs:
-            block_k = max(unit, block_k // 2)
+        whole = unit * int(triton.next_power_of_2(triton.cdiv(self.inputs, unit)))
+        # Longer rows of bytes would not fit into the registers.
+        block_k = min(whole, max(unit, tile // block_n), 2048 if self.bits == 8 else tile)
         block_n = max(block_n, min(64, _LEAST_TILE // block_k))
-        # Bytes are widened one register each: half as many a thread.
-        warps = min(max(block_n * block_k // (512 if self.bits == 8 else 1024), 1), 8)
+        # 64 to 128 bytes a thread.
+        warps = min(max(block_n * block_k * self.bits // 8 // 2048, 1), 8)
         blocks: Constants = {"BLOCK_K": block_k, "BLOCK_N": block_n}
         return blocks | {"STATISTICS_K": min(triton.next_power_of_2(self.inputs), 1024)}, warps
 

@@ -103,9 +103,9 @@ def float_matvec(x_ptr, weight_ptr, gain_ptr, n, K: tl.constexpr, N: tl.constexp
     wait_for_previous(DEPENDENT)
     acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     for start in range(0, K, BLOCK_K):
+        x = load_scaled(x_ptr, start + k, gain_ptr, K, NORM)
         ahead = start + BLOCK_K + k
         following = tl.load(weights + ahead[None, :], mask=inside & (ahead < K)[None, :], other=0.0)
-        x = load_scaled(x_ptr, start + k, gain_ptr, K, NORM)
         acc += weight.to(tl.float32) * x[None, :]
         weight = following
     return tl.sum(acc, axis=1)
@@ -115,30 +115,35 @@ def float_matvec(x_ptr, weight_ptr, gain_ptr, n, K: tl.constexpr, N: tl.constexp
 def integer_matvec(x_ptr, weight_ptr, scales_ptr, gain_ptr, n, K: tl.constexpr, N: tl.constexpr,
                    BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_K: tl.constexpr,
                    BLOCK_N: tl.constexpr, NORM: tl.constexpr, DEPENDENT: tl.constexpr):  # fmt: skip
-    """``matvec`` over integers: (BLOCK_N, groups, bytes of a group) at a time, summed over each
-    group before the group's scale is applied."""
+    """``matvec`` over small weights: (BLOCK_N, chunks, 16 bytes) at a time. A chunk is what a
+    thread loads at once, and lies in one group: its sum and the scale take no other thread."""
     GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
     BYTES: tl.constexpr = GROUP * BITS // 8
-    BLOCK_G: tl.constexpr = BLOCK_K // GROUP
-    g, j = tl.arange(0, BLOCK_G), tl.arange(0, BYTES)
-    row = n.to(tl.int64) * GROUPS
+    CHUNKS: tl.constexpr = GROUPS * BYTES // 16
+    BLOCK_C: tl.constexpr = BLOCK_K * BITS // 128
+    c, j = tl.arange(0, BLOCK_C), tl.arange(0, 16)
     inside = (n < N)[:, None]
-    at = (row[:, None] + g[None, :])[:, :, None] * BYTES + j[None, None, :]
-    there = inside & (g < GROUPS)[None, :]
-    stored = tl.load(weight_ptr + at, mask=there[:, :, None], other=0.0)
-    steps = tl.load(scales_ptr + row[:, None] + g[None, :], mask=there, other=0.0)
+    weights = weight_ptr + (n.to(tl.int64) * (GROUPS * BYTES))[:, None, None] + j[None, None, :]
+    scales = scales_ptr + (n.to(tl.int64) * GROUPS)[:, None]
+    there = inside & (c < CHUNKS)[None, :]
+    stored = tl.load(weights + (c * 16)[None, :, None], mask=there[:, :, None], other=0.0)
+    steps = tl.load(scales + (c * 16 // BYTES)[None, :], mask=there, other=0.0)
     wait_for_previous(DEPENDENT)
-    acc = tl.zeros((BLOCK_N, BLOCK_G), tl.float32)
-    for start in range(0, GROUPS, BLOCK_G):
-        ahead = start + BLOCK_G + g
-        there = inside & (ahead < GROUPS)[None, :]
-        at = (row[:, None] + ahead[None, :])[:, :, None] * BYTES + j[None, None, :]
-        following = tl.load(weight_ptr + at, mask=there[:, :, None], other=0.0)
-        following_steps = tl.load(scales_ptr + row[:, None] + ahead[None, :], mask=there, other=0.0)
-        k = ((start + g) * GROUP)[None, :, None] + j[None, None, :]
+    acc = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+    for start in range(0, CHUNKS, BLOCK_C):
+        byte = (start + c) * 16
+        k = (byte // BYTES * GROUP + byte % BYTES)[:, None] + j[None, :]
+        # Without the axis of the outputs: the compiler then brings the inputs into the layout of
+        # the weights, and not the weights, through shared memory, into that of the inputs.
         x = load_scaled(x_ptr, k, gain_ptr, K, NORM)
+        ahead = start + BLOCK_C + c
+        there = inside & (ahead < CHUNKS)[None, :]
+        following = tl.load(
+            weights + (ahead * 16)[None, :, None], mask=there[:, :, None], other=0.0
+        )
+        following_steps = tl.load(scales + (ahead * 16 // BYTES)[None, :], mask=there, other=0.0)
         if BITS == 8:
-            sums = tl.sum(stored.to(tl.float32) * x, axis=2)
+            sums = tl.sum(stored.to(tl.float32) * x[None, :, :], axis=2)
         else:
             y = load_scaled(x_ptr, k + BYTES, gain_ptr, K, NORM)
             # The four bits, at the head of a float's fraction, make it 1 + (w + 8) / 16: two
@@ -146,8 +151,8 @@ def integer_matvec(x_ptr, weight_ptr, scales_ptr, gain_ptr, n, K: tl.constexpr, 
             wide = stored.to(tl.uint32)
             first = ((wide << 19) & 0x780000 | 0x3F800000).to(tl.float32, bitcast=True)
             second = ((wide << 15) & 0x780000 | 0x3F800000).to(tl.float32, bitcast=True)
-            sums = tl.sum(first * x + second * y, axis=2) - 1.5 * tl.sum(x + y, axis=2)
-            sums *= 16.0
+            sums = tl.sum(first * x[None, :, :] + second * y[None, :, :], axis=2)
+            sums = (sums - 1.5 * tl.sum(x + y, axis=1)[None, :]) * 16.0
         acc += sums * steps.to(tl.float32)
         stored, steps = following, following_steps
     return tl.sum(acc, axis=1)

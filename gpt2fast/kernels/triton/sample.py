@@ -146,17 +146,17 @@ def sample_kernel(
         low, high = extremes(logits_ptr, V, BLOCK)
         warm = tl.maximum(temperature, 1e-30)
         bound = filter_bound(logits_ptr, state_ptr, capacity, row, low, high, warm, V, BLOCK)
-    most = tl.full((1,), float("-inf"), tl.float32)
-    chosen = tl.full((1,), NO_TOKEN, tl.int32)
+    most = tl.full((BLOCK,), float("-inf"), tl.float32)
+    chosen = tl.full((BLOCK,), NO_TOKEN, tl.int32)
     for start in range(0, V, BLOCK):
         token = start + tl.arange(0, BLOCK)
         x = tl.load(logits_ptr + token, mask=token < V, other=float("-inf"))
         y = perturb(x, token, temperature, draw, stream, seed_low, seed_high)
         # What is not a number is above every bound: the row is refused for it.
         y = tl.where((x < bound) | (token >= V), float("-inf"), y)
-        here, best = largest(y[None, :], token[None, :])
-        chosen = tl.where(here > most, best, chosen)
-        most = tl.maximum(most, here)
+        chosen = tl.where(y > most, token, chosen)
+        most = tl.maximum(most, y)
+    most, chosen = largest(most[None, :], chosen[None, :])
     place = row + tl.arange(0, 1)
     advance(state_ptr, capacity, history_ptr, place, place >= 0, checked(most, chosen), MOST_STEPS)
 
