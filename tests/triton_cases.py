@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +35,16 @@ def examples(count: int) -> settings:
         count *= 10
     checks = [HealthCheck.function_scoped_fixture]
     return settings(max_examples=count, deadline=None, suppress_health_check=checks)
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """``torch.empty`` gives NaN, so that what is left out or read too early is seen."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def normal(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:

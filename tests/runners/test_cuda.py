@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from gpt2fast.runners.cuda import CudaRunner  # noqa: E402
 from gumbel_reference import kept, noise  # noqa: E402
 from model_grid import BASE, FLAG_GRID  # noqa: E402
 from paged import PagedSequences  # noqa: E402
+from triton_cases import poisoned  # noqa: E402
 
 # The kernels' own tests have the activations: here one that has a kernel, one that has not. What
 # nothing in this runner depends on is left to `make test-slow`.
@@ -49,6 +50,13 @@ CAN_RUN = INTERPRETED or torch.cuda.is_available()
 needs_kernels = pytest.mark.skipif(
     not CAN_RUN, reason="no GPU; TRITON_INTERPRET=1 runs the kernels on the CPU"
 )
+
+
+@pytest.fixture(autouse=True)
+def _poisoned() -> Iterator[None]:
+    """The cache, too, holds NaN where nothing was written."""
+    with poisoned():
+        yield
 
 
 def make(path: Path, **options: Any) -> CudaRunner:

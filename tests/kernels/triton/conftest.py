@@ -1,19 +1,28 @@
 """Where the Triton kernels run: on an NVIDIA GPU, or with TRITON_INTERPRET=1 on the CPU.
 
 One process does one of the two, since Triton decides when the kernels are defined. `make test` runs
-this folder a second time with the interpreter.
+this folder once more with the interpreter.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from triton_cases import poisoned  # noqa: E402
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@pytest.fixture(autouse=True)
+def _poisoned() -> Iterator[None]:
+    with poisoned():
+        yield
 
 
 @pytest.fixture(scope="session")
