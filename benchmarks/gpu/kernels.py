@@ -20,6 +20,7 @@ OPS = {
     "attention_prefill": (2, 0.13),
     "sample": (1, 0.05),
     "embedding": (1, 0.01),
+    "dequantize": (1, 0.01),
     "cache_append": (1, 0.01),
 }
 _CHECK_SHARE = 0.45  # of the part's time at most

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
+from gpt2fast.kernels.triton.dequantize import load_weights
 from gpt2fast.kernels.triton.product import Product, Sizes
 from gpt2fast.kernels.triton.variant import Variant, element
 
@@ -46,15 +47,7 @@ def embedding_kernel(
     if BITS > 8:
         x = tl.load(weight_ptr + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
     else:
-        GROUPS: tl.constexpr = (WIDTH + GROUP - 1) // GROUP
-        BYTES: tl.constexpr = GROUP * BITS // 8
-        first = token * GROUPS + column // GROUP
-        within = column % GROUP
-        stored = tl.load(weight_ptr + first * BYTES + within % BYTES, mask=inside, other=0.0)
-        if BITS == 4:
-            stored = tl.where(within < BYTES, stored & 15, stored >> 4).to(tl.int8) - 8
-        step = tl.load(scales_ptr + first, mask=inside, other=0.0).to(tl.float32)
-        x = stored.to(tl.float32) * step
+        x = load_weights(weight_ptr, scales_ptr, token, column, inside, WIDTH, BITS, GROUP)
     at = position.to(tl.int64) * WIDTH + column
     x += tl.load(position_weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
     to = row.to(tl.int64) * WIDTH + column

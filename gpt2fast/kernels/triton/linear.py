@@ -19,9 +19,20 @@ from torch import Tensor
 from gpt2fast.errors import OptionError, UnsupportedError
 from gpt2fast.kernels.triton.activation import FORMULAS, activate
 from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
-from gpt2fast.kernels.triton.product import MATVEC_ROWS, Constants, Product, Sizes, row_class
+from gpt2fast.kernels.triton.dequantize import dequantize
+from gpt2fast.kernels.triton.product import (
+    MATVEC_ROWS,
+    Constants,
+    Product,
+    Sizes,
+    row_class,
+    sizes_of,
+)
 from gpt2fast.kernels.triton.products import matmul, matvec, row_statistics
+from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
 from gpt2fast.kernels.triton.variant import Variant, element
+
+MOST_SMALL_ROWS = 64  # beyond, small weights are made floats first
 
 
 @triton.jit
@@ -131,7 +142,8 @@ def linear(
     """``activation(norm(x) @ weight.T + bias) + residual`` -> (T, N) in x's dtype.
 
     x (T, K), residual (T, N), contiguous and of the dtype of LayerNorm and of weights in floating
-    point; sums are float32. Raises UnsupportedError for an activation that has no kernel.
+    point; sums are float32. One launch, and one more for many rows over small weights. Raises
+    UnsupportedError for an activation that has no kernel.
     """
     check_activation(activation)
     sizes = product.sizes
@@ -140,7 +152,10 @@ def linear(
             f"x {tuple(x.shape)} does not fit weights of {sizes.outputs} outputs and "
             f"{sizes.inputs} inputs"
         )
-    rows = len(x)
+    rows, weights = len(x), product.weight_arguments
+    if isinstance(product.weight, QuantizedWeight) and rows > MOST_SMALL_ROWS:
+        floats = dequantize(product.weight, x.dtype)
+        sizes, weights = sizes_of(floats, product.norm), (floats, floats)
     out = torch.empty(rows, sizes.outputs, dtype=x.dtype, device=x.device)
     chosen = plan(sizes, activation, residual is not None, rows, x.dtype)
     grid = (
@@ -151,7 +166,7 @@ def linear(
         grid,
         x.device,
         x,
-        *product.weight_arguments,
+        *weights,
         product.gain,
         product.column_sums,
         product.bias,
@@ -173,8 +188,7 @@ def check_activation(name: str) -> None:
 
 def plan(sizes: Sizes, activation: str, residual: bool, rows: int, dtype: torch.dtype) -> Variant:
     """The kernel and its constants for so many rows."""
-    most = 64 if sizes.group else 128  # what the tiles of integers tell apart
-    return _plan(sizes, activation, residual, min(row_class(rows), most), dtype)
+    return _plan(sizes, activation, residual, row_class(rows), dtype)
 
 
 @cache

@@ -104,6 +104,14 @@ class Sizes:
         return blocks | {"PRECISION": "ieee"}, warps, stages
 
 
+def sizes_of(weight: Tensor | QuantizedWeight, norm: bool = False) -> Sizes:
+    """Sizes and format of a matrix (N, K)."""
+    outputs, inputs = weight.shape
+    if isinstance(weight, QuantizedWeight):
+        return Sizes(inputs, outputs, weight.bits, weight.group, norm, weight.is_float8)
+    return Sizes(inputs, outputs, 8 * weight.element_size(), norm=norm)
+
+
 class Product:
     """A matrix (N, K) with its bias and the LayerNorm of its inputs, if any: what ``linear`` and
     ``head`` multiply by.
@@ -145,12 +153,7 @@ class Product:
     @cached_property
     def sizes(self) -> Sizes:
         """Its sizes and format."""
-        outputs, inputs = self.weight.shape
-        if isinstance(self.weight, QuantizedWeight):
-            weight = self.weight
-            form = (weight.bits, weight.group, self.norm, weight.is_float8)
-            return Sizes(inputs, outputs, *form)
-        return Sizes(inputs, outputs, 8 * self.weight.element_size(), norm=self.norm)
+        return sizes_of(self.weight, self.norm)
 
     @property
     def weight_arguments(self) -> tuple[Tensor, Tensor]:

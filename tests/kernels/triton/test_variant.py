@@ -18,6 +18,7 @@ from gpt2fast.kernels.triton import (  # noqa: E402
     attention_decode,
     attention_prefill,
     cache_append,
+    dequantize,
     embedding,
     head,
     layer_norm,
@@ -52,6 +53,7 @@ def shipped(model: str, dtype: str) -> Iterator[Variant]:
     yield from attention_prefill.variants(heads, head_size, dtype)
     yield from attention_decode.variants(heads, head_size, dtype)
     yield from linear.variants(width, 4 * width, dtype)
+    yield from dequantize.variants(width, dtype)
     yield from embedding.variants(width, dtype)
     yield from head.variants(width, dtype)
     yield from sample.variants()
