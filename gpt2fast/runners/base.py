@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.config import ModelConfig
+from gpt2fast.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,14 @@ class Runner(Protocol):
     def copy_blocks(self, pairs: NDArray[np.int32]) -> None:
         """Copy cache blocks, all layers: ``pairs`` (N, 2) holds (source, destination)."""
         ...
+
+
+def check_sizes(runner: Runner) -> None:
+    """Raises OptionError naming a size of ``runner`` that is less than one."""
+    for name in ("block_size", "num_blocks", "max_batch_tokens", "max_seqs"):
+        value = getattr(runner, name)
+        if value < 1:
+            raise OptionError(f"{name} = {value} is not valid; give at least 1")
 
 
 @dataclass(frozen=True)

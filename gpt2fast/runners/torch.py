@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.errors import MissingDependencyError, OptionError
-from gpt2fast.runners.base import StepBatch
+from gpt2fast.runners.base import StepBatch, check_sizes
 
 try:
     import torch
@@ -60,10 +60,9 @@ class TorchRunner:
         max_seqs: int = 64,
     ) -> None:
         self.config = checkpoint.config
-        self.block_size = _positive("block_size", block_size)
-        self.num_blocks = _positive("num_blocks", num_blocks)
-        self.max_batch_tokens = _positive("max_batch_tokens", max_batch_tokens)
-        self.max_seqs = _positive("max_seqs", max_seqs)
+        self.block_size, self.num_blocks = block_size, num_blocks
+        self.max_batch_tokens, self.max_seqs = max_batch_tokens, max_seqs
+        check_sizes(self)
         if dtype not in DTYPES:
             raise OptionError(f"dtype = {dtype!r} is not known; use one of {', '.join(DTYPES)}")
         self.device, self.dtype = _device(device), getattr(torch, dtype)
@@ -166,12 +165,6 @@ class _Rows:
             table = batch.block_tables[index, : -(-length // block_size)].astype(np.int64)
             span = slice(int(batch.query_starts[index]), int(batch.query_starts[index + 1]))
             self.sequences.append((span, torch.from_numpy(table).to(device), length))
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise OptionError(f"{name} = {value} is not valid; give at least 1")
-    return value
 
 
 def _device(name: str) -> torch.device:

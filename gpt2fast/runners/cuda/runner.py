@@ -19,7 +19,7 @@ from gpt2fast.kernels.triton.head import head_logits
 from gpt2fast.kernels.triton.linear import check_activation
 from gpt2fast.kernels.triton.row_state import MOST_STEPS
 from gpt2fast.quantization import Quantization
-from gpt2fast.runners.base import RowSampling, StepBatch
+from gpt2fast.runners.base import RowSampling, StepBatch, check_sizes
 from gpt2fast.runners.cuda.decode import Decoder, Pending
 from gpt2fast.runners.cuda.device import check_float8, gpu
 from gpt2fast.runners.cuda.forward import Forward
@@ -69,10 +69,9 @@ class CudaRunner:
         max_seqs: int = 64,
     ) -> None:
         self.config = checkpoint.config
-        self.block_size = _positive("block_size", block_size)
-        self.num_blocks = _positive("num_blocks", num_blocks)
-        self.max_batch_tokens = _positive("max_batch_tokens", max_batch_tokens)
-        self.max_seqs = _positive("max_seqs", max_seqs)
+        self.block_size, self.num_blocks = block_size, num_blocks
+        self.max_batch_tokens, self.max_seqs = max_batch_tokens, max_seqs
+        check_sizes(self)
         if dtype not in DTYPES:
             raise OptionError(f"dtype = {dtype!r} is not known; use one of {', '.join(DTYPES)}")
         self._check_model()
@@ -162,9 +161,3 @@ class CudaRunner:
 
     def _to_device(self, array: NDArray[np.integer]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise OptionError(f"{name} = {value} is not valid; give at least 1")
-    return value
