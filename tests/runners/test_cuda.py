@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -265,6 +267,15 @@ def test_a_machine_without_a_gpu_is_told_so(make_checkpoint: MakeCheckpoint, dev
     path, _ = make_checkpoint(**BASE)
     with pytest.raises(OptionError, match=f"device = '{device}' cannot be had: .* use 'cpu'"):
         LLM(path, device=device)
+
+
+@pytest.mark.parametrize("missing", ["torch", "triton"])
+def test_what_is_not_installed_is_said(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from gpt2fast.cli import main; main()"
+    command = [sys.executable, "-c", code, "generate", "demo", "x", "--device", "cuda"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "device 'cuda' needs PyTorch and Triton: pip install 'gpt2fast[gpu]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @needs_kernels
