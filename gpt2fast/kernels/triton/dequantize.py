@@ -43,10 +43,10 @@ def dequantize_kernel(
     BLOCK: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    """out = integers * scales. Grid (K / BLOCK, N)."""
+    """out = integers * scales. Grid (N, K / BLOCK)."""
     let_next_start(DEPENDENT)
-    row = tl.program_id(1).to(tl.int64)
-    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < K
     values = load_weights(weight_ptr, scales_ptr, row, column, inside, K, BITS, GROUP)
     wait_for_previous(DEPENDENT)
@@ -58,7 +58,7 @@ def dequantize(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     outputs, inputs = weight.shape
     out = torch.empty(outputs, inputs, dtype=dtype, device=weight.scales.device)
     chosen = plan(sizes_of(weight), dtype)
-    grid = (triton.cdiv(inputs, chosen.constants["BLOCK"]), outputs)
+    grid = (outputs, triton.cdiv(inputs, chosen.constants["BLOCK"]))
     chosen.launch(grid, out.device, weight.integers, weight.scales, out)
     return out
 

@@ -33,13 +33,13 @@ def embedding_kernel(
     BLOCK: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    """out = weight[tokens] + position_weight[positions]. Grid (WIDTH / BLOCK, T).
+    """out = weight[tokens] + position_weight[positions]. Grid (T, WIDTH / BLOCK).
 
     Both are brought into range: places without a sequence have the position -1.
     """
     let_next_start(DEPENDENT)
-    row = tl.program_id(1)
-    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < WIDTH
     wait_for_previous(DEPENDENT)
     token = tl.minimum(tl.maximum(tl.load(tokens_ptr + row), 0), VOCABULARY - 1).to(tl.int64)
@@ -61,7 +61,7 @@ def embedding(tokens: Tensor, positions: Tensor, table: Product, position_table:
     out = torch.empty(len(tokens), width, dtype=position_table.dtype, device=tokens.device)
     sizes = replace(table.sizes, norm=False)
     chosen = plan(sizes, positions_count, position_table.dtype)
-    grid = (triton.cdiv(width, chosen.constants["BLOCK"]), len(tokens))
+    grid = (len(tokens), triton.cdiv(width, chosen.constants["BLOCK"]))
     weights = table.weight_arguments
     chosen.launch(grid, tokens.device, tokens, positions, *weights, position_table, out)
     return out
