@@ -200,7 +200,12 @@ class Decoder:
         self._steps(shape._replace(steps=1))
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        # On this runner's stream: torch's own for recording is one for all devices and threads. Not
+        # in inference mode, which the first recording of a process would leave on torch's
+        # generator, for others to fail on.
+        stream = torch.cuda.current_stream(self.device)
+        record = torch.cuda.graph(graph, self._pool, stream, "thread_local")
+        with torch.inference_mode(False), torch.no_grad(), record:
             self._steps(shape)
         state.copy_(kept)
         return graph

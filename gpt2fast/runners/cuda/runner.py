@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float16", "bfloat16", "float32")
 MOST_HEAD_SIZE = 256
+MOST_SEQS = 2**15  # a grid has 65,535 programs along its last axis, and places are powers of two
 
 
 class CudaRunner:
@@ -72,6 +73,8 @@ class CudaRunner:
         self.block_size, self.num_blocks = block_size, num_blocks
         self.max_batch_tokens, self.max_seqs = max_batch_tokens, max_seqs
         check_sizes(self)
+        if max_seqs > MOST_SEQS:
+            raise OptionError(f"max_seqs = {max_seqs} is not valid; give at most {MOST_SEQS}")
         if dtype not in DTYPES:
             raise OptionError(f"dtype = {dtype!r} is not known; use one of {', '.join(DTYPES)}")
         self._check_model()
@@ -87,7 +90,10 @@ class CudaRunner:
                 self._forward = Forward(self.config, weights, num_blocks, block_size, max_seqs)
                 self._decoder = Decoder(self._forward, max_seqs, block_size)
                 self._decoder.warm_up()
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            # Triton and graphs report it with errors of their own.
+            if "out of memory" not in str(error):
+                raise
             raise OptionError(
                 f"no memory on {device} for the weights and a cache of {num_blocks} blocks of "
                 f"{block_size} tokens; lower kv_cache_tokens"
