@@ -77,6 +77,15 @@ class PagedCase:
         token = torch.arange(length)
         return self.tables[sequence].cpu().long()[token // BLOCK_TOKENS], token % BLOCK_TOKENS
 
+    def rounding(self, scale: float) -> float:
+        """What the rounding of scores in float32 may make of an output: a score's error is a
+        fraction of its size, and a weight's is that error."""
+        size = self.keys[0].shape[-1]
+        q = self.qkv.cpu().float().view(-1, 3, self.heads, size)[:, 0].norm(dim=-1).max()
+        k = max(float(key.float().norm(dim=-1).max()) for key in self.keys)
+        v = max(float(value.float().abs().max()) for value in self.values)
+        return 2e-6 + torch.finfo(torch.float32).eps * float(q) * k * scale * v
+
     def attended(self, scale: float, dtype: torch.dtype) -> Tensor:
         """The reference's attention (T, C), computed in ``dtype``."""
         parts = []

@@ -26,7 +26,7 @@ def run(
     cache_append(*case.arguments, heads, case.longest)
     got = attention_prefill(*case.arguments, heads, scale, case.longest)
     plain, exact = case.attended(scale, dtype), case.attended(scale, torch.float64)
-    within_bound(got, plain, exact, 2e-6)
+    within_bound(got, plain, exact, case.rounding(scale))
     return got
 
 
