@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2fast.engine.batch import block_tables
 from gpt2fast.engine.cache import BlockPool
 from gpt2fast.engine.intake import check_token_ids
 from gpt2fast.engine.scheduler import Scheduler
@@ -38,13 +39,11 @@ def teacher_forced_logits(
             chunk = tokens[start : start + runner.max_batch_tokens]
             end = start + len(chunk)
             _reserve(pool, scheduler, handle, end)
-            tables = np.empty((1, -(-end // runner.block_size)), dtype=np.int32)
-            pool.fill_block_tables(np.array([handle], dtype=np.int64), tables)
             batch = StepBatch(
                 token_ids=chunk,
                 query_starts=np.array([0, len(chunk)], dtype=np.int32),
                 context_lens=np.array([start], dtype=np.int32),
-                block_tables=tables,
+                block_tables=block_tables([handle], end, pool, runner.block_size),
                 logit_rows=np.arange(len(chunk), dtype=np.int32),
             )
             logits[start:end] = runner.step(batch)

@@ -27,6 +27,18 @@ class StepBatch:
     block_tables: NDArray[np.int32]  # (S, M): unused entries are -1
     logit_rows: NDArray[np.int32]  # (R,): the rows of T whose logits are wanted
 
+    @property
+    def counts(self) -> NDArray[np.int32]:
+        """(S,): rows of each sequence."""
+        return np.diff(self.query_starts)
+
+    def locate_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The sequence (T,) and the position (T,) of each row."""
+        counts = self.counts
+        owner = np.repeat(np.arange(len(counts)), counts)
+        within = np.arange(len(self.token_ids)) - self.query_starts[owner]
+        return owner, self.context_lens[owner] + within
+
 
 class Runner(Protocol):
     """A model with its KV cache storage on one device. The books of the cache are kept outside."""

@@ -149,10 +149,7 @@ class _Rows:
     """Where the rows of a step stand: their positions, cache slots, and each sequence's part."""
 
     def __init__(self, batch: StepBatch, block_size: int, device: torch.device) -> None:
-        counts = np.diff(batch.query_starts)  # (S,)
-        owner = np.repeat(np.arange(len(counts)), counts)  # (T,)
-        within = np.arange(len(batch.token_ids)) - batch.query_starts[owner]
-        positions = batch.context_lens[owner] + within  # (T,)
+        counts, (owner, positions) = batch.counts, batch.locate_rows()
         blocks = batch.block_tables[owner, positions // block_size]
         self.positions, self.blocks, self.slots = (
             torch.from_numpy(array.astype(np.int64)).to(device)

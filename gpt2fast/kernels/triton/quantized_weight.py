@@ -81,8 +81,3 @@ class QuantizedWeight:
     def shape(self) -> tuple[int, int]:
         """(N, K)."""
         return len(self.integers), self.inputs
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of integers and scales."""
-        return self.integers.nbytes + self.scales.nbytes

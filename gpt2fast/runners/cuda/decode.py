@@ -102,11 +102,6 @@ class Decoder:
         # Of the sequences that are being decoded:
         self._sequences, self._longest, self._is_filtered = 0, 0, False
 
-    @property
-    def most_rows(self) -> int:
-        """Rows from which tokens can be chosen at a time."""
-        return self.choice.capacity
-
     def choose(self, hidden: Tensor, picked: NDArray[np.int32], sampling: RowSampling) -> Pending:
         """A token for each of the rows ``picked`` (R,) of hidden (T, C)."""
         state, _ = self._staging.take()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2fast.config import ModelConfig
@@ -93,11 +94,8 @@ class Forward:
 
     def places(self, batch: StepBatch) -> tuple[Tensor, Tensor, SingleTokens | Chunks]:
         """Tokens (T,), positions (T,) and places of a batch, on the GPU."""
-        counts = np.diff(batch.query_starts)  # (S,)
-        owner = np.repeat(np.arange(len(counts)), counts)  # (T,)
-        within = np.arange(len(batch.token_ids)) - batch.query_starts[owner]
-        positions = batch.context_lens[owner] + within
-        arrays = (
+        counts, (_, positions) = batch.counts, batch.locate_rows()
+        arrays: tuple[NDArray[np.integer], ...] = (
             batch.token_ids, positions, batch.query_starts, batch.context_lens,
             batch.block_tables.ravel(),
         )  # fmt: skip
