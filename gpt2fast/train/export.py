@@ -26,7 +26,9 @@ def export_model(
     directory = Path(options.out)
     directory.mkdir(parents=True, exist_ok=True)
     _write_weights(state, getattr(torch, options.dtype), directory / "model.safetensors")
-    if options.init is None:
+    if options.tokenizer is not None:
+        copy_tokenizer(Path(options.tokenizer), directory)
+    elif options.init is None:
         end = END_OF_TEXT if run.end_of_text is not None else None
         write_tokenizer(run.tokenizer, directory, run.config.n_positions, end)
     else:

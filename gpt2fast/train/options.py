@@ -51,6 +51,7 @@ class TrainOptions:
     held_out: float = _flag(0.05, "share of the files held out; 0 for none, as a single file needs")
     init: str | None = _flag(None, "model to fine-tune; without it, training starts from scratch")
     vocab_size: int | None = _flag(None, "tokens of the tokenizer to train (8192)")
+    tokenizer: str | None = _flag(None, "directory of a tokenizer to use, instead of training one")
     n_embd: int | None = _flag(None, "width (256)")
     n_layer: int | None = _flag(None, "layers (4)")
     n_head: int | None = _flag(None, "attention heads (4)")
@@ -118,6 +119,9 @@ class TrainOptions:
         if self.init and (given or self.untied):
             names = ", ".join(flag_name(name) for name in (*given, *["untied"] * self.untied))
             raise OptionError(f"{names} cannot go with --init: the model decides its shape")
+        if self.tokenizer and (self.init or self.vocab_size is not None):
+            other = "--init" if self.init else "--vocab-size"
+            raise OptionError(f"--tokenizer cannot go with {other}, which brings one of its own")
         known = self.activation is None or self.activation in SUPPORTED_ACTIVATIONS
         self._check("activation", known, f"one of {', '.join(sorted(SUPPORTED_ACTIVATIONS))}")
         width, heads = self.shape("n_embd"), self.shape("n_head")

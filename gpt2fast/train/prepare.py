@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from gpt2fast.checkpoint.tokenizer import load_tokenizer
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.train.checkpointing import CHECKPOINTS, latest_checkpoint
@@ -84,7 +85,7 @@ def prepare(options: TrainOptions, on_cpu: bool) -> None:
 
 
 def _check_shape(options: TrainOptions, on_cpu: bool) -> None:
-    config = _config(options, None)
+    config = _config(options, None, _given_tokenizer(options))
     check_context(options, config)
     check_disk(options.out, config.num_parameters, options.keep)
     check_memory(config.num_parameters, on_cpu)
@@ -105,7 +106,7 @@ def _write_prepared(options: TrainOptions, directory: Path, record: Path) -> Non
     corpus = load_corpus(options.data, options.corpus, options.held_out, options.held_out_data)
     tokenizer = _tokenizer(options, corpus)
     end_of_text = tokenizer.token_to_id(END_OF_TEXT)
-    config = _config(options, end_of_text)
+    config = _config(options, end_of_text, tokenizer)
     train_tokens = tokenize(tokenizer, corpus.train, end_of_text)
     held_out_tokens = tokenize(tokenizer, corpus.held_out, end_of_text)
     _check_vocabulary(options, config, train_tokens, held_out_tokens)
@@ -130,6 +131,8 @@ def _check_vocabulary(
 
 
 def _tokenizer(options: TrainOptions, corpus: Corpus) -> Tokenizer:
+    if given := _given_tokenizer(options):
+        return given
     if options.init is None:
         texts = (document.text for document in corpus.train)
         return train_tokenizer(texts, options.shape("vocab_size"))
@@ -141,14 +144,28 @@ def _tokenizer(options: TrainOptions, corpus: Corpus) -> Tokenizer:
     return tokenizer
 
 
+def _given_tokenizer(options: TrainOptions) -> Tokenizer | None:
+    """That of ``--tokenizer``. Raises OptionError if there is none in that directory."""
+    if options.tokenizer is None:
+        return None
+    tokenizer = load_tokenizer(Path(options.tokenizer))
+    if tokenizer is None:
+        raise OptionError(
+            f"--tokenizer {options.tokenizer}: no tokenizer there; give a directory with "
+            "tokenizer.json, or with vocab.json and merges.txt"
+        )
+    return tokenizer
+
+
 def load_prepared(options: TrainOptions) -> PreparedRun:
     """Read ``OUT/run`` back. Raises OptionError if a token is outside the model's vocabulary, and
     CheckpointError, naming the file, if one of them is damaged."""
     directory = run_directory(options)
     record = _read_record(directory / "run.json")
+    tokenizer = _read_tokenizer(directory / "tokenizer.json")
     run = PreparedRun(
-        config=_config(options, record["end_of_text"]),
-        tokenizer=_read_tokenizer(directory / "tokenizer.json"),
+        config=_config(options, record["end_of_text"], tokenizer),
+        tokenizer=tokenizer,
         end_of_text=record["end_of_text"],
         train_tokens=_read_tokens(directory / "train.npy"),
         held_out_tokens=_read_tokens(directory / "held_out.npy"),
@@ -191,14 +208,18 @@ def _damaged(path: Path) -> CheckpointError:
     return CheckpointError(f"{path} is missing or damaged; restore it, {_AGAIN}")
 
 
-def _config(options: TrainOptions, end_of_text: int | None) -> ModelConfig:
+def _config(
+    options: TrainOptions, end_of_text: int | None, tokenizer: Tokenizer | None
+) -> ModelConfig:
     if options.init is not None:
         from gpt2fast.checkpoint import open_checkpoint
 
         return open_checkpoint(options.init).config
-    width = options.shape("n_embd")
+    width, vocabulary = options.shape("n_embd"), options.shape("vocab_size")
+    if options.tokenizer and tokenizer:
+        vocabulary = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
     return ModelConfig(
-        vocab_size=options.shape("vocab_size"),
+        vocab_size=vocabulary,
         n_positions=options.shape("n_positions"),
         n_embd=width,
         n_layer=options.shape("n_layer"),

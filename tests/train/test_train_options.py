@@ -39,6 +39,8 @@ BAD = [
     ({"init": "gpt2", "n_layer": 3}, "--n-layer cannot go with --init"),
     ({"init": "gpt2", "untied": True}, "--untied cannot go with --init"),
     ({"activation": "gelu_11"}, "gelu_11"),
+    ({"tokenizer": "t", "init": "gpt2"}, "--tokenizer cannot go with --init"),
+    ({"tokenizer": "t", "vocab_size": 300}, "--tokenizer cannot go with --vocab-size"),
 ]
 
 
