@@ -2,9 +2,10 @@
 
     python benchmarks/quality/study_text.py DATA OUT
 
-``DATA`` has WikiText-2 (``wikitext-2/valid.txt``, ``wikitext-2/test.txt``) and ``tinyshakespeare.txt``.
-Writes ``OUT/train`` (documents of the validation split, of Shakespeare, and of Python's own
-documentation and standard library) and ``OUT/held-out`` (the test split, whole; it is in no other file).
+``DATA`` has WikiText-2 (``wikitext-2/valid.txt``, ``wikitext-2/test.txt``) and
+``tinyshakespeare.txt``. Writes ``OUT/train`` (documents of the validation split, of Shakespeare,
+and of Python's own documentation and standard library) and ``OUT/held-out`` (the test split, whole;
+it is in no other file).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Compression: distil, prune, quantize, under a quality budget."""
