@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from gpt2fast.errors import ConfigError, UnsupportedError, show
+from gpt2fast.config_fields import Fields, read_token_ids
+from gpt2fast.errors import ConfigError
 
-_ACTIVATIONS = """
-    gelu gelu_10 gelu_fast gelu_new gelu_python gelu_python_tanh gelu_pytorch_tanh gelu_accurate
-    hardswish laplace leaky_relu linear mish prelu quick_gelu relu relu2 relu6 sigmoid silu
-    sqrtsoftplus swish tanh xielu
-"""
-SUPPORTED_ACTIVATIONS = frozenset(_ACTIVATIONS.split())  # all of transformers' ACT2FN
 # Parameters that an activation learns or stores in each layer, under `mlp.act.`, and their shapes.
 ACTIVATION_PARAMETERS: dict[str, dict[str, tuple[int, ...]]] = {
     "prelu": {"weight": (1,)},
@@ -25,46 +19,14 @@ ACTIVATION_PARAMETERS: dict[str, dict[str, tuple[int, ...]]] = {
 # loader build endless lists of names before it could notice that the tensors are not there.
 MAX_PARAMETERS = 10**11
 MAX_LAYERS = 10_000
-MAX_INT = 2**31 - 1  # token ids and positions are 32-bit integers
 
-_ALIASES = {
-    "n_positions": "max_position_embeddings",
-    "n_embd": "hidden_size",
-    "n_layer": "num_hidden_layers",
-    "n_head": "num_attention_heads",
-}
 
-# Fields that decide training, task heads, sampling defaults or bookkeeping, never a logit of the
-# language model in inference. Their values are not looked at.
-_IRRELEVANT_FIELDS = """
-    resid_pdrop embd_pdrop attn_pdrop initializer_range gradient_checkpointing use_bfloat16
-    summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout
-    architectures id2label label2id num_labels _num_labels problem_type finetuning_task
-    task_specific_params loss_type tf_legacy_loss predict_special_tokens
-    transformers_version _name_or_path name_or_path _commit_hash dtype torch_dtype torchscript
-    use_cache output_past output_attentions output_hidden_states output_scores return_dict
-    return_dict_in_generate attn_implementation _attn_implementation _attn_implementation_internal
-    _attn_implementation_autoset _experts_implementation chunk_size_feed_forward n_ctx is_decoder
-    tie_encoder_decoder tie_last_hidden_states cross_attention_hidden_size decoder_start_token_id
-    sep_token_id unk_token_id prefix tokenizer_class
-    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty
-    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
-    encoder_no_repeat_ngram_size encoder_repetition_penalty bad_words_ids num_return_sequences
-    forced_bos_token_id forced_eos_token_id remove_invalid_values suppress_tokens
-    begin_suppress_tokens exponential_decay_length_penalty epsilon_cutoff eta_cutoff
-    num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold
-    assistant_lookbehind target_lookbehind max_new_tokens min_new_tokens
-"""
-_IRRELEVANT = frozenset(_IRRELEVANT_FIELDS.split())
+@dataclass(frozen=True)
+class LayerShape:
+    """What structured pruning makes different from layer to layer."""
 
-# Anything but the harmless value would change the network.
-_REFUSED = {
-    "add_cross_attention": "cross-attention layers are not implemented; only decoders run",
-    "is_encoder_decoder": "encoder-decoder models are not implemented; only decoders run",
-    "quantization_config": "weights quantized by another tool cannot be read; use the original",
-    "pruned_heads": "heads pruned through the configuration are not implemented",
-    "per_layer_config": "layers of different shapes are not implemented",
-}
+    n_head: int  # H of the layer; heads keep the size D that they had
+    n_inner: int  # width of the layer's MLP
 
 
 @dataclass(frozen=True)
@@ -75,8 +37,8 @@ class ModelConfig:
     n_positions: int  # longest context, tokens
     n_embd: int  # C
     n_layer: int  # L
-    n_head: int  # H
-    n_inner: int  # width of the MLP; 4 * C where config.json says null
+    n_head: int  # H; of a layer that no head was removed from
+    n_inner: int  # width of the MLP (the widest of them); 4 * C where config.json says null
     activation_function: str = "gelu_new"
     layer_norm_epsilon: float = 1e-5
     scale_attn_weights: bool = True
@@ -86,21 +48,61 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
+    layers: tuple[LayerShape, ...] = ()  # (L,); empty where all are as n_head and n_inner say
+
+    def __post_init__(self) -> None:
+        if self.layers and len(self.layers) != self.n_layer:
+            raise ConfigError(
+                f"{len(self.layers)} layers of their own shapes for n_layer = {self.n_layer}; give "
+                "one shape for each layer (ModelConfig.with_layers)"
+            )
+        for layer, shape in enumerate(self.layers):
+            if not 1 <= shape.n_head <= self.n_head or shape.n_inner < 1:
+                raise ConfigError(
+                    f"layer {layer} cannot be {shape}: 1 to {self.n_head} heads and an n_inner of "
+                    "at least 1 are needed"
+                )
 
     @property
     def head_size(self) -> int:
-        """D = C / H."""
+        """D = C / H, in every layer; H counts the heads before any was removed."""
         return self.n_embd // self.n_head
+
+    def layer_shape(self, layer: int) -> LayerShape:
+        """Heads and MLP of ``layer`` (counted from 0)."""
+        return self.layers[layer] if self.layers else LayerShape(self.n_head, self.n_inner)
+
+    @property
+    def layer_shapes(self) -> tuple[LayerShape, ...]:
+        """Heads and MLP of every layer, (L,)."""
+        return self.layers or (LayerShape(self.n_head, self.n_inner),) * self.n_layer
+
+    def with_layers(self, shapes: Iterable[LayerShape]) -> ModelConfig:
+        """This model with layers of ``shapes``, as many as there are: of configurations that mean
+        the same model, the one that ``from_dict`` gives.
+
+        Raises ConfigError for no layers, and for a shape without a head or an MLP.
+        """
+        layers = tuple(shapes)
+        if not layers:
+            raise ConfigError("a model needs at least one layer; leave one")
+        inner = max(shape.n_inner for shape in layers)
+        alike = set(layers) == {LayerShape(self.n_head, inner)}
+        return replace(self, n_layer=len(layers), n_inner=inner, layers=() if alike else layers)
 
     @property
     def num_parameters(self) -> int:
         """Weights of the network; a tied head is counted once."""
-        c, inner = self.n_embd, self.n_inner
-        block = 4 * c + (3 * c * c + 3 * c) + (c * c + c) + (2 * c * inner + inner + c)
+        c = self.n_embd
+        heads = sum(shape.n_head for shape in self.layer_shapes)
+        inner = sum(shape.n_inner for shape in self.layer_shapes)
         learned = ACTIVATION_PARAMETERS.get(self.activation_function, {})
-        block += sum(len(shape) for shape in learned.values())  # what has no shape is a constant
+        vectors = 6 * c  # two LayerNorms, the biases of both projections into the residual stream
+        vectors += sum(len(shape) for shape in learned.values())  # no shape: a constant
+        attention = heads * self.head_size * (4 * c + 3)
+        mlp = inner * (2 * c + 1)
         tables = self.vocab_size * (1 if self.tie_word_embeddings else 2) + self.n_positions
-        return tables * c + self.n_layer * block + 2 * c
+        return tables * c + self.n_layer * vectors + attention + mlp + 2 * c
 
     def attention_scale(self, layer: int) -> float:
         """Factor on ``q . k`` in ``layer`` (counted from 0)."""
@@ -117,7 +119,7 @@ class ModelConfig:
         Raises ConfigError for a value that no GPT-2 can have, and UnsupportedError, by name, for
         what gpt2fast does not implement.
         """
-        fields = _Fields(data, source)
+        fields = Fields(data, source)
         fields.refuse_unsupported()
         n_embd = fields.integer("n_embd", 768)
         config = cls(
@@ -126,7 +128,7 @@ class ModelConfig:
             n_embd=n_embd,
             n_layer=fields.integer("n_layer", 12, most=MAX_LAYERS),
             n_head=fields.integer("n_head", 12),
-            n_inner=4 * n_embd if data.get("n_inner") is None else fields.integer("n_inner", 0),
+            n_inner=fields.inner_size(4 * n_embd, n_embd),
             activation_function=fields.activation(),
             layer_norm_epsilon=fields.epsilon(),
             scale_attn_weights=fields.boolean("scale_attn_weights", True),
@@ -139,8 +141,11 @@ class ModelConfig:
             eos_token_ids=read_token_ids(data.get("eos_token_id", 50256), "eos_token_id", source),
             pad_token_id=fields.token_id("pad_token_id", None),
         )
-        config._check_together(source)
-        fields.warn_unknown()
+        config._check_heads(source)
+        fields.head_size(config.head_size)
+        config = config.with_layers(_read_layers(fields, config))
+        config._check_size(source)
+        fields.warn_unknown(cls.__dataclass_fields__.keys() - {"layers"})
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,14 +169,33 @@ class ModelConfig:
             "bos_token_id": self.bos_token_id,
             "eos_token_id": None if not eos else eos[0] if len(eos) == 1 else list(eos),
             "pad_token_id": self.pad_token_id,
+            **self._layers_to_dict(),
         }
 
-    def _check_together(self, source: str) -> None:
+    def _layers_to_dict(self) -> dict[str, Any]:
+        """What differs between layers, for each of them: as transformers writes it."""
+        uniform = {"n_head": self.n_head, "n_inner": self.n_inner}
+        differing = [
+            name
+            for name, value in uniform.items()
+            if any(getattr(shape, name) != value for shape in self.layers)
+        ]
+        if not differing:
+            return {}
+        per_layer = {
+            str(layer): {name: getattr(shape, name) for name in differing}
+            for layer, shape in enumerate(self.layers)
+        }
+        return {"head_dim": self.head_size, "per_layer_config": per_layer}
+
+    def _check_heads(self, source: str) -> None:
         if self.n_embd % self.n_head:
             raise ConfigError(
                 f"{source}: n_embd = {self.n_embd} is not divisible by n_head = {self.n_head}; "
                 "every head must have the same size"
             )
+
+    def _check_size(self, source: str) -> None:
         if self.num_parameters > MAX_PARAMETERS:
             raise ConfigError(
                 f"{source}: vocab_size = {self.vocab_size}, n_positions = {self.n_positions}, "
@@ -180,107 +204,12 @@ class ModelConfig:
             )
 
 
-def read_token_ids(value: Any, field: str, source: str) -> tuple[int, ...]:
-    """Token ids of a field that may be an integer, a list of integers or null."""
-    items = [] if value is None else value if isinstance(value, list) else [value]
-    if all(type(item) is int and 0 <= item <= MAX_INT for item in items):
-        return tuple(dict.fromkeys(items))
-    raise ConfigError(
-        f"{source}: {field} = {show(value)} must be a token id, a list of token ids or null"
-    )
-
-
-class _Fields:
-    """Typed reading of one configuration; every failure names file, field and value."""
-
-    def __init__(self, data: Mapping[str, Any], source: str) -> None:
-        if not isinstance(data, Mapping):
-            raise ConfigError(f"{source}: expected a JSON object, got {show(data)}")
-        self._data = data
-        self._source = source
-
-    def refuse_unsupported(self) -> None:
-        for name, reason in _REFUSED.items():
-            if self._data.get(name):
-                value = show(self._data[name])
-                raise UnsupportedError(f"{self._source}: {name} = {value}: {reason}")
-        model_type = self._data.get("model_type", "gpt2")
-        if model_type != "gpt2":
-            raise UnsupportedError(
-                f"{self._source}: model_type = {show(model_type)}: only 'gpt2' is implemented"
-            )
-
-    def warn_unknown(self) -> None:
-        known = {"model_type", "activation_function", "layer_norm_epsilon", "eos_token_id"}
-        known |= _IRRELEVANT | _REFUSED.keys() | _ALIASES.keys() | set(_ALIASES.values())
-        known |= ModelConfig.__dataclass_fields__.keys()
-        unknown = sorted(show(name) for name in self._data.keys() - known)
-        if unknown:
-            warnings.warn(
-                f"{self._source}: unknown fields are ignored: {', '.join(unknown)}. If one of them "
-                "changes what the model computes, the results will be wrong",
-                stacklevel=4,
-            )
-
-    def integer(self, name: str, default: int, most: int = MAX_INT) -> int:
-        value = self._get(name, default)
-        if type(value) is not int or not 1 <= value <= most:
-            raise self._ill(name, value, f"must be an integer from 1 to {most}")
-        return value
-
-    def positions(self) -> int:
-        # The first releases of GPT-2 wrote both; n_ctx decides only where it stands alone.
-        alone = not {"n_positions", _ALIASES["n_positions"]} & self._data.keys()
-        if alone and "n_ctx" in self._data:
-            return self.integer("n_ctx", 1024)
-        return self.integer("n_positions", 1024)
-
-    def boolean(self, name: str, default: bool) -> bool:
-        value = self._get(name, default)
-        if type(value) is not bool:
-            raise self._ill(name, value, "must be true or false")
-        return value
-
-    def token_id(self, name: str, default: int | None) -> int | None:
-        value = self._get(name, default)
-        if name == "pad_token_id" and value == -1:  # an old convention for "no padding"
-            return None
-        if value is not None and (type(value) is not int or not 0 <= value <= MAX_INT):
-            raise self._ill(name, value, "must be a token id or null")
-        return value
-
-    def epsilon(self) -> float:
-        value = self._get("layer_norm_epsilon", 1e-5)
-        ok = type(value) in (int, float) and 0 <= value <= 1  # false for NaN too
-        if not ok:
-            raise self._ill("layer_norm_epsilon", value, "must be a finite number from 0 to 1")
-        return float(value)
-
-    def activation(self) -> str:
-        value = self._get("activation_function", "gelu_new")
-        if not isinstance(value, str):
-            raise self._ill("activation_function", value, "must be the name of an activation")
-        if value not in SUPPORTED_ACTIVATIONS:
-            raise UnsupportedError(
-                f"{self._source}: activation_function = {show(value)} is not implemented; "
-                f"implemented: {', '.join(sorted(SUPPORTED_ACTIVATIONS))}"
-            )
-        return value
-
-    def _get(self, name: str, default: Any) -> Any:
-        """The value under the field's own name or transformers' general name for it."""
-        alias = _ALIASES.get(name)
-        if alias is None or alias not in self._data:
-            return self._data.get(name, default)
-        value = self._data[alias]
-        if name in self._data and self._data[name] != value:
-            raise ConfigError(
-                f"{self._source}: {name} = {show(self._data[name])} and {alias} = {show(value)} "
-                "are two names of one field and differ; keep the right one"
-            )
-        return value
-
-    def _ill(self, name: str, value: Any, need: str) -> ConfigError:
-        alias = _ALIASES.get(name)
-        shown = alias if alias in self._data and name not in self._data else name
-        return ConfigError(f"{self._source}: {shown} = {show(value)} {need}")
+def _read_layers(fields: Fields, config: ModelConfig) -> list[LayerShape]:
+    """Shapes of all layers; those without an entry of their own are uniform."""
+    layers = [config.layer_shape(0)] * config.n_layer
+    for layer, entry in fields.layer_entries(config.n_layer).items():
+        heads = entry.integer("n_head", config.n_head, most=config.n_head)
+        inner = entry.inner_size(config.n_inner, config.n_embd)
+        entry.refuse_unknown({"n_head", "n_inner"})
+        layers[layer] = LayerShape(heads, inner)
+    return layers

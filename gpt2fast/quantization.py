@@ -188,17 +188,18 @@ def matrix_layouts(
             f"quantization = {quantization.name!r} is not available on the cpu runner; use 'int8' "
             "or 'int4', or device='cuda'"
         )
-    c, inner = config.n_embd, config.n_inner
+    c = config.n_embd
     blocks = MatrixFormat(dtype) if quantization is None else quantization.blocks
     head = MatrixFormat(dtype) if quantization is None else quantization.head
-    sizes = {
-        "attn.c_attn": (c, 3 * c),
-        "attn.c_proj": (c, c),
-        "mlp.c_fc": (c, inner),
-        "mlp.c_proj": (inner, c),
-    }
     layouts = {EMBEDDING: PanelLayout(head, c, config.vocab_size)}
-    for layer in range(config.n_layer):
+    for layer, shape in enumerate(config.layer_shapes):
+        attended, inner = shape.n_head * config.head_size, shape.n_inner
+        sizes = {
+            "attn.c_attn": (c, 3 * attended),
+            "attn.c_proj": (attended, c),
+            "mlp.c_fc": (c, inner),
+            "mlp.c_proj": (inner, c),
+        }
         for part, (inputs, outputs) in sizes.items():
             layouts[f"h.{layer}.{part}.weight"] = PanelLayout(blocks, inputs, outputs)
     if not config.tie_word_embeddings:
@@ -230,5 +231,17 @@ def _vector_bytes(config: ModelConfig) -> int:
     c = config.n_embd
     norm = [c, c]
     learned = [1] * len(ACTIVATION_PARAMETERS.get(config.activation_function, {}))
-    block = [*norm, 3 * c, c, *norm, config.n_inner, c, *learned]
-    return 4 * sum(_round_up(size, LANES) for size in block * config.n_layer + norm)
+    sizes = [
+        size
+        for shape in config.layer_shapes
+        for size in (
+            *norm,
+            3 * shape.n_head * config.head_size,
+            c,
+            *norm,
+            shape.n_inner,
+            c,
+            *learned,
+        )
+    ]
+    return 4 * sum(_round_up(size, LANES) for size in sizes + norm)

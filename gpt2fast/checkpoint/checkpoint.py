@@ -25,7 +25,8 @@ from gpt2fast.checkpoint.tensor import (
 )
 from gpt2fast.checkpoint.tokenizer import load_tokenizer
 from gpt2fast.checkpoint.weight_files import open_weight_files
-from gpt2fast.config import ModelConfig, read_token_ids
+from gpt2fast.config import ModelConfig
+from gpt2fast.config_fields import read_token_ids
 from gpt2fast.errors import CheckpointError
 from gpt2fast.quantization import Quantization, matrix_layouts
 

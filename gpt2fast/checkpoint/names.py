@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpt2fast.checkpoint.tensor import FLOAT_BYTES, PACKED, TensorInfo
-from gpt2fast.config import ACTIVATION_PARAMETERS, ModelConfig
+from gpt2fast.config import ACTIVATION_PARAMETERS, LayerShape, ModelConfig
 from gpt2fast.errors import CheckpointError, UnsupportedError
 
 PREFIX = "transformer."
@@ -25,18 +25,29 @@ _LISTED = 40  # names of each kind in a message
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape, in order. Linear weights are (inputs, outputs)."""
-    c, inner = config.n_embd, config.n_inner
+    c = config.n_embd
     shapes: dict[str, tuple[int, ...]] = {
         TOKEN_TABLE: (config.vocab_size, c),
         "wpe.weight": (config.n_positions, c),
     }
+    for layer, shape in enumerate(config.layer_shapes):
+        block = _block_shapes(config, shape)
+        shapes.update({f"h.{layer}.{name}": size for name, size in block.items()})
+    shapes.update({"ln_f.weight": (c,), "ln_f.bias": (c,)})
+    if not config.tie_word_embeddings:
+        shapes[HEAD] = (config.vocab_size, c)
+    return shapes
+
+
+def _block_shapes(config: ModelConfig, layer: LayerShape) -> dict[str, tuple[int, ...]]:
+    c, inner, attended = config.n_embd, layer.n_inner, layer.n_head * config.head_size
     learned = ACTIVATION_PARAMETERS.get(config.activation_function, {})
-    block: dict[str, tuple[int, ...]] = {
+    return {
         "ln_1.weight": (c,),
         "ln_1.bias": (c,),
-        "attn.c_attn.weight": (c, 3 * c),
-        "attn.c_attn.bias": (3 * c,),
-        "attn.c_proj.weight": (c, c),
+        "attn.c_attn.weight": (c, 3 * attended),
+        "attn.c_attn.bias": (3 * attended,),
+        "attn.c_proj.weight": (attended, c),
         "attn.c_proj.bias": (c,),
         "ln_2.weight": (c,),
         "ln_2.bias": (c,),
@@ -46,12 +57,6 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "mlp.c_proj.bias": (c,),
         **{f"mlp.act.{name}": shape for name, shape in learned.items()},
     }
-    for layer in range(config.n_layer):
-        shapes.update({f"h.{layer}.{name}": shape for name, shape in block.items()})
-    shapes.update({"ln_f.weight": (c,), "ln_f.bias": (c,)})
-    if not config.tie_word_embeddings:
-        shapes[HEAD] = (config.vocab_size, c)
-    return shapes
 
 
 def canonical_tensors(stored: Iterable[TensorInfo], directory: Path) -> dict[str, TensorInfo]:

@@ -49,12 +49,13 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int, dropout: float) -> None:
         super().__init__()
-        self.n_head = config.n_head
+        self.n_head = config.layer_shape(layer).n_head
         self.scale = config.attention_scale(layer)
         self.upcast = config.reorder_and_upcast_attn
         self.dropout = dropout
-        self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)
-        self.c_proj = Conv1D(config.n_embd, config.n_embd)
+        attended = self.n_head * config.head_size  # C, or less where heads were removed
+        self.c_attn = Conv1D(config.n_embd, 3 * attended)
+        self.c_proj = Conv1D(attended, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
@@ -103,10 +104,11 @@ class Activation(nn.Module):
 class MLP(nn.Module):
     """``c_proj(act(c_fc(x)))``."""
 
-    def __init__(self, config: ModelConfig, dropout: float) -> None:
+    def __init__(self, config: ModelConfig, layer: int, dropout: float) -> None:
         super().__init__()
-        self.c_fc = Conv1D(config.n_embd, config.n_inner)
-        self.c_proj = Conv1D(config.n_inner, config.n_embd)
+        inner = config.layer_shape(layer).n_inner
+        self.c_fc = Conv1D(config.n_embd, inner)
+        self.c_proj = Conv1D(inner, config.n_embd)
         self.act = Activation(config.activation_function)
         self.dropout = dropout
 
@@ -123,7 +125,7 @@ class Block(nn.Module):
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.attn = Attention(config, layer, dropout)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.mlp = MLP(config, dropout)
+        self.mlp = MLP(config, layer, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""

@@ -8,7 +8,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2fast.config import SUPPORTED_ACTIVATIONS
+from gpt2fast.config_fields import SUPPORTED_ACTIVATIONS
 from gpt2fast.errors import OptionError
 
 SHAPE_DEFAULTS: dict[str, int | str] = {
