@@ -1,4 +1,4 @@
-"""What the matrices of a model are stored as, and the bytes they take: plain data, no arrays."""
+"""What the matrices of a model are stored as: plain data, no arrays."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2fast.config import ACTIVATION_PARAMETERS, ModelConfig
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError, show
 
 EMBEDDING, HEAD = "wte.weight", "lm_head.weight"
-INTEGER_FORMATS = ("int8", "int4")
+FLOAT_FORMATS = ("float32", "bfloat16")
+# The integers of a format, the least and the greatest.
+INTEGER_RANGES = {"int8": (-127, 127), "int4": (-8, 7), "int3": (-4, 3)}
+INTEGER_FORMATS = tuple(INTEGER_RANGES)
 GPU_FORMATS = ("fp8",)  # that the CUDA runner alone has
 GROUP_SIZES = (32, 64, 128)
 METHOD = "gpt2fast"  # quant_method in a config.json
-LANES = 16  # outputs side by side in a panel
-_BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
-_UNITS = {"float32": 1, "bfloat16": 2, "int8": 8, "int4": 8}  # inputs are padded to whole ones
-_CACHE_LINE = 64
-_DEFAULT_GROUPS = {"int8": 64, "int4": 64, "fp8": 64}
+_DEFAULT_GROUP = 64
+_OVERRIDES = "overrides"  # in a quantization_config
+_MATRIX = re.compile(
+    r"wte\.weight|lm_head\.weight"
+    r"|h\.(0|[1-9]\d{0,5})\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight"
+)
 _NAMES = (
-    "'int8', 'int4', 'fp8' (on a GPU), or with a group size of 32, 64 or 128, such as 'int4-g32'"
+    "'int8', 'int4', 'int3', 'fp8' (on a GPU), or with a group size of 32, 64 or 128, such as "
+    "'int4-g32'"
 )
 
 
@@ -28,7 +32,7 @@ _NAMES = (
 class MatrixFormat:
     """``group_size`` consecutive inputs of an output share a scale; 0 for the float formats."""
 
-    name: str  # "float32", "bfloat16", "int8", "int4" or "fp8"
+    name: str  # "float32", "bfloat16", "int8", "int4", "int3" or "fp8"
     group_size: int = 0
 
     @property
@@ -36,46 +40,94 @@ class MatrixFormat:
         """Such as "int8-g64" or "bfloat16"."""
         return f"{self.name}-g{self.group_size}" if self.group_size else self.name
 
+    @property
+    def is_integer(self) -> bool:
+        """Whether it has integers and scales."""
+        return self.name in INTEGER_FORMATS
+
 
 @dataclass(frozen=True)
 class Quantization:
-    """Round-to-nearest weights: the blocks in one format, embedding and head in another.
+    """The blocks in one format, embedding and head in another, single matrices in their own.
 
     The tied embedding is also the head, whose errors reach the logits directly: it stays in 8 bits
-    when the blocks have 4.
+    when the blocks have fewer.
+
+    Args:
+        blocks: of the four matrices of each block.
+        head: of the embedding, and of a head that is not tied to it.
+        overrides: (canonical name, format) of matrices that differ from that. They are put in the
+            order of their names, and one that differs in nothing is left out, so that schemes that
+            store the same are equal.
+
+    Raises:
+        OptionError: an override of no matrix, of one twice, or in a format that is not known.
     """
 
     blocks: MatrixFormat
     head: MatrixFormat
+    overrides: tuple[tuple[str, MatrixFormat], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, form in self.overrides:
+            if not _MATRIX.fullmatch(name):
+                raise OptionError(f"overrides: {show(name)} is no matrix of a GPT-2")
+            if not _is_stored(form.name, form.group_size):
+                raise OptionError(f"overrides: {name} in {form.label} is not known; use {_ALL}")
+        if len(dict(self.overrides)) != len(self.overrides):
+            raise OptionError("overrides: a matrix is named twice")
+        kept = [each for each in self.overrides if each[1] != self._default(each[0])]
+        object.__setattr__(self, "overrides", tuple(sorted(kept, key=lambda each: each[0])))
+
+    def _default(self, name: str) -> MatrixFormat:
+        return self.head if name in (EMBEDDING, HEAD) else self.blocks
+
+    def format_of(self, name: str) -> MatrixFormat:
+        """Of the matrix of canonical ``name``."""
+        return dict(self.overrides).get(name) or self._default(name)
 
     @staticmethod
     def parse(name: object) -> Quantization:
         """From a name such as "int8" or "int4-g32". Raises OptionError for any other."""
         match = (
-            re.fullmatch(r"(int8|int4|fp8)(?:-g(\d+))?", name) if isinstance(name, str) else None
+            re.fullmatch(r"(int8|int4|int3|fp8)(?:-g(\d+))?", name)
+            if isinstance(name, str)
+            else None
         )
         groups = [str(size) for size in GROUP_SIZES]
         if match is None or (match[2] and match[2] not in groups):
             raise OptionError(f"quantization = {show(name)} is not known; use {_NAMES}")
-        group = int(match[2] or _DEFAULT_GROUPS[match[1]])
-        blocks = MatrixFormat(match[1], group)
-        head = MatrixFormat("int8", _DEFAULT_GROUPS["int8"]) if match[1] == "int4" else blocks
-        return Quantization(blocks, head)
+        blocks = MatrixFormat(match[1], int(match[2] or _DEFAULT_GROUP))
+        small = match[1] in ("int4", "int3")
+        return Quantization(blocks, MatrixFormat("int8", _DEFAULT_GROUP) if small else blocks)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether no name that ``parse`` takes stands for it."""
+        return self != Quantization.parse(self.blocks.label)
 
     @property
     def name(self) -> str:
-        """What ``parse`` takes."""
-        return self.blocks.label
+        """What ``parse`` takes; of a mixed scheme, "mixed" and the formats that it has."""
+        if not self.is_mixed:
+            return self.blocks.label
+        formats = (self.blocks, self.head, *(form for _, form in self.overrides))
+        return f"mixed ({', '.join(dict.fromkeys(form.label for form in formats))})"
 
     def to_config(self) -> dict[str, Any]:
         """The ``quantization_config`` of a config.json."""
-        return {
+        fields = {
             "quant_method": METHOD,
             "format": self.blocks.name,
             "group_size": self.blocks.group_size,
             "head_format": self.head.name,
             "head_group_size": self.head.group_size,
         }
+        overrides = {
+            name: {"format": form.name, "group_size": form.group_size}
+            for name, form in self.overrides
+        }
+        return {**fields, _OVERRIDES: overrides} if overrides else fields
 
     @staticmethod
     def from_config(raw: object, where: str) -> Quantization:
@@ -91,23 +143,62 @@ class Quantization:
                 "give the float checkpoint and let gpt2fast quantize it (quantization='int8')"
             )
         blocks = _format(raw, "format", "group_size", where)
-        scheme = Quantization(blocks, _format(raw, "head_format", "head_group_size", where))
-        if unknown := raw.keys() - scheme.to_config().keys():
-            raise CheckpointError(
-                f"{where}: quantization_config has unknown fields: "
-                f"{', '.join(sorted(map(show, unknown)))}; a newer gpt2fast may know them"
-            )
+        head = _format(raw, "head_format", "head_group_size", where)
+        scheme = Quantization(blocks, head, _overrides(raw.get(_OVERRIDES, {}), where))
+        _refuse_unknown(raw, {*scheme.to_config(), _OVERRIDES}, where)
         return scheme
 
 
-def _format(raw: dict[str, Any], name: str, group: str, where: str) -> MatrixFormat:
-    known = raw.get(name) in INTEGER_FORMATS and raw.get(group) in GROUP_SIZES
-    if not known or type(raw[group]) is not int:
+_INTEGERS = "int8, int4 or int3 in groups of 32, 64 or 128"
+_ALL = f"{_INTEGERS}, float32 or bfloat16 in groups of 0"
+
+
+def _is_stored(name: object, group: object) -> bool:
+    """Whether a matrix may be stored so in a quantized checkpoint."""
+    if type(name) is not str or type(group) is not int:
+        return False
+    return group in GROUP_SIZES if name in INTEGER_FORMATS else name in FLOAT_FORMATS and not group
+
+
+def _format(
+    raw: dict[str, Any], name: str, group: str, where: str, floats: bool = False
+) -> MatrixFormat:
+    form, size = raw.get(name), raw.get(group)
+    if not _is_stored(form, size) or (form in FLOAT_FORMATS and not floats):
         raise CheckpointError(
-            f"{where}: quantization_config has {name} = {show(raw.get(name))} and {group} = "
-            f"{show(raw.get(group))}; int8 or int4 in groups of 32, 64 or 128 are known"
+            f"{where}: quantization_config has {name} = {show(form)} and {group} = {show(size)}; "
+            f"{_ALL if floats else _INTEGERS} are known"
         )
     return MatrixFormat(raw[name], raw[group])
+
+
+def _overrides(raw: object, where: str) -> tuple[tuple[str, MatrixFormat], ...]:
+    if not isinstance(raw, dict):
+        raise CheckpointError(
+            f"{where}: quantization_config has {_OVERRIDES} = {show(raw)}; matrices by name "
+            "are expected"
+        )
+    found = []
+    for name, fields in raw.items():
+        if not _MATRIX.fullmatch(name):
+            raise CheckpointError(
+                f"{where}: quantization_config: {_OVERRIDES} has {show(name)}, which is no matrix "
+                "of a GPT-2"
+            )
+        inside = f"{where}: {_OVERRIDES}: {name}"
+        if not isinstance(fields, dict):
+            raise CheckpointError(f"{inside} is {show(fields)}; format and group_size are expected")
+        _refuse_unknown(fields, {"format", "group_size"}, inside)
+        found.append((name, _format(fields, "format", "group_size", inside, floats=True)))
+    return tuple(found)
+
+
+def _refuse_unknown(raw: dict[str, Any], known: set[str], where: str) -> None:
+    if unknown := raw.keys() - known:
+        raise CheckpointError(
+            f"{where}: quantization_config has unknown fields: "
+            f"{', '.join(sorted(map(show, unknown)))}; a newer gpt2fast may know them"
+        )
 
 
 def agree(wanted: str | None, stored: Quantization | None, model: object) -> Quantization | None:
@@ -118,130 +209,10 @@ def agree(wanted: str | None, stored: Quantization | None, model: object) -> Qua
     scheme = None if wanted is None else Quantization.parse(wanted)
     if stored is None or scheme is None:
         return scheme or stored
-    if scheme != stored and wanted != stored.blocks.name:  # a name without a group size has any
+    # A name without a group size has any.
+    if scheme != stored and (stored.is_mixed or wanted != stored.blocks.name):
         raise OptionError(
             f"quantization = {wanted!r}, but {model} is stored in {stored.name}; leave the option "
             "out, or give the float checkpoint it was made from"
         )
     return stored
-
-
-@dataclass(frozen=True)
-class PanelLayout:
-    """A packed matrix, as ``csrc/kernels/panels.h`` lays it out: panels of 16 outputs, each the
-    scales (groups, 16) in bfloat16 where the format has any, then the values of all inputs."""
-
-    format: MatrixFormat
-    inputs: int  # K
-    outputs: int  # N
-
-    @property
-    def count(self) -> int:
-        """Panels: N / 16, rounded up."""
-        return -(-self.outputs // LANES)
-
-    @property
-    def padded_inputs(self) -> int:
-        """K in whole units of the format; what is added holds zeros."""
-        return _round_up(self.inputs, _UNITS[self.format.name])
-
-    @property
-    def groups(self) -> int:
-        """Groups of inputs, each with a scale an output; the last may be smaller."""
-        return -(-self.inputs // self.format.group_size) if self.format.group_size else 0
-
-    @property
-    def scale_bytes(self) -> int:
-        """Bytes of a panel before its values."""
-        return _round_up(self.groups * LANES * 2, _CACHE_LINE)
-
-    @property
-    def value_bytes(self) -> int:
-        """Bytes of a panel's values."""
-        return self.padded_inputs * LANES * _BITS[self.format.name] // 8
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(panels, bytes of a panel): of the matrix as stored."""
-        return self.count, _round_up(self.scale_bytes + self.value_bytes, _CACHE_LINE)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the matrix."""
-        return self.shape[0] * self.shape[1]
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
-
-
-def matrix_layouts(
-    config: ModelConfig, dtype: str, quantization: Quantization | None
-) -> dict[str, PanelLayout]:
-    """Canonical name -> layout of each matrix that the CPU runner packs: the blocks', the
-    embedding and an untied head. ``dtype`` is "float32" or "bfloat16".
-
-    Raises UnsupportedError for a format that it does not have.
-    """
-    if quantization is not None and quantization.blocks.name in GPU_FORMATS:
-        raise UnsupportedError(
-            f"quantization = {quantization.name!r} is not available on the cpu runner; use 'int8' "
-            "or 'int4', or device='cuda'"
-        )
-    c = config.n_embd
-    blocks = MatrixFormat(dtype) if quantization is None else quantization.blocks
-    head = MatrixFormat(dtype) if quantization is None else quantization.head
-    layouts = {EMBEDDING: PanelLayout(head, c, config.vocab_size)}
-    for layer, shape in enumerate(config.layer_shapes):
-        attended, inner = shape.n_head * config.head_size, shape.n_inner
-        sizes = {
-            "attn.c_attn": (c, 3 * attended),
-            "attn.c_proj": (attended, c),
-            "mlp.c_fc": (c, inner),
-            "mlp.c_proj": (inner, c),
-        }
-        for part, (inputs, outputs) in sizes.items():
-            layouts[f"h.{layer}.{part}.weight"] = PanelLayout(blocks, inputs, outputs)
-    if not config.tie_word_embeddings:
-        layouts[HEAD] = PanelLayout(head, c, config.vocab_size)
-    return layouts
-
-
-def bytes_by_format(layouts: dict[str, PanelLayout], config: ModelConfig) -> dict[str, int]:
-    """Bytes of all weights as the CPU runner holds them, by the label of their format; all but the
-    matrices are float32."""
-    result = {"float32": _vector_bytes(config) + _position_bytes(config)}
-    for layout in layouts.values():
-        label = layout.format.label
-        result[label] = result.get(label, 0) + layout.num_bytes
-    return result
-
-
-def bytes_per_step(layouts: dict[str, PanelLayout], config: ModelConfig) -> int:
-    """Bytes of weights that one decode step reads: of the embeddings a row, so next to nothing."""
-    read = _vector_bytes(config) + sum(layout.num_bytes for layout in layouts.values())
-    return read if config.tie_word_embeddings else read - layouts[EMBEDDING].num_bytes
-
-
-def _position_bytes(config: ModelConfig) -> int:
-    return 4 * config.n_positions * config.n_embd
-
-
-def _vector_bytes(config: ModelConfig) -> int:
-    c = config.n_embd
-    norm = [c, c]
-    learned = [1] * len(ACTIVATION_PARAMETERS.get(config.activation_function, {}))
-    sizes = [
-        size
-        for shape in config.layer_shapes
-        for size in (
-            *norm,
-            3 * shape.n_head * config.head_size,
-            c,
-            *norm,
-            shape.n_inner,
-            c,
-            *learned,
-        )
-    ]
-    return 4 * sum(_round_up(size, LANES) for size in sizes + norm)

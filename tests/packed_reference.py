@@ -26,10 +26,11 @@ def quantize(matrix: Floats, name: str, group: int) -> tuple[NDArray[np.int8], F
     """Integers (N, K) and scales (N, G) of a matrix (N, K).
 
     int8: a step of the largest magnitude / 127, rounded up to a bfloat16, so that nothing is
-    clipped. int4: the value of largest magnitude is -8 steps.
+    clipped. int4, int3: the value of largest magnitude is -8 or -4 steps.
     """
     outputs, inputs = matrix.shape
     groups = -(-inputs // group)
+    low, high = {"int8": (-127, 127), "int4": (-8, 7), "int3": (-4, 3)}[name]
     integers = np.zeros((outputs, inputs), np.int8)
     scales = np.zeros((outputs, groups), np.float32)
     for g in range(groups):
@@ -42,11 +43,10 @@ def quantize(matrix: Floats, name: str, group: int) -> tuple[NDArray[np.int8], F
             bits = to_bfloat16(step)
             bits = np.where(from_bfloat16(bits) < step, bits + 1, bits).astype(np.uint16)
         else:
-            bits = to_bfloat16(extreme / np.float32(-8))
+            bits = to_bfloat16(extreme / np.float32(low))
         bits = np.where(np.abs(extreme) < np.float32(1e-30), 0, bits).astype(np.uint16)
         scale = scales[:, g] = from_bfloat16(bits)
         inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-        low, high = (-127, 127) if name == "int8" else (-8, 7)
         integers[:, span] = np.clip(np.rint(part * inverse[:, None]), low, high)
     return integers, scales
 

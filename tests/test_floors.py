@@ -19,6 +19,7 @@ FLOORS: list[set[str]] = [
     {"config_fields"},
     {"config", "sampling_params"},
     {"quantization"},
+    {"panel_layout"},
     {"checkpoint", "kernels"},
     {"model"},
     {"runners"},

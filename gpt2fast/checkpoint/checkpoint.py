@@ -19,6 +19,8 @@ from gpt2fast.checkpoint.resolve import resolve
 from gpt2fast.checkpoint.tensor import (
     ELEMENT_BYTES,
     FLOAT_BYTES,
+    FLOAT_TYPES,
+    PACKED,
     StoredTensor,
     TensorInfo,
     WeightFile,
@@ -27,8 +29,9 @@ from gpt2fast.checkpoint.tokenizer import load_tokenizer
 from gpt2fast.checkpoint.weight_files import open_weight_files
 from gpt2fast.config import ModelConfig
 from gpt2fast.config_fields import read_token_ids
-from gpt2fast.errors import CheckpointError
-from gpt2fast.quantization import Quantization, matrix_layouts
+from gpt2fast.errors import CheckpointError, OptionError
+from gpt2fast.panel_layout import PanelLayout, matrix_layouts
+from gpt2fast.quantization import Quantization
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -82,15 +85,18 @@ class Checkpoint:
         self.path = path
         self.generation_config = generation_config  # {} when there is no such file
         self.quantization = quantization  # of the stored matrices; None where they are floats
-        self._layouts = {}
+        layouts: dict[str, PanelLayout] = {}
         if quantization is not None:
+            layouts = _layouts(config, quantization, path)
             check_panel_metadata(files, quantization)
-            self._layouts = matrix_layouts(config, "float32", quantization)
+        self._layouts = {name: each for name, each in layouts.items() if each.format.is_integer}
         self._files = {file.path: file for file in files}
         stored = (info for file in files for info in file.tensors.values())
         tensors = names.canonical_tensors(stored, path)
         packed = {name: layout.shape for name, layout in self._layouts.items()}
-        names.check_tensors(config, tensors, path, packed)
+        forms = {name: layout.format.name for name, layout in layouts.items()}
+        dtypes = {name: FLOAT_TYPES.get(form, PACKED) for name, form in forms.items()}
+        names.check_tensors(config, tensors, path, packed, dtypes)
         if config.tie_word_embeddings and names.HEAD in tensors:
             tensors.setdefault(names.TOKEN_TABLE, tensors[names.HEAD])
             if not self._equal(tensors[names.HEAD], tensors[names.TOKEN_TABLE]):
@@ -188,6 +194,13 @@ class Checkpoint:
         finally:
             for view in views:
                 view.release()
+
+
+def _layouts(config: ModelConfig, quantization: Quantization, path: Path) -> dict[str, PanelLayout]:
+    try:
+        return matrix_layouts(config, "float32", quantization)
+    except OptionError as error:
+        raise CheckpointError(f"{path / 'config.json'}: quantization_config: {error}") from None
 
 
 def _piece(tensor: StoredTensor, start: int, count: int) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from gpt2fast.checkpoint.tensor import FLOAT_BYTES, PACKED, TensorInfo
+from gpt2fast.checkpoint.tensor import FLOAT_BYTES, TensorInfo
 from gpt2fast.config import ACTIVATION_PARAMETERS, LayerShape, ModelConfig
 from gpt2fast.errors import CheckpointError, UnsupportedError
 
@@ -88,13 +88,16 @@ def check_tensors(
     tensors: dict[str, TensorInfo],
     directory: Path,
     packed: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, str],
 ) -> None:
     """Raises one CheckpointError that lists all missing, unexpected and mis-shaped tensors, and
-    UnsupportedError for a type that is not a float of 16, 32 or 64 bits. ``packed`` has the stored
-    shapes of the quantized matrices, which must be bytes."""
+    UnsupportedError for a type that is not a float of 16, 32 or 64 bits.
+
+    Of a quantized checkpoint, ``packed`` has the shapes that its integers are stored in, and
+    ``dtypes`` the type that each of its matrices must have."""
     shapes = {**expected_shapes(config), **packed}
     # A tied table may be stored under either name, or both; a quantized one has a single name.
-    tied = config.tie_word_embeddings and not packed
+    tied = config.tie_word_embeddings and not dtypes
     optional = {HEAD, TOKEN_TABLE} if tied else set()
     if optional & tensors.keys():
         missing = [name for name in shapes if name not in tensors and name not in optional]
@@ -115,7 +118,7 @@ def check_tensors(
             f"{directory}: the tensors do not match config.json. {'. '.join(found)}"
         )
     for name in shapes:
-        readable = [PACKED] if name in packed else list(FLOAT_BYTES)
+        readable = [dtypes[name]] if name in dtypes else list(FLOAT_BYTES)
         if name in tensors and tensors[name].dtype not in readable:
             info = tensors[name]
             raise UnsupportedError(

@@ -1,7 +1,8 @@
 """Quantized matrices as they are stored: the bytes of the CPU runner's panels, and their values.
 
-The layout is that of ``gpt2fast.quantization.PanelLayout``. A weight is scale * integer; K inputs,
-N outputs, G groups of inputs.
+The layout is that of ``gpt2fast.panel_layout.PanelLayout``. A weight is scale * integer; K inputs,
+N outputs, G groups of inputs. A Conv1D's matrix, (K, N) in a checkpoint of floats, is (N, K) here.
+Integers alone are stored so: a matrix of a mixed scheme that keeps floats is a tensor of floats.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from numpy.typing import NDArray
 
 from gpt2fast.checkpoint.tensor import StoredTensor, WeightFile
 from gpt2fast.errors import CheckpointError
-from gpt2fast.quantization import EMBEDDING, HEAD, LANES, PanelLayout, Quantization
+from gpt2fast.panel_layout import LANES, PanelLayout
+from gpt2fast.quantization import EMBEDDING, HEAD, INTEGER_RANGES, Quantization
 
 _LAYOUT_KEY, _LAYOUT_VERSION = "gpt2fast_layout", "1"  # of csrc/kernels/panels.h
 _EXPONENT = 0x7F80  # of bfloat16; all ones in infinity and NaN alone
 _INFINITY_BYTE = 0x7F  # the upper byte of such a number, but for its sign
+_OFFSETS = {"int4": 8, "int3": 4}  # added to what is stored
+_LINE = 4 * LANES  # bytes of four inputs, where each has its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +55,8 @@ class PackedTensor(StoredTensor):
 
 def panel_metadata(scheme: Quantization) -> dict[str, str]:
     """What a file of panels says of itself. Panels of other formats can have the same size."""
-    formats = f"blocks {scheme.blocks.label}, head {scheme.head.label}"
+    own = [f"{name} {form.label}" for name, form in scheme.overrides]
+    formats = ", ".join([f"blocks {scheme.blocks.label}", f"head {scheme.head.label}", *own])
     return {_LAYOUT_KEY: _LAYOUT_VERSION, "gpt2fast_formats": formats}
 
 
@@ -63,13 +68,43 @@ def check_panel_metadata(files: Iterable[WeightFile], scheme: Quantization) -> N
             if (found := file.metadata.get(key)) != want:
                 reader = "this version reads" if key == _LAYOUT_KEY else "config.json says"
                 raise CheckpointError(
-                    f"{file.path}: the metadata has {key} = {found!r}, {reader} {want!r}; quantize "
-                    "the float checkpoint again (gpt2fast quantize)"
+                    f"{file.path}: the metadata has {key} = {_short(found)}, {reader} "
+                    f"{_short(want)}; quantize the float checkpoint again (gpt2fast quantize)"
                 )
 
 
+def _short(text: str | None) -> str:
+    return repr(text if text is None or len(text) <= 100 else f"{text[:100]}...")
+
+
+def encode(
+    integers: NDArray[np.int8], scales: NDArray[np.float32], layout: PanelLayout
+) -> NDArray[np.uint8]:
+    """Integers (N, K) and scales (N, G) as panels (panels, bytes of a panel).
+
+    The inverse of ``decode_integers`` and ``decode_scales``; what fills the panels up stands for
+    zeros, as when C++ packs them. Raises ValueError for integers beyond the format, scales that are
+    no finite bfloat16 numbers, and shapes that are not those of ``layout``.
+    """
+    outputs, groups = layout.outputs, layout.groups
+    if integers.shape != (outputs, layout.inputs) or scales.shape != (outputs, groups):
+        raise ValueError(f"integers {integers.shape} and scales {scales.shape} are not {layout}")
+    least, most = INTEGER_RANGES[layout.format.name]
+    if int(integers.min()) < least or int(integers.max()) > most:
+        raise ValueError(f"integers must be {least} .. {most}")
+    panels = np.zeros(layout.shape, np.uint8)
+    panels[:, : groups * LANES * 2] = _encode_scales(scales, layout)
+    rows = np.zeros((layout.count * LANES, layout.padded_inputs), np.int8)
+    rows[:outputs, : layout.inputs] = integers
+    start = layout.scale_bytes
+    panels[:, start : start + layout.value_bytes] = _encode_integers(rows, layout)
+    return panels
+
+
 def decode(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.float32]:
-    """The matrix (N, K) in the bytes ``data`` of an integer format."""
+    """The matrix (N, K) in the panels ``data``, of any format."""
+    if not layout.format.is_integer:
+        return _decode_floats(data, layout)
     scales = decode_scales(data, layout)
     values = decode_integers(data, layout).astype(np.float32)
     group = layout.format.group_size
@@ -79,18 +114,17 @@ def decode(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.float32]:
 
 
 def decode_integers(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.int8]:
-    """The integers (N, K): -127 .. 127 of int8, -8 .. 7 of int4."""
+    """The integers (N, K), in the range of the format."""
     start = layout.scale_bytes
-    values = data.reshape(layout.shape)[:, start : start + layout.value_bytes]
-    padded = layout.padded_inputs
-    if layout.format.name == "int8":
-        quads = np.ascontiguousarray(values).view(np.int8).reshape(-1, padded // 4, LANES, 4)
-        rows = quads.transpose(0, 2, 1, 3)
+    values = np.ascontiguousarray(data.reshape(layout.shape)[:, start : start + layout.value_bytes])
+    name = layout.format.name
+    if name == "int8":
+        lines = values.view(np.int8)
     else:
-        octets = values.reshape(-1, padded // 8, LANES, 4)
-        halves = np.stack([octets & 15, octets >> 4], axis=3)  # (panels, K / 8, 16, 2, 4)
-        rows = halves.transpose(0, 2, 1, 3, 4).view(np.int8) - np.int8(8)
-    integers: NDArray[np.int8] = rows.reshape(-1, padded)
+        stored = _unpack_int4(values) if name == "int4" else _unpack_int3(values)
+        lines = stored.view(np.int8) - np.int8(_OFFSETS[name])
+    quads = lines.reshape(layout.count, -1, LANES, 4)  # (panels, K / 4, 16, 4)
+    integers: NDArray[np.int8] = quads.transpose(0, 2, 1, 3).reshape(-1, layout.padded_inputs)
     return integers[: layout.outputs, : layout.inputs]
 
 
@@ -108,3 +142,60 @@ def _scale_bytes(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.uin
 
 def _scale_bits(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.uint16]:
     return np.ascontiguousarray(_scale_bytes(data, layout)).view("<u2")
+
+
+def _encode_scales(scales: NDArray[np.float32], layout: PanelLayout) -> NDArray[np.uint8]:
+    bits = np.ascontiguousarray(scales, np.float32).view(np.uint32)
+    if bool((bits & 0xFFFF).any()) or not bool(np.isfinite(scales).all()):
+        raise ValueError("scales must be finite bfloat16 numbers")
+    rows = np.zeros((layout.count * LANES, layout.groups), "<u2")
+    rows[: layout.outputs] = bits >> 16
+    panels = rows.reshape(layout.count, LANES, layout.groups).transpose(0, 2, 1)
+    return np.ascontiguousarray(panels).reshape(layout.count, -1).view(np.uint8)
+
+
+def _encode_integers(rows: NDArray[np.int8], layout: PanelLayout) -> NDArray[np.uint8]:
+    """The values of each panel: of padded outputs and inputs."""
+    name = layout.format.name
+    quads = rows.reshape(layout.count, LANES, -1, 4).transpose(0, 2, 1, 3)
+    lines = (quads + np.int8(_OFFSETS.get(name, 0))).view(np.uint8).reshape(layout.count, -1, _LINE)
+    if name == "int4":
+        lines = lines[:, 0::2] | lines[:, 1::2] << 4
+    elif name == "int3":
+        lines = _pack_int3(lines)
+    values: NDArray[np.uint8] = lines.reshape(layout.count, -1)
+    return values
+
+
+def _unpack_int4(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A byte of two values -> bytes of one: (panels, K / 4, 64)."""
+    pairs = values.reshape(len(values), -1, 1, _LINE)
+    return np.concatenate([pairs & 15, pairs >> 4], axis=2)
+
+
+def _pack_int3(lines: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Bytes of one value (panels, K / 4, 64) -> units of three lines: (panels, K / 32, 3, 64)."""
+    units = lines.reshape(len(lines), -1, 2, 4, _LINE)
+    low = sum(((units[:, :, :, j] & 3) << 2 * j for j in range(4)), np.uint8(0))
+    eights = units.reshape(len(lines), -1, 8, _LINE)
+    high = sum(((eights[:, :, j] >> 2) << j for j in range(8)), np.uint8(0))
+    return np.concatenate([low, high[:, :, None]], axis=2)
+
+
+def _unpack_int3(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Its inverse: (panels, K / 32, 8, 64)."""
+    units = values.reshape(len(values), -1, 3, _LINE)
+    low = [units[:, :, j // 4] >> 2 * (j % 4) & 3 for j in range(8)]
+    high = [(units[:, :, 2] >> j & 1) << 2 for j in range(8)]
+    return np.stack([a | b for a, b in zip(low, high, strict=True)], axis=2)
+
+
+def _decode_floats(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.float32]:
+    values = np.ascontiguousarray(data.reshape(layout.shape)[:, : layout.value_bytes])
+    if layout.format.name == "float32":
+        rows = values.view("<f4").reshape(layout.count, -1, LANES).transpose(0, 2, 1)
+    else:
+        pairs = values.view("<u2").reshape(layout.count, -1, LANES, 2).transpose(0, 2, 1, 3)
+        rows = (pairs.astype(np.uint32) << 16).view(np.float32)
+    matrix = rows.reshape(layout.count * LANES, -1)[: layout.outputs, : layout.inputs]
+    return np.ascontiguousarray(matrix, np.float32)

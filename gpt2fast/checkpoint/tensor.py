@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 # Types a network may be stored in, and the bytes of one element.
 FLOAT_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
+FLOAT_TYPES = {"float32": "F32", "bfloat16": "BF16"}  # of a matrix format that has no integers
 PACKED = "U8"  # of a quantized matrix: the bytes of its panels
 ELEMENT_BYTES = {**FLOAT_BYTES, PACKED: 1}
 

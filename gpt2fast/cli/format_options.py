@@ -13,7 +13,7 @@ def add_format_options(parser: Any) -> None:
     parser.add_argument(
         "--quantization",
         metavar="SCHEME",
-        help="int8, int4, or with a group size of 32, 64 or 128, such as int4-g32; a quantized "
-        "MODEL needs none",
+        help="int8, int4, int3, or with a group size of 32, 64 or 128, such as int4-g32; a "
+        "quantized MODEL needs none",
     )
     parser.add_argument("--kv-cache-dtype", default="auto", help="auto, float32, bfloat16 or int8")

@@ -83,7 +83,8 @@ def _memory(
     """What the CPU runner would hold and read."""
     from gpt2fast.engine.cache import bytes_per_token
     from gpt2fast.engine.options import KV_CACHE_DTYPES, check_formats
-    from gpt2fast.quantization import agree, bytes_by_format, bytes_per_step, matrix_layouts
+    from gpt2fast.panel_layout import bytes_by_format, bytes_per_step, matrix_layouts
+    from gpt2fast.quantization import agree
     from gpt2fast.runners import cpu_dtype, kv_format
 
     check_formats(dtype, quantization, kv_cache_dtype)

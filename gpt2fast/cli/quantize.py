@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "quantize",
-        help="write a model with int8 or int4 weights",
+        help="write a model with int8, int4 or int3 weights",
         description="Round the matrices of a checkpoint to integers and write them, with its "
         "configuration and tokenizer, as a new directory that every command takes for a model.",
         epilog=_EXAMPLES,
@@ -42,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
         "--quantization",
         required=True,
         metavar="SCHEME",
-        help="int8, int4, or with a group size of 32, 64 or 128, such as int4-g32",
+        help="int8, int4, int3, or with a group size of 32, 64 or 128, such as int4-g32",
     )
     parser.add_argument("--num-threads", type=int, help="default: the physical cores")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.options import EngineOptions
 from gpt2fast.errors import OptionError
-from gpt2fast.quantization import Quantization, bytes_by_format, matrix_layouts
+from gpt2fast.panel_layout import bytes_by_format, matrix_layouts
+from gpt2fast.quantization import Quantization
 from gpt2fast.runners import kv_format
 
 DEFAULT_TOKENS = 8192

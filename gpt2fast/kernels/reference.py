@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt2fast.errors import UnsupportedError
+from gpt2fast.quantization import INTEGER_FORMATS, INTEGER_RANGES
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -64,9 +65,9 @@ def quantize_matrix(weight: Tensor, name: str, group: int) -> tuple[Tensor, Tens
 
     int8: the largest magnitude of a group is 127 steps, the step rounded up so that nothing is
     clipped. int4, -8 .. 7: the value of largest magnitude is -8 steps, its sign moving into the
-    step.
+    step. int3, -4 .. 3: the same with -4.
     """
-    low, high = (-127, 127) if name == "int8" else (-8, 7)
+    low, high = INTEGER_RANGES[name]
     integers, scales = [], []
     for part in torch.split(weight.float(), group, dim=-1):
         least, most = part.amin(-1).clamp(max=0.0), part.amax(-1).clamp(min=0.0)
@@ -74,7 +75,7 @@ def quantize_matrix(weight: Tensor, name: str, group: int) -> tuple[Tensor, Tens
         if name == "int8":
             step = _bfloat16_above(extreme.abs() / 127.0)
         else:
-            step = (extreme / -8.0).bfloat16().float()
+            step = (extreme / low).bfloat16().float()
         scale = torch.where(extreme.abs() < _TINY, 0.0, step)
         inverse = torch.where(scale == 0.0, 0.0, 1.0 / scale)
         integers.append(torch.round(part * inverse[:, None]).clamp(low, high))
@@ -100,15 +101,14 @@ def store_matrix(weight: Tensor, name: str, group: int = 0) -> Tensor:
     if name == "fp8":
         values, scales = quantize_float8(weight, group)
         return dequantize(values.float(), scales, group)
-    if name in ("int8", "int4"):
+    if name in INTEGER_FORMATS:
         return dequantize(*quantize_matrix(weight, name, group), group)
     return weight.bfloat16().float() if name == "bfloat16" else weight
 
 
 def round_rows(x: Tensor, name: str, group: int = 0) -> Tensor:
     """What activations (..., K) are when they meet weights of the format ``name``, in float32."""
-    integer = name in ("int8", "int4")
-    return dequantize(*quantize_rows(x, group), group) if integer else x
+    return dequantize(*quantize_rows(x, group), group) if name in INTEGER_FORMATS else x
 
 
 def dequantize(integers: Tensor, scales: Tensor, group: int) -> Tensor:

@@ -6,17 +6,18 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast import _C
-from gpt2fast.checkpoint.packed import PackedTensor
+from gpt2fast.checkpoint.packed import PackedTensor, decode
 from gpt2fast.checkpoint.safetensors_writer import NewTensor
-from gpt2fast.checkpoint.tensor import PACKED
+from gpt2fast.checkpoint.tensor import FLOAT_TYPES, PACKED
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
-from gpt2fast.quantization import Quantization, matrix_layouts
+from gpt2fast.panel_layout import matrix_layouts
+from gpt2fast.quantization import EMBEDDING, HEAD, Quantization
 from gpt2fast.runners.base import StepBatch
 
 if TYPE_CHECKING:
@@ -146,20 +147,26 @@ class CpuRunner:
         """All weights as they are held, for a checkpoint that loads without rounding again."""
         tensors = []
         for name, shape in self._shapes.items():
-            if (layout := self.layouts.get(name)) is not None:
+            layout = self.layouts.get(name)
+            if layout is not None and layout.format.is_integer:
                 make = partial(self._decoder.packed, name)
                 tensors.append(NewTensor(name, PACKED, layout.shape, make))
-            elif ".mlp.act." in name and self._dtypes[name] == "BF16":
-                # Arithmetic on them is rounded as well; the type says so.
-                tensors.append(NewTensor(name, "BF16", shape, partial(self._bfloat16, name)))
-            else:
-                tensors.append(NewTensor(name, "F32", shape, partial(self._decoder.vector, name)))
+                continue
+            dtype = "F32" if layout is None else FLOAT_TYPES[layout.format.name]
+            if ".mlp.act." in name and self._dtypes[name] == "BF16":
+                dtype = "BF16"  # arithmetic on them is rounded as well; the type says so
+            tensors.append(NewTensor(name, dtype, shape, partial(self._floats, name, dtype)))
         # At the end, where they put no other tensor at an odd address.
         return sorted(tensors, key=lambda tensor: tensor.dtype == "BF16")
 
-    def _bfloat16(self, name: str) -> NDArray[np.uint16]:
-        """The upper halves of values that were stored as bfloat16: nothing is rounded."""
-        return (self._decoder.vector(name).view(np.uint32) >> 16).astype(np.uint16)
+    def _floats(self, name: str, dtype: str) -> NDArray[Any]:
+        """A tensor as a checkpoint has it, "F32" or "BF16": nothing is rounded."""
+        if (layout := self.layouts.get(name)) is None:
+            values = self._decoder.vector(name)
+        else:
+            values = decode(self._decoder.packed(name), layout)
+            values = values if name in (EMBEDDING, HEAD) else np.ascontiguousarray(values.T)
+        return values if dtype == "F32" else (values.view(np.uint32) >> 16).astype(np.uint16)
 
     def _load(self, checkpoint: Checkpoint, loaded: Callable[[str], None]) -> None:
         self._shapes = checkpoint.shapes

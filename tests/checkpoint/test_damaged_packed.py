@@ -25,6 +25,7 @@ Tensors = dict[str, np.ndarray[Any, Any]]
 
 MATRIX = "h.1.mlp.c_fc.weight"
 METADATA = {"gpt2fast_layout": "1", "gpt2fast_formats": "blocks int8-g64, head int8-g64"}
+INT3 = {"format": "int3", "group_size": 64}
 SCHEME = Quantization.parse("int8").to_config()
 
 
@@ -132,9 +133,36 @@ def test_another_layout(copy: Path, metadata: Any) -> None:
         ({**SCHEME, "group_size": 48}, CheckpointError, "group_size = 48"),
         ({**SCHEME, "group_size": 64.0}, CheckpointError, r"group_size = 64\.0"),
         ({**SCHEME, "head_group_size": None}, CheckpointError, "head_group_size = None"),
-        ({**SCHEME, "format": "int3"}, CheckpointError, "format = 'int3'"),
+        ({**SCHEME, "format": "int2"}, CheckpointError, "format = 'int2'"),
+        ({**SCHEME, "format": "float32", "group_size": 0}, CheckpointError, "'float32'"),
         ({**SCHEME, "format": ["int8"]}, CheckpointError, "format = "),
         ({**SCHEME, "zero_point": True}, CheckpointError, "unknown fields: 'zero_point'"),
+        ({**SCHEME, "overrides": []}, CheckpointError, r"overrides = \[\]"),
+        ({**SCHEME, "overrides": {"wpe.weight": INT3}}, CheckpointError, "'wpe.weight'.*no matrix"),
+        ({**SCHEME, "overrides": {"h.01.mlp.c_fc.weight": INT3}}, CheckpointError, "no matrix"),
+        ({**SCHEME, "overrides": {"h.9.mlp.c_fc.weight": INT3}}, CheckpointError, "the model has"),
+        ({**SCHEME, "overrides": {"lm_head.weight": INT3}}, CheckpointError, "the model has no"),
+        ({**SCHEME, "overrides": {MATRIX: "int3"}}, CheckpointError, f"{MATRIX} is 'int3'"),
+        (
+            {**SCHEME, "overrides": {MATRIX: {"format": "int3"}}},
+            CheckpointError,
+            "group_size = None",
+        ),
+        (
+            {**SCHEME, "overrides": {MATRIX: {"format": "bfloat16", "group_size": 64}}},
+            CheckpointError,
+            f"{MATRIX}.*group_size = 64",
+        ),
+        (
+            {**SCHEME, "overrides": {MATRIX: {**INT3, "bits": 3}}},
+            CheckpointError,
+            f"{MATRIX}.*unknown fields: 'bits'",
+        ),
+        (
+            {**SCHEME, "overrides": {MATRIX: INT3}},
+            CheckpointError,
+            f"config.json says 'blocks int8-g64, head int8-g64, {MATRIX} int3-g64'",
+        ),
         # These are known, but not what was written; panels of 48 inputs even have the same size.
         ({**SCHEME, "format": "int4"}, CheckpointError, "config.json says 'blocks int4-g64"),
         (

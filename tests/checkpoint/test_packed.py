@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from gpt2fast.checkpoint.packed import decode, decode_integers, decode_scales
-from gpt2fast.quantization import GROUP_SIZES, MatrixFormat, PanelLayout
-from packed_reference import Floats, pack, quantize
+from gpt2fast.checkpoint.packed import decode, decode_integers, decode_scales, encode
+from gpt2fast.panel_layout import PanelLayout
+from gpt2fast.quantization import GROUP_SIZES, INTEGER_FORMATS, INTEGER_RANGES, MatrixFormat
+from packed_reference import Floats, from_bfloat16, pack, quantize, to_bfloat16
 
+ALL = [(name, group) for name in INTEGER_FORMATS for group in GROUP_SIZES]
 FORMATS = [(name, group) for name in ("int8", "int4") for group in GROUP_SIZES]
 SHAPES = [(16, 64), (1, 1), (5, 33), (17, 100), (33, 129), (48, 256), (100, 7)]
 
@@ -83,3 +86,61 @@ def test_any_shape(
     matrix = rng.standard_normal((outputs, inputs)) * 10.0 ** rng.integers(-9, 9, (outputs, 1))
     matrix[rng.random((outputs, inputs)) < 0.2] = 0
     check(matrix.astype(np.float32), *form, conv1d=conv1d)
+
+
+def numbers(layout: PanelLayout, seed: int) -> tuple[NDArray[np.int8], Floats]:
+    """Any integers of the format, its ends among them, and any scales."""
+    rng = np.random.default_rng(seed)
+    least, most = INTEGER_RANGES[layout.format.name]
+    shape = layout.outputs, layout.inputs
+    integers = rng.integers(least, most + 1, shape, np.int8)
+    integers.reshape(-1)[: rng.integers(0, 3)] = rng.choice([least, most])
+    scales = rng.normal(size=(layout.outputs, layout.groups)) * 10.0 ** rng.integers(-30, 30)
+    return integers, from_bfloat16(to_bfloat16(scales.astype(np.float32)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(ALL), st.integers(1, 40), st.integers(1, 290), st.integers(0, 2**32 - 1))
+def test_encode_is_the_inverse(form: tuple[str, int], outputs: int, inputs: int, seed: int) -> None:
+    layout = PanelLayout(MatrixFormat(*form), inputs, outputs)
+    integers, scales = numbers(layout, seed)
+    data = encode(integers, scales, layout)
+    assert data.dtype == np.uint8
+    assert data.shape == layout.shape
+    assert decode_integers(data, layout).tobytes() == integers.tobytes()
+    assert decode_scales(data, layout).tobytes() == scales.tobytes()
+    np.testing.assert_array_equal(
+        decode(data, layout), integers * np.repeat(scales, form[1], 1)[:, :inputs]
+    )
+
+
+def test_the_bits_of_int3() -> None:
+    """A unit: of 32 inputs and 16 outputs, the two low bits in 128 bytes, the high one in 64."""
+    layout = PanelLayout(MatrixFormat("int3", 32), 32, 16)
+    integers = np.zeros((16, 32), np.int8)
+    integers[5, 4 * 6 + 1] = 3  # 7 as it is stored: input 1 of the seventh four
+    integers[5, 4 * 1 + 1] = -3  # 1: input 1 of the second four
+    data = encode(integers, np.ones((16, 1), np.float32), layout)[0, 64:]
+    assert data.shape == (192,)
+    want = np.repeat(np.array([0, 0, 0xFF], np.uint8), 64)  # 4, for zeros
+    want[4 * 5 + 1] = 1 << 2
+    want[64 + 4 * 5 + 1] = 3 << 4
+    want[128 + 4 * 5 + 1] = 0xFF - (1 << 1)
+    np.testing.assert_array_equal(data, want)
+
+
+@pytest.mark.parametrize("form", ALL)
+def test_what_encode_refuses(form: tuple[str, int]) -> None:
+    layout = PanelLayout(MatrixFormat(*form), 100, 20)
+    integers, scales = numbers(layout, 1)
+    least, most = INTEGER_RANGES[form[0]]
+    for value in (least - 1, most + 1):
+        wrong = integers.astype(np.int16)
+        wrong[3, 4] = value
+        with pytest.raises(ValueError, match=f"integers must be {least} .. {most}"):
+            encode(wrong, scales, layout)
+    for bad in (np.nan, np.inf, 1 + 2**-20):
+        with pytest.raises(ValueError, match="finite bfloat16"):
+            encode(integers, np.full_like(scales, bad), layout)
+    with pytest.raises(ValueError, match=r"integers \(20, 99\)"):
+        encode(integers[:, :99], scales, layout)

@@ -88,7 +88,7 @@ def test_formats(
     [
         (["--dtype", "float16"], "dtype = 'float16' is not available"),
         (["--quantization", "fp8"], "quantization = 'fp8-g64' is not available on the cpu"),
-        (["--quantization", "int3"], "quantization = 'int3' is not known"),
+        (["--quantization", "int2"], "quantization = 'int2' is not known"),
         (["--quantization", "int8", "--dtype", "bfloat16"], "exclude each other"),
         (["--kv-cache-dtype", "fp8"], "kv_cache_dtype = 'fp8' is not known"),
     ],

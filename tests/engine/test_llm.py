@@ -284,7 +284,7 @@ def test_beam_search_is_not_offered_to_slide(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"quantization": "int3"}, OptionError),
+        ({"quantization": "int2"}, OptionError),
         ({"quantization": "int8-g48"}, OptionError),
         ({"quantization": 8}, OptionError),
         ({"quantization": "int8", "device": "torch"}, UnsupportedError),

@@ -8,7 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gpt2fast.config import ACTIVATION_PARAMETERS, SUPPORTED_ACTIVATIONS  # noqa: E402
+from gpt2fast.config import ACTIVATION_PARAMETERS  # noqa: E402
+from gpt2fast.config_fields import SUPPORTED_ACTIVATIONS  # noqa: E402
 from gpt2fast.errors import UnsupportedError  # noqa: E402
 from gpt2fast.kernels import reference  # noqa: E402
 from packed_reference import quantize  # noqa: E402
@@ -82,7 +83,7 @@ def test_upcast_attention_is_closer_to_the_truth() -> None:
     assert (truth - exact_inputs).abs().max() > 0
 
 
-FORMATS = [("int8", 32), ("int8", 64), ("int4", 32), ("int4", 128)]
+FORMATS = [("int8", 32), ("int8", 64), ("int4", 32), ("int4", 128), ("int3", 32), ("int3", 128)]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -96,7 +97,7 @@ def test_quantized_matrix_is_what_the_panels_hold(form: tuple[str, int]) -> None
     assert torch.equal(integers, torch.from_numpy(theirs).float())
     error = (reference.dequantize(integers, scales, form[1]) - weight).abs()
     steps = scales.abs().repeat_interleave(form[1], -1)[:, :200]
-    # int4 has no +8: what lies there, or beyond by the step's own rounding, is clipped to 7.
+    # int4 has no +8, int3 no +4: what lies there, or beyond by the step's own rounding, is clipped.
     assert (error <= steps * (0.5001 if form[0] == "int8" else 1.04) + 1e-30).all()
 
 
@@ -118,7 +119,8 @@ def test_matmul_of_each_format_is_near_the_exact_product(form: tuple[str, int]) 
     exact = x.double() @ weight.double().T
     error = float((reference.matmul(x, weight, *form) - exact).norm() / exact.norm())
     least, most = {
-        "float32": (0.0, 1e-12), "bfloat16": (1e-4, 4e-3), "int8": (1e-3, 2e-2), "int4": (0.02, 0.2)
+        "float32": (0.0, 1e-12), "bfloat16": (1e-4, 4e-3), "int8": (1e-3, 2e-2),
+        "int4": (0.02, 0.2), "int3": (0.1, 0.4),
     }[form[0]]  # fmt: skip
     assert least <= error <= most
 

@@ -17,7 +17,8 @@ from bits import check_bits, check_forks, tokens_for
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.checkpoint.save import save_quantized
-from gpt2fast.quantization import Quantization, bytes_by_format, bytes_per_step, matrix_layouts
+from gpt2fast.panel_layout import bytes_by_format, bytes_per_step, matrix_layouts
+from gpt2fast.quantization import Quantization
 from gpt2fast.runners.cpu import CpuRunner
 from model_grid import BASE, FLAG_GRID
 from paged import PagedSequences

@@ -18,7 +18,7 @@ _MOST_BATCH_TOKENS = 4096
 
 
 class Native:
-    """float32 and bfloat16 are ``dtype``; int8 and int4 are ``quantization``, made at load.
+    """float32 and bfloat16 are ``dtype``; int8, int4 and int3 are ``quantization``, made at load.
 
     The one option is ``kv_cache_dtype``. Reuse of prefixes is off: every prompt is computed.
     """

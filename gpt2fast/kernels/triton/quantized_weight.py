@@ -1,4 +1,4 @@
-"""Matrices of 8-bit or 4-bit integers, or of 8-bit floats, with a scale for each output and group
+"""Matrices of integers of 8 or 4 bits, or of 8-bit floats, with a scale for each output and group
 of inputs.
 
 Activations stay in 16 bits or more: on a GPU small weights save bytes, and bytes are what few rows
@@ -33,9 +33,13 @@ class QuantizedWeight:
 
     @classmethod
     def from_integers(
-        cls, integers: Tensor, scales: Tensor, bits: int, group: int
+        cls, integers: Tensor, scales: Tensor, form: str, group: int
     ) -> QuantizedWeight:
-        """Integers (N, K), -127 .. 127 or -8 .. 7, and scales (N, G): as they are."""
+        """Integers (N, K) of the format "int8", "int4" or "int3" and scales (N, G): as they are.
+
+        int3 takes 4 bits here: its integers are among int4's.
+        """
+        bits = 8 if form == "int8" else 4
         outputs, inputs = integers.shape
         integers = F.pad(integers, (0, -inputs % group)).to(torch.int8)
         if bits == 4:
@@ -45,7 +49,8 @@ class QuantizedWeight:
 
     @classmethod
     def from_float(cls, weight: Tensor, form: str, group: int) -> QuantizedWeight:
-        """Weights (N, K) to nearest: "int8", "int4", as the CPU runner rounds them, or "fp8"."""
+        """Weights (N, K) to nearest: "int8", "int4" or "int3", as the CPU runner rounds them,
+        or "fp8"."""
         if form == "fp8":
             values, scales = reference.quantize_float8(weight, group)
             # Padded as bytes: not all of torch knows such floats.
@@ -53,7 +58,7 @@ class QuantizedWeight:
             values, scales = padded.view(torch.float8_e4m3fn), scales.bfloat16().contiguous()
             return cls(values, scales, weight.shape[1], 8, group)
         integers, scales = reference.quantize_matrix(weight.float(), form, group)
-        return cls.from_integers(integers, scales, int(form.removeprefix("int")), group)
+        return cls.from_integers(integers, scales, form, group)
 
     @property
     def is_float8(self) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gpt2fast.kernels.triton.product import LayerNorm, Product
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
 from gpt2fast.model.weights import read_tensor
-from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat, Quantization
+from gpt2fast.quantization import EMBEDDING, FLOAT_FORMATS, HEAD, MatrixFormat, Quantization
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
@@ -44,7 +44,8 @@ def load(
     dtype: torch.dtype,
     quantization: Quantization | None,
 ) -> Weights:
-    """Copy a checkpoint to the GPU; matrices in ``quantization``'s integers if given.
+    """Copy a checkpoint to the GPU; matrices in ``quantization``'s integers if given, those that it
+    keeps in floats in ``dtype``.
 
     A checkpoint that is stored quantized keeps its integers. Raises CheckpointError for values
     that are no numbers, or that ``dtype`` cannot hold.
@@ -87,10 +88,10 @@ def _reader(
 
     def read(name: str) -> Tensor | QuantizedWeight:
         is_table = name in (EMBEDDING, HEAD)  # stored (N, K); GPT-2 stores the others (K, N)
-        if quantization is None:
+        form = None if quantization is None else quantization.format_of(name)
+        if form is None or form.name in FLOAT_FORMATS:
             values = read_tensor(checkpoint, name, device, dtype)
             return values if is_table else values.T.contiguous()
-        form = quantization.head if is_table else quantization.blocks
         if checkpoint.quantization is not None:
             return _stored_integers(checkpoint, name, form, device)
         values = read_tensor(checkpoint, name, device, torch.float32)
@@ -111,5 +112,4 @@ def _stored_integers(
     integers = torch.tensor(decode_integers(stored.data, stored.layout)).to(device)
     scales = torch.tensor(decode_scales(stored.data, stored.layout)).to(device)
     stored.release()
-    bits = int(form.name.removeprefix("int"))
-    return QuantizedWeight.from_integers(integers, scales, bits, form.group_size)
+    return QuantizedWeight.from_integers(integers, scales, form.name, form.group_size)
