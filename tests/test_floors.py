@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     {"model"},
     {"runners"},
     {"engine"},
-    {"train"},
+    {"train", "evaluate"},
     {"bench"},
     {"compress"},
     {"cli"},

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from gpt2fast.bench.grid import Case, Model, Sizes, Variant, choose_systems, expand, find_baseline
 from gpt2fast.bench.sizes import SIZES, config_fields, random_path
-from gpt2fast.bench.text import Text, read_text
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
+from gpt2fast.evaluate.text import Text, read_text
+from gpt2fast.evaluate.windows import make_protocol
 from gpt2fast.runners.cpu import default_num_threads
 
 _KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
@@ -134,13 +135,13 @@ def _texts(options: BenchOptions, models: Sequence[Model]) -> dict[str, Text]:
     texts = {}
     for model in models:
         positions = model.config.n_positions
-        context = positions if options.context is None else options.context
-        if context > positions:
-            raise OptionError(
-                f"--context {context} exceeds the context of {model.label}, {positions} tokens"
-            )
+        protocol = make_protocol("stride", positions, options.context, options.stride)
+        with open_checkpoint(model.path) as checkpoint:
+            tokenizer = checkpoint.load_tokenizer()
+        if tokenizer is None:
+            raise OptionError(f"{model.label} has no tokenizer to read --text with; leave it out")
         texts[model.label] = read_text(
-            Path(options.text), model.path, context, options.stride, options.text_tokens
+            options.text, tokenizer, protocol, max_tokens=options.text_tokens
         )
     return texts
 

@@ -10,7 +10,7 @@ from gpt2fast.bench import peers
 from gpt2fast.bench.grid import NATIVE, Model, Variant
 from gpt2fast.bench.pool import options_of, random_prompts
 from gpt2fast.bench.session import Session, WorkerError
-from gpt2fast.bench.text import Text
+from gpt2fast.evaluate.text import Text
 
 _PROMPT, _TOKENS = 16, 32
 # In half precision a near tie may fall the other way; a wrong model differs at once.
@@ -117,7 +117,7 @@ class Prober:
             artifact=str(probe.artifact),
             format=variant.format,
             threads=self._threads,
-            context=max(len(prompt) + count, text.context if text else 0),
+            context=max(len(prompt) + count, text.protocol.context if text else 0),
             batch=1,
             options=options_of(variant),
         )
@@ -159,12 +159,12 @@ def _question(model: Model) -> tuple[list[int], int]:
 
 def _quality(session: Session, text: Text) -> dict[str, float]:
     total = 0.0
-    for tokens, counted in text.windows():
-        nats = session.ask("nats", tokens=tokens, counted=counted)["nats"]
+    for window in text.windows:
+        nats = session.ask("nats", tokens=window.tokens, counted=window.counted)["nats"]
         if nats is None:
             return {}
         total += nats
-    return text.quality(total)
+    return text.quality(total / text.num_tokens)
 
 
 def _refusal(status: str, reason: str) -> Probe:

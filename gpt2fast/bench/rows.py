@@ -39,7 +39,7 @@ def make_record(plan: Plan, measured: Measured, command: str, date: str) -> dict
         "machine": machine(),
         "options": options_record(plan),
         "baseline": None if plan.baseline is None else plan.baseline.name,
-        "text": {label: text.protocol for label, text in plan.texts.items()},
+        "text": {label: text.facts for label, text in plan.texts.items()},
         "interrupted": measured.interrupted,
         "seconds": round(measured.seconds, 1),
         "limits": {

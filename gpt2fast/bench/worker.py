@@ -85,13 +85,15 @@ class Worker:
 
     def nats(self, tokens: list[int], counted: int) -> dict[str, Any]:
         """Negative log-likelihood of the last ``counted`` of ``tokens``; None if not on offer."""
-        from gpt2fast.bench.text import negative_log_likelihood
+        from gpt2fast.evaluate.scoring import token_nats
+        from gpt2fast.evaluate.windows import Window
 
+        window = Window(tuple(tokens), counted, group=0)
         try:
-            logits = self._adapter.logits(tokens)
+            nats = token_nats(lambda ids: self._adapter.logits(list(ids)), [window])
         except NotImplementedError:
             return {"nats": None}
-        return {"nats": negative_log_likelihood(logits, tokens, counted)}
+        return {"nats": float(nats.sum())}
 
     def close(self) -> dict[str, Any]:
         self._adapter.close()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import shutil
-import sys
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.cli import streams
 from gpt2fast.cli.info import size_text
+from gpt2fast.cli.progress import Progress
 from gpt2fast.errors import OptionError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ examples:
   gpt2fast quantize ./my-model ./my-model-int4 --quantization int4-g32 --json
   gpt2fast generate gpt2-int8 "Once upon a time"
 """
-_PROGRESS_SECONDS = 2.0  # work that is shorter needs no progress
 
 
 def add_parser(subparsers: Any) -> None:
@@ -88,8 +87,9 @@ def _quantize(
     from gpt2fast.checkpoint.save import save_quantized
     from gpt2fast.runners.cpu import CpuRunner
 
-    names = len(checkpoint.names)
-    with _Progress(2 * names) as progress:
+    total = 2 * len(checkpoint.names)
+    steps = itertools.count(1)
+    with Progress() as progress:
         runner = CpuRunner(
             checkpoint,
             quantization=scheme,
@@ -97,7 +97,7 @@ def _quantize(
             num_blocks=1,
             max_batch_tokens=1,
             max_seqs=1,
-            loaded=lambda name: progress.step(f"rounding {name}"),
+            loaded=lambda name: progress.show(f"rounding {name}", next(steps), total),
         )
         save_quantized(
             out,
@@ -105,7 +105,7 @@ def _quantize(
             checkpoint.config,
             scheme,
             runner.packed_tensors(),
-            written=lambda num_bytes: progress.step(f"writing {out}"),
+            written=lambda num_bytes: progress.show(f"writing {out}", next(steps), total),
         )
 
 
@@ -116,32 +116,3 @@ def _render(facts: dict[str, Any]) -> str:
         f"{facts['out']}: {size_text(before)} became {size_text(after)} "
         f"({after / before:.2f} of it): {parts}; {facts['seconds']:.1f} s"
     )
-
-
-class _Progress:
-    """Steps done of those there are, on standard error where that is a terminal."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = 0
-        self._begin = perf_counter()
-        self._shown = False
-
-    def step(self, text: str) -> None:
-        self._done += 1
-        if perf_counter() - self._begin >= _PROGRESS_SECONDS and sys.stderr.isatty():
-            self._shown = True
-            self._show(f"{100 * self._done // self._total:3d} %  {text}")
-
-    @staticmethod
-    def _show(text: str) -> None:
-        width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write(f"\r\x1b[K{text[:width]}")
-        sys.stderr.flush()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            self._show("")

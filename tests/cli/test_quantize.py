@@ -101,9 +101,9 @@ def test_progress_on_a_terminal(make_checkpoint: Make, tmp_path: Path) -> None:
     path, _ = make_checkpoint(**BASE)
     code = """
 import itertools, sys
-from gpt2fast.cli import main, quantize
+from gpt2fast.cli import main, progress
 clock = itertools.count()
-quantize.perf_counter = lambda: float(next(clock))
+progress.perf_counter = lambda: float(next(clock))
 sys.exit(main(["quantize", sys.argv[1], sys.argv[2], "--quantization", "int8"]))
 """
     terminal, theirs = pty.openpty()
