@@ -23,6 +23,7 @@ def test_json_then_info_and_generate(
     make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, model = make_checkpoint(**BASE)
+    capsys.readouterr()  # transformers draws a bar while it saves
     out = str(tmp_path / "out")
     assert main(["quantize", str(path), out, "--quantization", "int4-g32", "--json"]) == 0
     captured = capsys.readouterr()

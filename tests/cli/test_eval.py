@@ -1,0 +1,117 @@
+"""``gpt2fast eval`` prints measures with intervals, or one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2fast.cli import main
+
+SAMPLE = "def read(path):\n    with open(path) as file:\n        return file.read()\n\n\n" * 30
+QUICK = ["--context", "64", "--num-threads", "1"]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    file = tmp_path / "text.py"
+    file.write_text(SAMPLE)
+    return str(file)
+
+
+def test_table(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "demo", "--text", text, "--reference", "demo", "--quantization", "int4"]
+    assert main([*command, *QUICK]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "", "work of less than two seconds needs no progress"
+    rows = {line[:18].strip(): line[18:] for line in captured.out.splitlines()}
+    assert rows["model"].startswith("demo (quantization int4, num_threads 1)")
+    assert rows["protocol"].startswith("stride, detokenizer none, context 64, stride 32: ")
+    assert rows["perplexity"].count("[") == 1
+    assert "; reference " in rows["bits a byte"]
+    assert " % [" in rows["perplexity change"]
+    assert rows["same favourite"].endswith("]")
+
+
+def test_json(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "demo", "--text", text, "--protocol", "lm-eval", "--max-tokens", "300"]
+    assert main([*command, "--json", "--seed", "5", *QUICK]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["perplexity"]["protocol"] == "lm-eval"
+    assert report["perplexity"]["tokens"] == 300
+    assert report["perplexity"]["word_perplexity"] > report["perplexity"]["byte_perplexity"]
+    assert report["bootstrap"] == {"level": 0.95, "seed": 5, "resamples": 10_000}
+
+
+def test_few_windows_have_no_interval(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "demo", "--text", text, "--max-tokens", "50", *QUICK]) == 0
+    assert "(too few windows for an interval)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "there is nothing to measure"),
+        (["--text", "/no/such/file"], "/no/such/file cannot be read: No such file"),
+        (["--text", os.devnull], "has 0 tokens; at least 2 are needed"),
+        (["--text", sys.executable], "is not UTF-8"),
+        (["--text", __file__, "--context", "513"], "context of 513 tokens is not in [2, 512]"),
+        (["--text", __file__, "--stride", "512"], "stride of 512 is not in [1, 511]"),
+        (["--text", __file__, "--protocol", "ours"], "protocol 'ours' is unknown"),
+        (["--text", __file__, "--detokenizer", "x"], "detokenizer 'x' is unknown"),
+        (["--text", __file__, "--max-tokens", "0"], "at most 0 tokens"),
+        (["--text", __file__, "--quantization", "int5"], "int5"),
+        (["--text", __file__, "--reference", "./no-such"], "no-such"),
+    ],
+)
+def test_bad_input(options: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "demo", *options]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    shown = capsys.readouterr().out
+    assert "gpt2fast eval demo --text" in shown
+    assert "95 % interval" in shown
+
+
+def test_progress_on_a_terminal(text: str) -> None:
+    """The clock of the process runs a second a look, as if the model were large."""
+    code = """
+import itertools, sys
+from gpt2fast.cli import main, progress
+clock = itertools.count()
+progress.perf_counter = lambda: float(next(clock))
+sys.exit(main(["eval", "demo", "--text", sys.argv[1], "--context", "64"]))
+"""
+    terminal, theirs = pty.openpty()
+    command = [sys.executable, "-c", code, text]
+    done = subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, timeout=60)
+    os.close(theirs)
+    shown = os.read(terminal, 2**16).decode()
+    os.close(terminal)
+    assert done.returncode == 0, shown
+    assert f"100 %  perplexity of {text}"[:60] in shown
+    assert shown.endswith("\r\x1b[K"), "the line is cleared at the end"
+
+
+def test_torch_is_not_needed(text: str) -> None:
+    code = """
+import sys
+from gpt2fast.cli import main
+assert main(["eval", "demo", "--text", sys.argv[1], "--context", "64", "--reference", "demo"]) == 0
+loaded = {"torch", "transformers", "matplotlib"} & set(sys.modules)
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code, text], check=True, timeout=60, capture_output=True)
