@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pruned import prune
 
 # The models here are tiny: torch's threads would spend their time waiting for each other, a
 # hundredfold when the machine is busy. Set before anything imports torch.
@@ -32,24 +33,31 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., t
 
     The model is transformers' ``GPT2LMHeadModel`` in eval mode, float32, eager attention (the only
     one that knows every flag), saved as safetensors. Weights, biases and LayerNorm parameters are
-    all random and larger than the defaults, so that logits spread and no term vanishes. Equal
-    arguments give the same directory and model: treat both as read-only.
+    all random and larger than the defaults, so that logits spread and no term vanishes. With
+    ``layers``, pairs of heads and MLP neurons, the directory holds a physically smaller model and
+    the transformers model zeros in place of what is gone. Equal arguments give the same directory
+    and model: treat both as read-only.
     """
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     made: dict[str, tuple[Path, Any]] = {}
 
-    def make(seed: int = 0, std: float = 0.12, **overrides: Any) -> tuple[Path, Any]:
+    def make(
+        seed: int = 0, std: float = 0.12, layers: Any = None, **overrides: Any
+    ) -> tuple[Path, Any]:
         activation = overrides.get("activation_function", "gelu_new")
         if activation not in transformers.activations.ACT2FN:
             pytest.skip(f"transformers {transformers.__version__} has no activation {activation}")
-        key = json.dumps([seed, std, overrides], sort_keys=True)
+        key = json.dumps([seed, std, layers, overrides], sort_keys=True)
         if key not in made:
             config = transformers.GPT2Config(attn_implementation="eager", **overrides)
             model = transformers.GPT2LMHeadModel(config).eval()
             _randomize(torch, model, seed, std)
             path = tmp_path_factory.mktemp("checkpoint")
-            model.save_pretrained(path)
+            if layers is None:
+                model.save_pretrained(path)
+            else:
+                prune(model, layers, path, seed)
             made[key] = (path, model)
         return made[key]
 

@@ -60,6 +60,26 @@ FLAG_GRID = [
     for name, overrides in {**_SHAPES, **_FLAGS, **_ACTIVATIONS}.items()
 ]
 
+# Layers of their own shapes: `layers` has the heads and MLP neurons of each.
+PRUNED: dict[str, Any] = {**BASE, "n_layer": 3, "layers": ((1, 7), (3, 192), (2, 100))}
+_PRUNED: dict[str, dict[str, Any]] = {
+    "pruned": PRUNED,
+    "pruned_head20": {
+        **{**BASE, "n_embd": 60, "n_layer": 3, "n_inner": 77},
+        **{"scale_attn_by_inverse_layer_idx": True, "tie_word_embeddings": False},
+        "layers": ((2, 77), (1, 5), (3, 64)),
+    },
+    "pruned_heads_alone": {
+        **{**BASE, "n_embd": 35, "n_head": 5, "reorder_and_upcast_attn": True},
+        "layers": ((2, 140), (2, 140)),
+    },
+    "pruned_neurons_alone": {
+        **{**BASE, "activation_function": "xielu", "n_inner": 150},
+        "layers": ((3, 20), (3, 133)),
+    },
+}
+PRUNED_GRID = [pytest.param(fields, id=name) for name, fields in _PRUNED.items()]
+
 # The width, heads and vocabulary of GPT-2 XL in one layer: 0.45 GB, hence apart from the grid.
 WIDE: dict[str, Any] = {
     "vocab_size": 50257,

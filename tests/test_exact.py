@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpt2fast import LLM, SamplingParams
-from model_grid import FLAG_GRID, WIDE_GRID
+from model_grid import FLAG_GRID, PRUNED_GRID, WIDE_GRID
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 NEW_TOKENS = 64
@@ -50,10 +50,21 @@ def check(path: Path, model: Any, device: str, atol: float, prompt_length: int =
 
 
 @pytest.mark.parametrize("device", ["cpu", "torch"])
-@pytest.mark.parametrize("overrides", FLAG_GRID)
+@pytest.mark.parametrize("overrides", FLAG_GRID + PRUNED_GRID)
 def test_flag_grid(make_checkpoint: MakeCheckpoint, overrides: dict[str, Any], device: str) -> None:
     path, model = make_checkpoint(**overrides)
     check(path, model, device, atol=1e-4)
+
+
+@pytest.mark.parametrize("overrides", PRUNED_GRID)
+def test_transformers_does_not_misread_layers_of_different_shapes(
+    make_checkpoint: MakeCheckpoint, overrides: dict[str, Any]
+) -> None:
+    """What the documentation says of it: a refusal, never another model."""
+    transformers = pytest.importorskip("transformers")
+    path, _ = make_checkpoint(**overrides)
+    with pytest.raises(RuntimeError, match=r"per-layer attribute|size mismatch|mismatched"):
+        transformers.AutoModelForCausalLM.from_pretrained(path)
 
 
 @pytest.mark.parametrize("overrides", WIDE_GRID)

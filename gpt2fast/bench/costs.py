@@ -7,20 +7,27 @@ a system computes beyond that does not raise its rate.
 
 from __future__ import annotations
 
-from gpt2fast.config import ModelConfig
+from gpt2fast.config import LayerShape, ModelConfig
 
 
-def _layer_products(config: ModelConfig) -> int:
+def _attended(config: ModelConfig, layer: LayerShape) -> int:
+    """Width of a layer's queries, keys and values, H D: C, or less where heads were removed."""
+    return layer.n_head * config.head_size
+
+
+def _products(config: ModelConfig, layer: LayerShape) -> int:
     """Multiply-adds of one layer's matrices for one token."""
-    width = config.n_embd
-    return 4 * width * width + 2 * width * config.n_inner
+    return config.n_embd * (4 * _attended(config, layer) + 2 * layer.n_inner)
 
 
 def decode_flops(config: ModelConfig, context: float) -> float:
     """Operations of one token that sees ``context`` tokens; a multiply-add is two."""
     head = config.n_embd * config.vocab_size
-    layer = _layer_products(config) + 2 * config.n_embd * context
-    return 2.0 * (config.n_layer * layer + head)
+    layers = sum(
+        _products(config, layer) + 2 * _attended(config, layer) * context
+        for layer in config.layer_shapes
+    )
+    return 2.0 * (layers + head)
 
 
 def attention_flops(config: ModelConfig, prompt: int) -> float:
@@ -28,15 +35,15 @@ def attention_flops(config: ModelConfig, prompt: int) -> float:
 
     Query t of a layer meets t tokens, twice; in the last layer there is the sampled one alone.
     """
-    pairs = (config.n_layer - 1) * prompt * (prompt + 1) // 2 + prompt
-    return 2.0 * 2 * config.n_embd * pairs
+    *layers, last = (_attended(config, layer) for layer in config.layer_shapes)
+    return 2.0 * 2 * (sum(layers) * (prompt * (prompt + 1) // 2) + last * prompt)
 
 
 def prefill_flops(config: ModelConfig, prompt: int) -> float:
     """Operations of a prompt of ``prompt`` tokens up to the logits of its last one."""
-    layer = _layer_products(config)
-    keys_and_values = 2 * config.n_embd * config.n_embd
-    products = (config.n_layer - 1) * prompt * layer
-    last = (prompt - 1) * keys_and_values + layer
+    *layers, last = config.layer_shapes
+    products = prompt * sum(_products(config, layer) for layer in layers)
+    keys_and_values = 2 * config.n_embd * _attended(config, last)
+    products += (prompt - 1) * keys_and_values + _products(config, last)
     head = config.n_embd * config.vocab_size
-    return 2.0 * (products + last + head) + attention_flops(config, prompt)
+    return 2.0 * (products + head) + attention_flops(config, prompt)

@@ -33,7 +33,8 @@ class Holding:
     def memory(self) -> float:
         """Bytes to expect."""
         config = self.variant.model.config
-        cache = 8.0 * config.n_layer * config.n_embd * config.n_positions * self.batch
+        heads = sum(layer.n_head for layer in config.layer_shapes)
+        cache = 8.0 * heads * config.head_size * config.n_positions * self.batch
         return _BYTES_PER_PARAMETER[self.variant.format] * config.num_parameters + cache
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.cli import streams
@@ -66,6 +67,7 @@ def describe(
         "path": str(checkpoint.path),
         "config": config.to_dict(),
         "head_size": config.head_size,
+        "layers": [asdict(shape) for shape in config.layer_shapes],
         "num_parameters": checkpoint.num_parameters,
         "num_bytes": checkpoint.num_bytes,
         "bytes_by_dtype": checkpoint.bytes_by_dtype,
@@ -117,8 +119,8 @@ def render(name: str, facts: dict[str, Any]) -> str:
     others = [isa for isa in facts["available_isas"] if isa != facts["isa"]]
     rows = {
         "model": f"{name} ({facts['path']})",
-        "shape": f"{config['n_layer']} layers, width {config['n_embd']}, {config['n_head']} heads "
-        f"of {facts['head_size']}, MLP {config['n_inner']}",
+        "shape": f"{config['n_layer']} layers, width {config['n_embd']}, {_heads(facts)} of "
+        f"{facts['head_size']}, MLP {_range(facts['layers'], 'n_inner')}",
         "vocabulary": f"{config['vocab_size']} tokens, end of text "
         f"{'none' if config['eos_token_id'] is None else config['eos_token_id']}",
         "context": f"{config['n_positions']} tokens",
@@ -137,6 +139,18 @@ def render(name: str, facts: dict[str, Any]) -> str:
         f"{_parts(memory, 'kv_cache_per_token_by_dtype')})",
     }
     return "\n".join(f"{label:<12}{text}" for label, text in rows.items())
+
+
+def _heads(facts: dict[str, Any]) -> str:
+    full, found = str(facts["config"]["n_head"]), _range(facts["layers"], "n_head")
+    return f"{full} heads" if found == full else f"{found} of {full} heads"
+
+
+def _range(layers: list[dict[str, int]], name: str) -> str:
+    """The value that all layers have, or the least and the most."""
+    values = [layer[name] for layer in layers]
+    least, most = min(values), max(values)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _parts(facts: dict[str, Any], name: str) -> str:

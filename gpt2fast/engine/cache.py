@@ -58,7 +58,7 @@ def bytes_per_token(config: ModelConfig, kv_cache_dtype: str = "float32") -> int
     keys, values = _round_up(size, 8) if is_int8 else size, _round_up(size, 16)
     head = (keys + values) * _VALUE_BYTES[kv_cache_dtype] + (2 * _SCALE_BYTES if is_int8 else 0)
     # A block of 16 tokens begins at a cache line, so that a token's share is in steps of 4 bytes.
-    return config.n_layer * config.n_head * _round_up(head, 4)
+    return sum(shape.n_head for shape in config.layer_shapes) * _round_up(head, 4)
 
 
 def num_blocks(

@@ -113,8 +113,8 @@ class CpuRunner:
                 "use device='torch'"
             )
         layers = [
-            (config.n_head, config.n_inner, config.attention_scale(layer))
-            for layer in range(config.n_layer)
+            (shape.n_head, shape.n_inner, config.attention_scale(layer))
+            for layer, shape in enumerate(config.layer_shapes)
         ]
         try:
             return _C.Decoder(

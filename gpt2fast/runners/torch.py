@@ -1,7 +1,7 @@
 """The specification of a runner: plain torch over ``kernels/reference.py``, on any torch device.
 
-Shapes: T rows of a step, S cached plus new tokens of one sequence, C width, H heads, D head size,
-L layers, R rows whose logits are wanted, V vocabulary.
+Shapes: T rows of a step, S cached plus new tokens of one sequence, C width, H heads of a layer,
+D head size, R rows whose logits are wanted, V vocabulary.
 """
 
 from __future__ import annotations
@@ -80,11 +80,13 @@ class TorchRunner:
                 f"{block_size} tokens; lower kv_cache_tokens ({_first_line(error)})"
             ) from None
 
-    def _cache(self) -> Tensor:
-        """(L, num_blocks, block_size, H, D). Only slots that were written are ever read."""
-        c = self.config
-        shape = (c.n_layer, self.num_blocks, self.block_size, c.n_head, c.head_size)
-        return torch.empty(shape, dtype=self.dtype, device=self.device)
+    def _cache(self) -> list[Tensor]:
+        """(num_blocks, block_size, H, D) a layer. Only slots that were written are ever read."""
+        slots, head_size = (self.num_blocks, self.block_size), self.config.head_size
+        return [
+            torch.empty(*slots, shape.n_head, head_size, dtype=self.dtype, device=self.device)
+            for shape in self.config.layer_shapes
+        ]
 
     @torch.inference_mode()
     def step(self, batch: StepBatch) -> NDArray[np.float32]:
@@ -103,12 +105,12 @@ class TorchRunner:
     def copy_blocks(self, pairs: NDArray[np.int32]) -> None:
         """Copy cache blocks, all layers: ``pairs`` (N, 2) holds (source, destination)."""
         source, destination = self._to_device(np.ascontiguousarray(pairs.T))
-        for cache in (self._keys, self._values):
-            cache[:, destination] = cache[:, source]
+        for cache in (*self._keys, *self._values):
+            cache[destination] = cache[source]
 
     def _attention(self, layer: int, x: Tensor, rows: _Rows) -> Tensor:
         """x (T, C) -> (T, C); appends the keys and values of the T rows to the cache first."""
-        heads = (-1, 3, self.config.n_head, self.config.head_size)
+        heads = (-1, 3, self.config.layer_shape(layer).n_head, self.config.head_size)
         q, k, v = self._linear(x, f"h.{layer}.attn.c_attn").view(heads).unbind(1)  # (T, H, D)
         keys, values = self._keys[layer], self._values[layer]
         keys[rows.blocks, rows.slots] = k

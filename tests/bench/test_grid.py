@@ -12,7 +12,7 @@ from gpt2fast.bench.grid import Model, Sizes, Variant, choose_systems, expand, f
 from gpt2fast.bench.options import BenchOptions, make_plan
 from gpt2fast.bench.pool import random_prompts
 from gpt2fast.bench.run import split
-from gpt2fast.config import ModelConfig
+from gpt2fast.config import LayerShape, ModelConfig
 from gpt2fast.errors import ContextOverflowError, GPT2FastError, OptionError
 
 TINY = ModelConfig.from_dict(
@@ -147,3 +147,15 @@ def test_operations_counted_by_hand() -> None:
     last = 768 + 2 * 8 * 3 + 2 * 128
     assert prefill_flops(TINY, 3) == 2 * (first + last + 400)
     assert attention_flops(TINY, 3) == 2 * 2 * 8 * (1 + 2 + 3 + 3)
+
+
+def test_operations_of_layers_of_different_shapes() -> None:
+    # One head of two, of width 4, and 5 neurons; then both heads and 32: 4 * 8 * 4 + 2 * 8 * 5.
+    pruned = TINY.with_layers([LayerShape(1, 5), LayerShape(2, 32)])
+    assert decode_flops(pruned, 10) == 2 * (208 + 768 + 400 + 2 * (4 + 8) * 10)
+    assert attention_flops(pruned, 3) == 2 * 2 * (4 * (1 + 2 + 3) + 8 * 3)
+    first, last = 3 * 208, 768 + 2 * 2 * 8 * 8
+    products = 2 * (first + last + 400)
+    assert prefill_flops(pruned, 3) == products + attention_flops(pruned, 3)
+    alike = TINY.with_layers([LayerShape(2, 32)] * 2)
+    assert decode_flops(alike, 7) == decode_flops(TINY, 7)

@@ -18,6 +18,7 @@ from gpt2fast.bench import peers
 from gpt2fast.bench.peers.base import Adapter, cached
 from gpt2fast.bench.peers.gguf_file import write_gguf
 from gpt2fast.errors import MissingDependencyError, OptionError, UnsupportedError
+from model_grid import PRUNED
 
 VOCAB, CONTEXT, NEW = 300, 64, 16
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 128, "vocab_size": VOCAB, "n_positions": CONTEXT}
@@ -190,6 +191,31 @@ def test_options_and_formats_that_a_system_does_not_have_are_refused(
         opened(system, "float32", paged="yes")
     with pytest.raises(OptionError, match=r"no format 'int2'; choose from float32, "):
         opened(system, "int2")
+
+
+@pytest.mark.parametrize("system", [name for name in QUICK if name != "gpt2fast"])
+def test_layers_of_different_shapes_are_refused(
+    system: str, make_checkpoint: Callable[..., tuple[Path, Any]], work: Path
+) -> None:
+    if reason := peers.missing(system):
+        pytest.skip(reason)
+    path, _ = make_checkpoint(**PRUNED)
+    adapter = peers.make_adapter(system, work)
+    with pytest.raises(UnsupportedError, match=f"^{system} has no layers of different shapes"):
+        adapter.convert(path, "float32")
+
+
+def test_ours_has_layers_of_different_shapes(
+    make_checkpoint: Callable[..., tuple[Path, Any]], work: Path
+) -> None:
+    path, _ = make_checkpoint(**PRUNED)
+    adapter = peers.make_adapter("gpt2fast", work)
+    adapter.load(adapter.convert(path, "float32"), "float32", 1, CONTEXT, 2)
+    assert adapter.kv_bytes_per_token() == 2 * (1 + 3 + 2) * 16 * 4
+    adapter.close()
+    adapter.load(path, "int8", 1, CONTEXT, 2, kv_cache_dtype="int8")
+    assert adapter.kv_bytes_per_token() == 2 * (1 + 3 + 2) * (16 + 4)
+    adapter.close()
 
 
 @pytest.mark.parametrize("system", ["onnxruntime", "ctranslate2", "openvino", "llama_cpp"])

@@ -22,7 +22,7 @@ from gpt2fast.checkpoint.save import save_quantized
 from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.quantization import Quantization, agree
 from gpt2fast.runners.cpu import CpuRunner
-from model_grid import BASE
+from model_grid import BASE, PRUNED
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 
@@ -61,8 +61,9 @@ def save_with(
         {"tie_word_embeddings": False, "n_embd": 60, "n_inner": 77},
         {"activation_function": "xielu"},  # its parameters are bfloat16, and arithmetic with them
         {"activation_function": "prelu", "n_embd": 35, "n_head": 5},
+        PRUNED,
     ],
-    ids=["base", "untied", "xielu", "prelu"],
+    ids=["base", "untied", "xielu", "prelu", "pruned"],
 )
 def test_round_trip(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, scheme: str, overrides: dict[str, Any]

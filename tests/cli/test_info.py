@@ -11,7 +11,7 @@ import pytest
 
 from gpt2fast import _C, LLM
 from gpt2fast.cli import main
-from model_grid import BASE
+from model_grid import BASE, PRUNED
 
 Make = Callable[..., tuple[Path, Any]]
 
@@ -118,6 +118,21 @@ def test_text(make_checkpoint: Make, capsys: pytest.CaptureFixture[str]) -> None
         "768 B a token, 73.7 kB for a full context",
     ):
         assert text in out
+
+
+def test_layers_of_different_shapes(make_checkpoint: Make, capsys: Any) -> None:
+    path, _ = make_checkpoint(**PRUNED)
+    assert main(["info", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [(each["n_head"], each["n_inner"]) for each in facts["layers"]] == list(PRUNED["layers"])
+    assert facts["head_size"] == 16
+    with LLM(path) as llm:
+        runner: Any = llm._open_engine().runner
+        assert facts["memory"]["weights"] == runner.weight_bytes
+        assert facts["memory"]["read_per_step"] == runner.bytes_per_step
+    assert main(["info", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "3 layers, width 48, 1 to 3 of 3 heads of 16, MLP 7 to 192" in out
 
 
 def test_instruction_set_that_cannot_be_had(

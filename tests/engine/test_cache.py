@@ -13,19 +13,20 @@ from gpt2fast.engine import cache
 from gpt2fast.engine.cache import bytes_per_token, num_blocks
 from gpt2fast.errors import OptionError
 from gpt2fast.runners.cpu import CpuRunner
-from model_grid import BASE
+from model_grid import BASE, PRUNED
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 
 HEADS = [(48, 3), (60, 3), (35, 5), (5, 5), (33, 1)]  # heads of 16, 20, 7, 1, 33
+MODELS = [{**BASE, "n_embd": width, "n_head": heads, "n_inner": 8} for width, heads in HEADS]
 
 
 @pytest.mark.parametrize("kv_cache_dtype", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize(("width", "heads"), HEADS)
+@pytest.mark.parametrize("model", [*MODELS, PRUNED], ids=str)
 def test_bytes_of_a_token(
-    make_checkpoint: MakeCheckpoint, width: int, heads: int, kv_cache_dtype: str
+    make_checkpoint: MakeCheckpoint, model: dict[str, Any], kv_cache_dtype: str
 ) -> None:
-    path, _ = make_checkpoint(**{**BASE, "n_embd": width, "n_head": heads, "n_inner": 8})
+    path, _ = make_checkpoint(**model)
     with open_checkpoint(path) as checkpoint:
         runner = CpuRunner(checkpoint, kv_cache_dtype=kv_cache_dtype, num_blocks=7)
     per_token = bytes_per_token(runner.config, kv_cache_dtype)

@@ -13,17 +13,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gpt2fast.checkpoint import open_checkpoint  # noqa: E402
-from gpt2fast.config import ModelConfig  # noqa: E402
+from gpt2fast.config import LayerShape, ModelConfig  # noqa: E402
 from gpt2fast.errors import CheckpointError, RequestError  # noqa: E402
 from gpt2fast.model.gpt2 import GPT2  # noqa: E402
 from gpt2fast.model.weights import load_weights  # noqa: E402
-from model_grid import BASE, FLAG_GRID  # noqa: E402
+from model_grid import BASE, FLAG_GRID, PRUNED_GRID  # noqa: E402
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 CONFIG = ModelConfig(vocab_size=101, n_positions=16, n_embd=64, n_layer=8, n_head=4, n_inner=256)
 
 
-@pytest.mark.parametrize("overrides", FLAG_GRID)
+@pytest.mark.parametrize("overrides", FLAG_GRID + PRUNED_GRID)
 def test_logits_equal_transformers(
     overrides: dict[str, Any], make_checkpoint: MakeCheckpoint
 ) -> None:
@@ -56,7 +56,9 @@ def test_initial_weights_follow_gpt2() -> None:
 
 
 def test_parameter_count_equals_the_configuration() -> None:
-    assert sum(p.numel() for p in GPT2(CONFIG).parameters()) == CONFIG.num_parameters
+    pruned = CONFIG.with_layers([LayerShape(1, 3), LayerShape(4, 256), LayerShape(2, 100)])
+    for config in (CONFIG, pruned):
+        assert sum(p.numel() for p in GPT2(config).parameters()) == config.num_parameters
 
 
 def test_dropout_acts_in_training_only() -> None:

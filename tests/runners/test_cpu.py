@@ -16,7 +16,7 @@ from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
 from gpt2fast.runners.cpu import CpuRunner, default_num_threads
-from model_grid import BASE, FLAG_GRID
+from model_grid import BASE, FLAG_GRID, PRUNED, PRUNED_GRID
 from paged import PagedSequences
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
@@ -28,7 +28,7 @@ def make_runner(path: Path, **options: Any) -> CpuRunner:
 
 
 @pytest.mark.parametrize("isa", _C.available_isas())
-@pytest.mark.parametrize("overrides", FLAG_GRID)
+@pytest.mark.parametrize("overrides", FLAG_GRID + PRUNED_GRID)
 def test_logits_equal_transformers(
     make_checkpoint: MakeCheckpoint,
     monkeypatch: pytest.MonkeyPatch,
@@ -47,10 +47,33 @@ def test_logits_equal_transformers(
     np.testing.assert_allclose(got, want, atol=1e-4, rtol=0)
 
 
+_SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 70))
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(layers=st.lists(_SHAPES, min_size=1, max_size=4))
+def test_layers_of_any_shapes_equal_zeros_in_transformers(
+    make_checkpoint: MakeCheckpoint, layers: list[tuple[int, int]]
+) -> None:
+    torch = pytest.importorskip("torch")
+    small = {**BASE, "n_embd": 24, "n_inner": 70, "n_layer": len(layers), "layers": layers}
+    path, model = make_checkpoint(std=0.3, **small)
+    runner = make_runner(path)
+    assert [(shape.n_head, shape.n_inner) for shape in runner.config.layer_shapes] == layers
+    tokens = tokens_for(runner.config, 33)
+    with torch.no_grad():
+        want = model(torch.from_numpy(tokens[None].astype(np.int64))).logits[0].numpy()
+    got = PagedSequences(runner).logits(tokens, [20, 13])
+    np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-4)
+
+
 INVARIANCE_MODELS: list[dict[str, Any]] = [
     BASE,
     {**BASE, "n_embd": 60, "n_head": 3, "activation_function": "gelu", "n_inner": 77},
     {**BASE, "n_embd": 35, "n_head": 5, "tie_word_embeddings": False},
+    PRUNED,
 ]
 
 
@@ -72,8 +95,11 @@ def test_bits_do_not_depend_on_batch_chunks_prefix_or_threads(
     check_bits(lambda threads: make_runner(path, num_threads=threads), data)
 
 
-def test_forks_write_to_blocks_of_their_own(make_checkpoint: MakeCheckpoint) -> None:
-    path, _ = make_checkpoint(**BASE)
+@pytest.mark.parametrize("model", [BASE, PRUNED], ids=["base", "pruned"])
+def test_forks_write_to_blocks_of_their_own(
+    make_checkpoint: MakeCheckpoint, model: dict[str, Any]
+) -> None:
+    path, _ = make_checkpoint(**model)
     check_forks(make_runner(path))
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from bits import check_forks  # noqa: E402
 from gpt2fast import LLM, BeamSearchParams, SamplingParams  # noqa: E402
 from gpt2fast.checkpoint import open_checkpoint  # noqa: E402
 from gpt2fast.errors import (  # noqa: E402
@@ -32,17 +33,17 @@ from gpt2fast.quantization import Quantization  # noqa: E402
 from gpt2fast.runners.base import RowSampling, SamplingRunner, StepBatch  # noqa: E402
 from gpt2fast.runners.cuda import CudaRunner  # noqa: E402
 from gumbel_reference import kept, noise  # noqa: E402
-from model_grid import BASE, FLAG_GRID  # noqa: E402
+from model_grid import BASE, FLAG_GRID, PRUNED, PRUNED_GRID  # noqa: E402
 from paged import PagedSequences  # noqa: E402
 from triton_cases import poisoned  # noqa: E402
 
 # The kernels' own tests have the activations: here one that has a kernel, one that has not. What
 # nothing in this runner depends on is left to `make test-slow`.
-SLOW = ("deep", "inner_small", "inverse_layer_no_scale", "one_layer", "reorder_inverse_layer",
-        "vocab1000")  # fmt: skip
+SLOW = ("deep", "inner_small", "inverse_layer_no_scale", "one_layer", "pruned_head20",
+        "reorder_inverse_layer", "vocab1000")  # fmt: skip
 GRID = [
     pytest.param(*each.values, id=each.id, marks=pytest.mark.slow if each.id in SLOW else ())
-    for each in FLAG_GRID
+    for each in FLAG_GRID + PRUNED_GRID[:2]
     if not str(each.id).startswith("act_") or each.id in ("act_relu", "act_mish")
 ]
 SMALL = {**BASE, "n_layer": 1, "n_embd": 24, "vocab_size": 61}
@@ -108,6 +109,14 @@ def test_mixed_steps_equal_transformers(
     for s, each in enumerate(texts):
         want = expected_logits(model, each)
         np.testing.assert_allclose(np.concatenate(got[s]), want, rtol=1e-4, atol=1e-4)
+
+
+@needs_kernels
+def test_forks_of_a_pruned_model_write_to_blocks_of_their_own(
+    make_checkpoint: MakeCheckpoint,
+) -> None:
+    path, _ = make_checkpoint(**{**SMALL, "n_layer": 2, "layers": ((1, 20), (3, 33))})
+    check_forks(make(path))
 
 
 @needs_kernels
@@ -224,11 +233,17 @@ def test_many_steps_in_one_call(make_checkpoint: MakeCheckpoint) -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("scheme", ["int8", "int4-g32", "fp8"])
-def test_small_weights(make_checkpoint: MakeCheckpoint, scheme: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fields", "scheme"),
+    [(BASE, "int8"), (BASE, "int4-g32"), (BASE, "fp8"), (PRUNED, "int8"), (PRUNED, "int4-g32")],
+    ids=["int8", "int4-g32", "fp8", "pruned-int8", "pruned-int4-g32"],
+)
+def test_small_weights(
+    make_checkpoint: MakeCheckpoint, fields: dict[str, Any], scheme: str, tmp_path: Path
+) -> None:
     """Rounded as they are loaded: transformers with the values that the integers stand for. As
     saved: the torch runner's."""
-    path, model = make_checkpoint(**BASE)
+    path, model = make_checkpoint(**fields)
     tokens = text(30, BASE["vocab_size"])
     quantization = Quantization.parse(scheme)
     if scheme != "fp8":
@@ -239,6 +254,8 @@ def test_small_weights(make_checkpoint: MakeCheckpoint, scheme: str, tmp_path: P
         got = PagedSequences(make(tmp_path / "small")).logits(tokens, [13, 1, 16])
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
+    if fields is PRUNED:  # zeros in the place of what is gone would shift the groups
+        return
     model = copy.deepcopy(model)
     with torch.no_grad():
         for name, weight in model.named_parameters():

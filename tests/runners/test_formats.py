@@ -20,7 +20,7 @@ from gpt2fast.checkpoint.save import save_quantized
 from gpt2fast.panel_layout import bytes_by_format, bytes_per_step, matrix_layouts
 from gpt2fast.quantization import Quantization
 from gpt2fast.runners.cpu import CpuRunner
-from model_grid import BASE, FLAG_GRID
+from model_grid import BASE, FLAG_GRID, PRUNED_GRID
 from paged import PagedSequences
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
@@ -33,6 +33,7 @@ MODELS: list[dict[str, Any]] = [
     # 150 inputs: groups that are not full, and inputs that fill no unit of a format.
     {**BASE, "n_embd": 60, "n_head": 3, "activation_function": "gelu", "n_inner": 77},
     {**BASE, "n_embd": 150, "n_head": 5, "tie_word_embeddings": False, "n_layer": 1},
+    {**BASE, "layers": ((1, 7), (2, 100))},
 ]
 
 
@@ -141,7 +142,7 @@ def reference_logits(
         def _cached(self, qkv: Any) -> Any:
             if cache == "float32":
                 return qkv
-            heads = qkv.view(-1, 3, self.config.n_head, self.config.head_size)
+            heads = qkv.view(len(qkv), 3, -1, self.config.head_size)
             if cache == "bfloat16":
                 heads[:, 1:] = heads[:, 1:].bfloat16().float()
             else:  # the query is rounded too, for 8-bit products
@@ -162,7 +163,7 @@ def reference_logits(
         return PagedSequences(runner).logits(tokens, [len(tokens)])
 
 
-@pytest.mark.parametrize("overrides", FLAG_GRID)
+@pytest.mark.parametrize("overrides", FLAG_GRID + PRUNED_GRID)
 def test_bfloat16_is_float32_arithmetic_on_rounded_weights(
     make_checkpoint: MakeCheckpoint, overrides: dict[str, Any]
 ) -> None:
@@ -192,7 +193,7 @@ def check_integers(path: Path, out: Path, weights: str, cache: str) -> None:
     assert each.max() <= 2 * error
 
 
-@pytest.mark.parametrize("overrides", FLAG_GRID)
+@pytest.mark.parametrize("overrides", FLAG_GRID + PRUNED_GRID)
 def test_int8_in_every_flag(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, overrides: dict[str, Any]
 ) -> None:
@@ -200,7 +201,7 @@ def test_int8_in_every_flag(
     check_integers(path, tmp_path / "out", "int8", "float32")
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["base", "odd", "untied"])
+@pytest.mark.parametrize("model", MODELS, ids=["base", "odd", "untied", "pruned"])
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("weights", INTEGERS)
 def test_integers(

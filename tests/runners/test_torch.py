@@ -18,7 +18,7 @@ from gpt2fast.errors import OptionError  # noqa: E402
 from gpt2fast.runners import make_runner  # noqa: E402
 from gpt2fast.runners.base import StepBatch  # noqa: E402
 from gpt2fast.runners.torch import TorchRunner  # noqa: E402
-from model_grid import BASE, FLAG_GRID  # noqa: E402
+from model_grid import BASE, FLAG_GRID, PRUNED_GRID  # noqa: E402
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 NUM_BLOCKS = 64
@@ -69,7 +69,7 @@ def expected_logits(model: Any, text: NDArray[np.int32]) -> NDArray[np.float32]:
     return logits.float().numpy()
 
 
-@pytest.mark.parametrize("overrides", FLAG_GRID)
+@pytest.mark.parametrize("overrides", FLAG_GRID + PRUNED_GRID)
 def test_mixed_steps_equal_transformers(
     overrides: dict[str, Any], make_checkpoint: MakeCheckpoint
 ) -> None:
@@ -136,7 +136,8 @@ def test_copied_blocks_continue_like_the_original(make_checkpoint: MakeCheckpoin
     feeder.tables[0] = [b for b in range(NUM_BLOCKS) if b not in old][:3]
     pairs = np.stack([old, feeder.tables[0]], axis=1).astype(np.int32)
     feeder.runner.copy_blocks(pairs[:2])
-    feeder.runner._keys[:, old], feeder.runner._values[:, old] = torch.nan, torch.nan
+    for cache in (*feeder.runner._keys, *feeder.runner._values):
+        cache[old] = torch.nan
     feeder.step({0: 16})
     np.testing.assert_allclose(feeder.logits[0], expected_logits(model, text), atol=1e-4, rtol=0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
+from pruned import prune  # noqa: E402
+
+from gpt2fast import LLM  # noqa: E402
 from gpt2fast.checkpoint import open_checkpoint  # noqa: E402
 from gpt2fast.cli import main  # noqa: E402
+from gpt2fast.config import LayerShape  # noqa: E402
 from gpt2fast.errors import MissingDependencyError, OptionError  # noqa: E402
 from gpt2fast.train.disk import clear_disk_errors  # noqa: E402
 from gpt2fast.train.loop import train  # noqa: E402
@@ -159,6 +164,28 @@ def test_fine_tuning_starts_from_the_model(text: str, straight: Path, tmp_path: 
             )
         tokenizers = [c.load_tokenizer() for c in (before, after)]
         assert tokenizers[0].to_str() == tokenizers[1].to_str()
+
+
+def test_a_pruned_model_is_fine_tuned_in_its_shape(
+    text: str, straight: Path, tmp_path: Path
+) -> None:
+    with open_checkpoint(straight) as checkpoint:
+        config = checkpoint.config
+    shapes = [LayerShape(1, 5 + layer) for layer in range(config.n_layer)]
+    pruned, out = tmp_path / "pruned", tmp_path / "tuned"
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(straight)
+    prune(model, [(shape.n_head, shape.n_inner) for shape in shapes], pruned)
+    shutil.copy(straight / "tokenizer.json", pruned)
+    options = {"batch_size": 2, "steps": 2, "warmup": 0, "lr": 1e-9, "context": 16}
+    train(TrainOptions(out=str(out), data=(text,), init=str(pruned), held_out=0.3, **options))
+    written = json.loads((out / "config.json").read_text())["per_layer_config"]
+    assert written["1"] == {"n_head": 1, "n_inner": 6}
+    ids = [1, 2, 3, 4, 5, 6]
+    with LLM(out) as tuned, torch.no_grad():
+        assert tuned.config.layers == tuple(shapes)
+        want = model(torch.tensor([ids])).logits[0].numpy()
+        np.testing.assert_allclose(tuned.logits(ids), want, atol=1e-3, rtol=0)
 
 
 def test_accumulated_gradients_equal_one_large_batch(text: str, tmp_path: Path) -> None:

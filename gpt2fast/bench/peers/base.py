@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.errors import OptionError, show
+from gpt2fast.checkpoint.json_file import read_json_object
+from gpt2fast.errors import OptionError, UnsupportedError, show
 
 Clock = Callable[[], float]
 Generated = tuple[list[list[int]], list[float]]
@@ -113,6 +114,17 @@ def check_format(system: str, fmt: str, formats: Sequence[str]) -> None:
     """Raise ``OptionError`` unless ``fmt`` is one of ``formats``."""
     if fmt not in formats:
         raise OptionError(f"{system} has no format {show(fmt)}; choose from {', '.join(formats)}")
+
+
+def refuse_layers(system: str, checkpoint: Path) -> None:
+    """Raise ``UnsupportedError`` for a model whose layers differ in shape: ``system`` builds all of
+    them alike."""
+    config = checkpoint / "config.json"
+    if read_json_object(config).get("per_layer_config"):
+        raise UnsupportedError(
+            f"{system} has no layers of different shapes ({config}: per_layer_config); measure it "
+            "on the model before it was pruned, or prune to uniform shapes"
+        )
 
 
 def cached(

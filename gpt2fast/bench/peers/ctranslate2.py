@@ -19,6 +19,7 @@ from gpt2fast.bench.peers.base import (
     hugging_face_model,
     installed,
     refuse,
+    refuse_layers,
 )
 
 _QUANTIZATION = {"float32": None, "int8": "int8_float32"}
@@ -41,6 +42,7 @@ class CTranslate2:
 
     def convert(self, checkpoint: Path, fmt: str) -> Path:
         check_format("ctranslate2", fmt, self.FORMATS)
+        refuse_layers("ctranslate2", checkpoint)
 
         def make(path: Path) -> None:
             loaders = import_module("ctranslate2.converters.transformers")

@@ -12,7 +12,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.bench.peers.base import Clock, Generated, cached, check_format, installed, refuse
+from gpt2fast.bench.peers.base import (
+    Clock,
+    Generated,
+    cached,
+    check_format,
+    installed,
+    refuse,
+    refuse_layers,
+)
 from gpt2fast.bench.peers.gguf_file import tensor_bytes, write_gguf
 from gpt2fast.errors import UnsupportedError
 
@@ -47,6 +55,7 @@ class LlamaCpp:
 
     def convert(self, checkpoint: Path, fmt: str) -> Path:
         check_format("llama_cpp", fmt, self.FORMATS)
+        refuse_layers("llama_cpp", checkpoint)
 
         def make(path: Path) -> None:
             if fmt in _STORED:

@@ -90,8 +90,8 @@ class Native:
     def kv_bytes_per_token(self) -> int | None:
         config, runner = self._llm.config, self._llm._open_engine().runner
         bits = _BITS[runner.kv_cache_dtype]
-        scales = 4 * config.n_head if bits == 8 else 0
-        return int(2 * config.n_layer * (config.n_embd * bits // 8 + scales))
+        heads = sum(layer.n_head for layer in config.layer_shapes)
+        return int(2 * heads * (config.head_size * bits // 8 + (4 if bits == 8 else 0)))
 
     def close(self) -> None:
         if self._llm is not None:

@@ -11,7 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.bench.peers.base import Clock, Generated, cached, check_format, installed, refuse
+from gpt2fast.bench.peers.base import (
+    Clock,
+    Generated,
+    cached,
+    check_format,
+    installed,
+    refuse,
+    refuse_layers,
+)
 from gpt2fast.bench.peers.onnx_file import (
     MODEL,
     bytes_read,
@@ -41,6 +49,7 @@ class OnnxRuntime:
 
     def convert(self, checkpoint: Path, fmt: str) -> Path:
         check_format("onnxruntime", fmt, self.FORMATS)
+        refuse_layers("onnxruntime", checkpoint)
 
         def make(path: Path) -> None:
             if fmt == "float32":

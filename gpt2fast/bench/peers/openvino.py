@@ -11,7 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.bench.peers.base import Clock, Generated, cached, check_format, installed, refuse
+from gpt2fast.bench.peers.base import (
+    Clock,
+    Generated,
+    cached,
+    check_format,
+    installed,
+    refuse,
+    refuse_layers,
+)
 
 _NOTES = "gpt2fast-bench.json"
 _MODEL = "openvino_model.xml"
@@ -38,6 +46,7 @@ class OpenVino:
 
     def convert(self, checkpoint: Path, fmt: str) -> Path:
         check_format("openvino", fmt, self.FORMATS)
+        refuse_layers("openvino", checkpoint)
 
         def make(path: Path) -> None:
             _export(checkpoint, path, fmt)

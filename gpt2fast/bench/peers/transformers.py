@@ -18,6 +18,7 @@ from gpt2fast.bench.peers.base import (
     hugging_face_model,
     installed,
     refuse,
+    refuse_layers,
 )
 
 VARIANTS = ("eager", "sdpa", "compile")
@@ -42,6 +43,7 @@ class Transformers:
         return installed("transformers", "torch")
 
     def convert(self, checkpoint: Path, fmt: str) -> Path:
+        refuse_layers(f"transformers-{self._variant}", checkpoint)
         return checkpoint
 
     def load(

@@ -182,7 +182,7 @@ def attention_decode(
     splits: int = 1,
     workspace: SplitWorkspace | None = None,
 ) -> Tensor:
-    """Store the new token's key and value, then attend: qkv (S, 3 C) -> (S, C).
+    """Store the new token's key and value, then attend: qkv (S, 3 H D) -> (S, H D).
 
     cache (blocks, 2, H, block tokens, D) of qkv's dtype; contexts (S,) and tables (S, M) int32, as
     in ``StepBatch``. The result depends on ``splits`` in its last bits, and on nothing else that is

@@ -145,9 +145,9 @@ def attention_prefill(
     scale: float,
     longest: int,
 ) -> Tensor:
-    """Causal attention of all rows, whose keys and values are in the cache already -> (T, C).
+    """Causal attention of all rows, whose keys and values are in the cache already -> (T, H D).
 
-    qkv (T, 3 C); cache (blocks, 2, H, block tokens, D) of the same dtype; starts (S + 1,),
+    qkv (T, 3 H D); cache (blocks, 2, H, block tokens, D) of the same dtype; starts (S + 1,),
     contexts (S,), tables (S, M): int32, as in ``StepBatch``. ``scale`` multiplies the scores, which
     are float32. ``longest``: the largest number of rows of a sequence.
     """

@@ -64,7 +64,7 @@ def cache_append(
 ) -> None:
     """Store the keys and values of all rows in the cache of a layer.
 
-    qkv (T, 3 C); cache (blocks, 2, H, block tokens, D) of the same dtype; starts (S + 1,),
+    qkv (T, 3 H D); cache (blocks, 2, H, block tokens, D) of the same dtype; starts (S + 1,),
     contexts (S,), tables (S, M): int32, as in ``StepBatch``. ``longest``: the largest number of
     rows of a sequence.
     """

@@ -1,10 +1,11 @@
 """The kernels of one step, in order, whoever launches them: at once, or recorded into a graph.
 
-Shapes: T rows of a step, S sequences, C width, H heads, D head size, L layers.
+Shapes: T rows of a step, S sequences, C width, H heads of a layer, D head size.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,19 +47,31 @@ class Chunks:
 
 
 class Forward:
-    """The model on the GPU with its cache (L, blocks, 2, H, block tokens, D)."""
+    """The model on the GPU with its cache: (blocks, 2, H, block tokens, D) a layer."""
 
     def __init__(
         self, config: ModelConfig, weights: Weights, num_blocks: int, block_size: int, max_seqs: int
     ) -> None:
         self.config, self.weights = config, weights
         self.dtype, self.device = weights.positions.dtype, weights.positions.device
-        c = config
-        # Only slots that were written are ever read.
-        shape = (c.n_layer, num_blocks, 2, c.n_head, block_size, c.head_size)
-        self.cache = torch.empty(shape, dtype=self.dtype, device=self.device)
+        self._heads = [shape.n_head for shape in config.layer_shapes]
+        self._most_heads = max(self._heads)
+        # Layers of as many heads lie together, to be copied at once. Only slots that were written
+        # are ever read.
+        self._storage = {
+            heads: torch.empty(
+                (count, num_blocks, 2, heads, block_size, config.head_size),
+                dtype=self.dtype,
+                device=self.device,
+            )
+            for heads, count in Counter(self._heads).items()
+        }
+        parts = {heads: iter(storage) for heads, storage in self._storage.items()}
+        self.cache = [next(parts[heads]) for heads in self._heads]
         places = max(64, 1 << (max_seqs - 1).bit_length())
-        self._workspace = SplitWorkspace(places, c.n_head, c.head_size, SPLITS[-1], self.device)
+        self._workspace = SplitWorkspace(
+            places, self._most_heads, config.head_size, SPLITS[-1], self.device
+        )
         self._programs = 2 * multiprocessors(self.device)
 
     def hidden(self, tokens: Tensor, positions: Tensor, where: SingleTokens | Chunks) -> Tensor:
@@ -73,8 +86,8 @@ class Forward:
         return x
 
     def _attend(self, layer: int, qkv: Tensor, where: SingleTokens | Chunks) -> Tensor:
-        """qkv (T, 3 C) -> (T, C); stores the keys and values of the rows as well."""
-        cache, heads = self.cache[layer], self.config.n_head
+        """qkv (T, 3 H D) -> (T, H D); stores the keys and values of the rows as well."""
+        cache, heads = self.cache[layer], self._heads[layer]
         scale = self.config.attention_scale(layer)
         if isinstance(where, SingleTokens):
             return attention_decode(
@@ -85,11 +98,16 @@ class Forward:
         cache_append(qkv, cache, *rows, heads, where.longest)
         return attention_prefill(qkv, cache, *rows, heads, scale, where.longest)
 
+    def copy_blocks(self, source: Tensor, destination: Tensor) -> None:
+        """Copy blocks (N,) of the cache to others (N,), all layers."""
+        for storage in self._storage.values():
+            storage[:, destination] = storage[:, source]
+
     def splits(self, sequences: int, context: int) -> int:
         """Programs that share a head's keys: enough for the context, and no more than the GPU has
         room for."""
         enough = next((s for s in SPLITS if context <= s * _TOKENS_A_SPLIT), SPLITS[-1])
-        room = self._programs // (sequences * self.config.n_head)
+        room = self._programs // (sequences * self._most_heads)
         return max((s for s in SPLITS if s <= min(enough, room)), default=1)
 
     def places(self, batch: StepBatch) -> tuple[Tensor, Tensor, SingleTokens | Chunks]:

@@ -142,8 +142,7 @@ class CudaRunner:
         """Copy cache blocks, all layers: ``pairs`` (N, 2) holds (source, destination)."""
         with self._active():
             source, destination = self._to_device(np.ascontiguousarray(pairs.T, np.int64))
-            cache = self._forward.cache
-            cache[:, destination] = cache[:, source]
+            self._forward.copy_blocks(source, destination)
 
     @contextmanager
     def _active(self) -> Iterator[None]:
