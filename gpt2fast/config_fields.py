@@ -130,8 +130,8 @@ class Fields:
             layer = int(key) if is_number else key
             if type(layer) is not int or not 0 <= layer < n_layer or layer in entries:
                 raise ConfigError(
-                    f"{self._source}: {field} has the key {show(key)}; each must be another "
-                    f'layer, "0" to "{n_layer - 1}"'
+                    f"{self._source}: {field} has the key {show(key)}; keys must be layers, "
+                    f'"0" to "{n_layer - 1}", each once'
                 )
             where = f"{self._source}: {field}[{layer}]"
             entries[layer] = Fields(fields, where)
