@@ -7,7 +7,7 @@ the earlier ones have become. Shapes: N windows, T tokens, C width, K inputs of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import torch
 from torch import Tensor, nn
@@ -39,14 +39,17 @@ class HiddenStates:
     @torch.no_grad()
     def inputs(self, parts: tuple[str, ...], consume: Consume) -> None:
         """Run the block at hand without going on, and hand ``consume`` the inputs of each of its
-        ``parts``, a batch of windows at a time."""
+        ``parts`` (in the order of the block), a batch of windows at a time."""
         with ExitStack() as hooks:
             for part in parts:
                 module = self.block.get_submodule(part)
                 assert isinstance(module, Conv1D)
                 hooks.callback(module.register_forward_pre_hook(_hook(part, consume)).remove)
+            last = self.block.get_submodule(parts[-1])
+            hooks.callback(last.register_forward_pre_hook(_enough).remove)
             for states in self.batches():
-                self.block(states)
+                with suppress(_EnoughError):
+                    self.block(states)
 
     @torch.no_grad()
     def advance(self) -> None:
@@ -58,6 +61,14 @@ class HiddenStates:
     def batches(self) -> Iterator[Tensor]:
         """Views (B, T, C) of the states."""
         yield from self.states.split(self.batch)
+
+
+class _EnoughError(Exception):
+    """Nothing behind this place of the block is wanted."""
+
+
+def _enough(_module: nn.Module, _arguments: tuple[Tensor, ...]) -> None:
+    raise _EnoughError
 
 
 def _hook(part: str, consume: Consume) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

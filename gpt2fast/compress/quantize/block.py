@@ -1,0 +1,134 @@
+"""One block to integers, by any of the methods."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gpt2fast.compress.capture import HiddenStates
+from gpt2fast.compress.quantize import awq, smooth
+from gpt2fast.compress.quantize.clip import round_clipped
+from gpt2fast.compress.quantize.gptq import GptqOptions, gptq
+from gpt2fast.compress.quantize.inputs import InputStatistics, collect, relative_error
+from gpt2fast.compress.quantize.options import QuantizeOptions
+from gpt2fast.compress.quantize.rtn import round_to_nearest
+from gpt2fast.compress.state import CONV1D_PARTS, Model, QuantizedMatrix
+from gpt2fast.errors import GPT2FastError
+from gpt2fast.model.gpt2 import Block
+from gpt2fast.quantization import MatrixFormat
+
+
+def matrix_name(layer: int, part: str) -> str:
+    """Canonical name of a matrix of a block."""
+    return f"h.{layer}.{part}.weight"
+
+
+@torch.no_grad()
+def quantize_block(
+    model: Model, layer: int, states: HiddenStates | None, options: QuantizeOptions
+) -> dict[str, float]:
+    """Round those matrices of a block whose format is of integers and that are not rounded yet,
+    ``states`` being its inputs on the calibration text: each for the inputs that the ones before
+    it leave. Returns the relative squared error of each one's outputs (of its weights, without
+    text) by name.
+
+    Raises GPT2FastError naming the matrix whose numbers are not finite.
+    """
+    block = model.network.h[layer]
+    assert isinstance(block, Block)
+    forms = {part: options.format_of(matrix_name(layer, part)) for part in CONV1D_PARTS}
+    done = {part for part in CONV1D_PARTS if matrix_name(layer, part) in model.matrices}
+    todo = {part: form for part, form in forms.items() if form.is_integer and part not in done}
+    _condition(block, todo, states, options)
+    if options.method == "awq" and states is not None:
+        values_fixed = {"attn.c_proj"} if "attn.c_attn" in done else set()
+        _scale(model, layer, {part: todo[part] for part in todo.keys() - values_fixed}, states)
+    errors = {}
+    for part, form in todo.items():
+        name = matrix_name(layer, part)
+        seen = None if states is None else collect(states, (part,))[part]
+        errors[name] = quantize_matrix(model, name, form, seen, options.method, options)
+    return errors
+
+
+def quantize_matrix(
+    model: Model,
+    name: str,
+    form: MatrixFormat,
+    seen: InputStatistics | None,
+    method: str,
+    options: QuantizeOptions,
+) -> float:
+    """Replace one matrix by integers; ``seen`` tells of its inputs. Returns the relative squared
+    error of its outputs, or of its weights where nothing is known of the inputs."""
+    weight = model.weight(name).contiguous()
+    hessian = None if seen is None else seen.hessian
+    known = hessian is None or bool(torch.isfinite(hessian).all())
+    if not (known and bool(torch.isfinite(weight).all())):
+        raise not_finite(name, "its inputs on the calibration text" if not known else "its weights")
+    matrix = _round(weight, form, hessian, method, options, name)
+    if not bool(torch.isfinite(matrix.scales).all()):
+        raise not_finite(name, "its scales")
+    if hessian is None:
+        hessian = torch.eye(weight.shape[-1])
+    error = relative_error(weight, matrix.dequantize(), hessian)
+    model.set_quantized(name, matrix)  # ``weight`` may be a view of what this changes
+    return error
+
+
+def not_finite(name: str, what: str) -> GPT2FastError:
+    """The error for a matrix that cannot be quantized."""
+    return GPT2FastError(
+        f"{name}: {what} are not finite numbers; the checkpoint, or a pass before this one, is "
+        "damaged: nothing was written"
+    )
+
+
+def _round(
+    weight: Tensor,
+    form: MatrixFormat,
+    hessian: Tensor | None,
+    method: str,
+    options: QuantizeOptions,
+    name: str,
+) -> QuantizedMatrix:
+    if method == "rtn":
+        return round_to_nearest(weight, form)
+    if method == "gptq" and hessian is not None:
+        try:
+            return gptq(weight, hessian, form, GptqOptions(options.damping, options.act_order))
+        except ArithmeticError:
+            raise not_finite(name, "the sums over its inputs") from None
+    importance = None
+    if hessian is not None:
+        # What never fired in this text may in another: it keeps a little weight.
+        squares = hessian.diagonal()
+        importance = (squares + options.damping * squares.mean()).float()
+    return round_clipped(weight, form, importance)
+
+
+def _condition(
+    block: Block,
+    forms: dict[str, MatrixFormat],
+    states: HiddenStates | None,
+    options: QuantizeOptions,
+) -> None:
+    """Move factors between the parts to be rounded and what comes before them."""
+    normed = tuple(part for part in smooth.NORMS if part in forms)
+    if options.balance:
+        for part in normed:
+            smooth.balance(block, part)
+    if options.smooth is not None and states is not None and normed:
+        seen = collect(states, normed)
+        for part in normed:
+            smooth.smooth(block, part, seen[part].largest, options.smooth)
+
+
+def _scale(model: Model, layer: int, forms: dict[str, MatrixFormat], states: HiddenStates) -> None:
+    """Multiply channels by AWQ's factors, searched for while nothing of the block is rounded."""
+    scaled = tuple(part for part in awq.SCALED_PARTS if part in forms)
+    seen = collect(states, scaled) if scaled else {}
+    for part in scaled:
+        weight = model.weight(matrix_name(layer, part)).contiguous()
+        _, factors = awq.best_factors(weight, seen[part], forms[part])
+        awq.scale_channels(states.block, part, factors)

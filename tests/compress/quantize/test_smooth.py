@@ -1,0 +1,89 @@
+"""Factors that move between LayerNorm and matrix: the function is kept, outliers are undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.capture import HiddenStates
+from gpt2fast.compress.quantize.inputs import collect
+from gpt2fast.compress.quantize.smooth import NORMS, balance, move, parts_of, smooth
+from gpt2fast.compress.state import Model
+from gpt2fast.kernels import reference
+from gpt2fast.model.gpt2 import Block
+
+
+def inject_outliers(model: Model, size: float = 50.0, channels: int = 4) -> None:
+    """Some channels of each LayerNorm but the last times ``size``, rows behind it divided by it."""
+    generator = torch.Generator().manual_seed(5)
+    width = model.config.n_embd
+    for block in model.network.h:
+        assert isinstance(block, Block)
+        for part in NORMS:
+            factors = torch.ones(width)
+            factors[torch.randperm(width, generator=generator)[:channels]] = 1.0 / size
+            move(*parts_of(block, part), factors)
+
+
+@pytest.mark.parametrize("method", ["balance", "0", "0.5", "1"])
+def test_the_function_is_kept(
+    method: str, random_model: Callable[..., Model], random_calibration: Callable[..., Calibration]
+) -> None:
+    model, calibration = random_model(), random_calibration(101)
+    inject_outliers(model)
+    tokens = torch.from_numpy(calibration.windows)
+    before = model.network(tokens)
+    states = HiddenStates(model.network, calibration)
+    for part in NORMS:
+        old = model.weight(f"h.0.{part}.weight").clone()
+        if method == "balance":
+            balance(states.block, part)
+        else:
+            smooth(states.block, part, collect(states, (part,))[part].largest, float(method))
+        assert not torch.allclose(old, model.weight(f"h.0.{part}.weight"))
+    torch.testing.assert_close(model.network(tokens), before, rtol=1e-5, atol=1e-5)
+
+
+def test_outliers_are_undone(
+    random_model: Callable[..., Model], random_calibration: Callable[..., Calibration]
+) -> None:
+    """Activations in 8 bits and weights in 8 bits, both to nearest: what an outlier spoils in the
+    group of its channel is repaired."""
+    calibration = random_calibration(101)
+
+    def loss(model: Model, smoothed: bool) -> float:
+        states = HiddenStates(model.network, calibration)
+        x = states.block.ln_1(states.states)
+        exact = states.block.attn.c_attn(x)
+        if smoothed:
+            largest = collect(states, ("attn.c_attn",))["attn.c_attn"].largest
+            smooth(states.block, "attn.c_attn", largest, 0.5)
+            x = states.block.ln_1(states.states)
+        weight = reference.store_matrix(model.weight("h.0.attn.c_attn.weight"), "int8", 32)
+        rounded = reference.round_rows(x, "int8", 32) @ weight.T + states.block.attn.c_attn.bias
+        return float((rounded - exact).square().mean())
+
+    clean, spoiled, repaired = random_model(), random_model(), random_model()
+    inject_outliers(spoiled)
+    inject_outliers(repaired)
+    usual = loss(clean, smoothed=False)
+    assert loss(spoiled, smoothed=False) > 20 * usual
+    assert loss(repaired, smoothed=True) < 1.5 * usual
+
+
+def test_injected_outliers_do_not_matter_afterwards(
+    random_model: Callable[..., Model], random_calibration: Callable[..., Calibration]
+) -> None:
+    """Smoothed factors are products of powers: any that were moved before cancel out."""
+    calibration, results = random_calibration(101), []
+    for spoil in (False, True):
+        model = random_model()
+        if spoil:
+            inject_outliers(model)
+        states = HiddenStates(model.network, calibration)
+        smooth(states.block, "mlp.c_fc", collect(states, ("mlp.c_fc",))["mlp.c_fc"].largest, 0.5)
+        results.append(model.weight("h.0.mlp.c_fc.weight"))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
