@@ -29,7 +29,7 @@ $(VENV)/.peers: $(VENV)/.core
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.peers
-	$(PIP) install -c constraints.txt -e ".[torch,gpu,hf,dev]" --no-build-isolation
+	$(PIP) install -c constraints.txt -e ".[torch,gpu,hf,compress,dev]" --no-build-isolation
 	touch $@
 
 demo: $(VENV)/.peers

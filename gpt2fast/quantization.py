@@ -16,7 +16,7 @@ INTEGER_FORMATS = tuple(INTEGER_RANGES)
 GPU_FORMATS = ("fp8",)  # that the CUDA runner alone has
 GROUP_SIZES = (32, 64, 128)
 METHOD = "gpt2fast"  # quant_method in a config.json
-_DEFAULT_GROUP = 64
+DEFAULT_GROUP = 64
 _OVERRIDES = "overrides"  # in a quantization_config
 _MATRIX = re.compile(
     r"wte\.weight|lm_head\.weight"
@@ -97,9 +97,9 @@ class Quantization:
         groups = [str(size) for size in GROUP_SIZES]
         if match is None or (match[2] and match[2] not in groups):
             raise OptionError(f"quantization = {show(name)} is not known; use {_NAMES}")
-        blocks = MatrixFormat(match[1], int(match[2] or _DEFAULT_GROUP))
+        blocks = MatrixFormat(match[1], int(match[2] or DEFAULT_GROUP))
         small = match[1] in ("int4", "int3")
-        return Quantization(blocks, MatrixFormat("int8", _DEFAULT_GROUP) if small else blocks)
+        return Quantization(blocks, MatrixFormat("int8", DEFAULT_GROUP) if small else blocks)
 
     @property
     def is_mixed(self) -> bool:

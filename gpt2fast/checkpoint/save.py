@@ -1,4 +1,4 @@
-"""A quantized model as a Hugging Face directory that appears whole or not at all."""
+"""A model as a Hugging Face directory that appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gpt2fast.checkpoint.checkpoint import QUANTIZATION_FIELD
 from gpt2fast.checkpoint.json_file import read_json_object
@@ -39,10 +40,25 @@ def save_quantized(
     Everything is written beside ``out`` and gets its name by one rename. Raises OptionError where
     ``out`` holds something already, cannot be written, or the disk is too small.
     """
-    check_out(out)
     fields = read_json_object(source / _CONFIG)
     fields["tie_word_embeddings"] = config.tie_word_embeddings
     fields[QUANTIZATION_FIELD] = quantization.to_config()
+    save_checkpoint(
+        out, source, fields, tensors, panel_metadata(quantization), written, max_shard_bytes
+    )
+
+
+def save_checkpoint(
+    out: Path,
+    source: Path,
+    fields: dict[str, Any],
+    tensors: Sequence[NewTensor],
+    metadata: dict[str, str],
+    written: Written = lambda num_bytes: None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """The same with all of config.json in ``fields`` and ``metadata`` in the files of weights."""
+    check_out(out)
     with _clear_errors(out), _staged(out) as stage:
         small = [source / name for name in SMALL_FILES if name != _CONFIG]
         small = [file for file in small if file.is_file()]
@@ -50,7 +66,7 @@ def save_quantized(
         _check_room(out, stage, needed + sum(file.stat().st_size for file in small))
         for file in small:
             shutil.copyfile(file, stage / file.name)
-        write_weights(stage, tensors, panel_metadata(quantization), max_shard_bytes, written)
+        write_weights(stage, tensors, metadata, max_shard_bytes, written)
         write_json(stage / _CONFIG, fields)
 
 

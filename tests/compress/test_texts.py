@@ -1,0 +1,77 @@
+"""Three parts of text that have nothing in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt2fast.checkpoint import open_checkpoint
+from gpt2fast.compress.texts import SHARES, Sizes, split_texts
+from gpt2fast.errors import OptionError
+
+SIZES = Sizes(length=16, calibration=20, selection=9, verification=11)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    with open_checkpoint("demo") as checkpoint:
+        return checkpoint.load_tokenizer()
+
+
+def write(folder: Path, count: int, words: int, start: int = 0) -> list[str]:
+    """Files of numbers, each number once in all of them."""
+    folder.mkdir(exist_ok=True)
+    for index in range(count):
+        first = start + index * words
+        text = " ".join(f"{number:06d}" for number in range(first, first + words))
+        (folder / f"{start}-{index}.txt").write_text(text)
+    return [str(folder)]
+
+
+def numbers(windows: np.ndarray, tokenizer: Any) -> set[str]:
+    return {
+        word
+        for row in windows
+        for word in tokenizer.decode(row.tolist()).split()
+        if len(word) == 6 and word.isdigit()
+    }
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, 3000), (3, 900), (40, 60)])
+def test_no_text_is_in_two_parts(tmp_path: Path, tokenizer: Any, count: int, words: int) -> None:
+    texts = split_texts(write(tmp_path / "t", count, words), tokenizer, 0, SIZES)
+    found = [numbers(texts.parts[name], tokenizer) for name in SHARES]
+    assert all(found)
+    # A number may be cut in two at the end of a window; whole ones are in one part alone.
+    assert not found[0] & found[1]
+    assert not found[0] & found[2]
+    assert not found[1] & found[2]
+    for name in SHARES:
+        assert texts.parts[name].shape[1] == 16
+        assert 8 <= len(texts.parts[name]) <= SIZES.of(name)
+
+
+def test_text_to_verify_on_is_its_own(tmp_path: Path, tokenizer: Any) -> None:
+    mine, other = write(tmp_path / "a", 2, 1500), write(tmp_path / "b", 1, 900, start=500_000)
+    # A copy of a file that passes may see is left out of what is verified on.
+    (tmp_path / "b" / "copy.txt").write_text((tmp_path / "a" / "0-0.txt").read_text())
+    texts = split_texts(mine, tokenizer, 0, SIZES, other)
+    assert all(int(n) >= 500_000 for n in numbers(texts.parts["verification"], tokenizer))
+    assert all(int(n) < 500_000 for n in numbers(texts.parts["selection"], tokenizer))
+
+
+def test_the_key_tells_texts_apart(tmp_path: Path, tokenizer: Any) -> None:
+    first = split_texts(write(tmp_path / "a", 1, 3000), tokenizer, 0, SIZES)
+    again = split_texts([str(tmp_path / "a")], tokenizer, 0, SIZES)
+    other = split_texts(write(tmp_path / "b", 1, 3000, start=9000), tokenizer, 0, SIZES)
+    assert first.key == again.key != other.key
+
+
+def test_too_little_text_and_missing_files(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(OptionError, match=r"windows of 16 tokens, at least 8 are needed"):
+        split_texts(write(tmp_path / "t", 1, 100), tokenizer, 0, SIZES)
+    with pytest.raises(OptionError, match=r"none\.txt: no text files there"):
+        split_texts([str(tmp_path / "none.txt")], tokenizer, 0, SIZES)
