@@ -6,13 +6,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from gpt2fast.errors import MissingDependencyError, OptionError
-from gpt2fast.train.options import TrainOptions
+from gpt2fast.train.run_options import LoopOptions
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def make_accelerator(options: TrainOptions) -> Accelerator:
+def make_accelerator(options: LoopOptions) -> Accelerator:
     """The process's accelerator. Raises MissingDependencyError, or OptionError for a precision that
     cannot be had here."""
     # Before the first step, not where the last one has been taken and the plot is due.

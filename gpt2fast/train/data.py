@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,32 @@ from tokenizers import Tokenizer
 from gpt2fast.errors import OptionError
 from gpt2fast.train.corpus import Document
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _ENCODE_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Windows of one micro-batch, on the device of the model."""
+
+    rows: Tensor  # (B, context + 1), int64: inputs and shifted targets
+    numbers: NDArray[np.int64] | None  # (B,) which windows they are, where those are fixed
+
+
+class Sampler(Protocol):
+    """Which windows each step sees, as a pure function of the step."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that a window predicts."""
+
+    def batch(self, first: int, count: int) -> NDArray[np.int64]:
+        """Windows ``first`` to ``first + count`` since the run began: (count, context + 1)."""
+
+    def numbers(self, first: int, count: int) -> NDArray[np.int64] | None:
+        """Which of the fixed windows these are; None where windows shift between epochs."""
 
 
 def tokenize(
@@ -63,6 +89,44 @@ class WindowSampler:
             start = offset + order[position] * self.context
             rows[row] = self.tokens[start : start + self.context + 1]
         return rows
+
+    def numbers(self, first: int, count: int) -> None:
+        """None: the offset of an epoch shifts its windows."""
+
+
+@dataclass(frozen=True, eq=False)
+class FixedWindows:
+    """Windows (N, context + 1) that are the same in each epoch, in an order drawn from the seed and
+    the epoch's number: what is computed of a window once can be used again."""
+
+    windows: NDArray[np.int64]  # (N, context + 1)
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.windows.shape[0] < 1 or self.windows.shape[1] < 2:
+            raise OptionError(f"windows of shape {self.windows.shape} have nothing to predict")
+
+    @staticmethod
+    def cut(tokens: NDArray[np.int32], context: int, seed: int) -> FixedWindows:
+        """All whole windows of ``tokens`` (N,), side by side. Raises OptionError without any."""
+        WindowSampler(tokens, context, seed)
+        starts = np.arange((len(tokens) - 1) // context)[:, None] * context
+        return FixedWindows(tokens[starts + np.arange(context + 1)].astype(np.int64), seed)
+
+    @property
+    def context(self) -> int:
+        """Tokens that a window predicts."""
+        return int(self.windows.shape[1]) - 1
+
+    def batch(self, first: int, count: int) -> NDArray[np.int64]:
+        """Windows ``first`` to ``first + count`` since the run began: (count, context + 1)."""
+        return self.windows[self.numbers(first, count)]
+
+    def numbers(self, first: int, count: int) -> NDArray[np.int64]:
+        """Which rows of ``windows`` these are."""
+        epochs, positions = np.divmod(np.arange(first, first + count), len(self.windows))
+        orders = [_epoch_order(self.seed, int(e), 1, len(self.windows))[1] for e in epochs]
+        return np.asarray([order[p] for order, p in zip(orders, positions, strict=True)])
 
 
 @lru_cache(maxsize=2)  # a batch at the border of two epochs needs both

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpt2fast.errors import OptionError
 from gpt2fast.train.checkpointing import CHECKPOINTS, latest_checkpoint
-from gpt2fast.train.options import TrainOptions
+from gpt2fast.train.run_options import LoopOptions
 
 # exp() of it is still a float64, so perplexity and JSON stay numbers. Chance is log(vocab_size).
 _LARGEST_LOSS = 700.0
@@ -18,7 +18,7 @@ def is_diverged(loss: float) -> bool:
     return not (math.isfinite(loss) and loss <= _LARGEST_LOSS)
 
 
-def diverged(options: TrainOptions, what: str, step: int) -> OptionError:
+def diverged(options: LoopOptions, what: str, step: int) -> OptionError:
     """The error for a run whose ``what`` is not finite after ``step`` steps."""
     clip = f"--clip (now {options.clip:g})" if options.clip else "a --clip above 0"
     latest = latest_checkpoint(Path(options.out) / CHECKPOINTS)

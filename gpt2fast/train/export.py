@@ -13,28 +13,29 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt2fast.config import ModelConfig
-from gpt2fast.train.options import TrainOptions
 from gpt2fast.train.prepare import PreparedRun
+from gpt2fast.train.run_options import TextOptions
 from gpt2fast.train.tokenizer import END_OF_TEXT, copy_tokenizer, write_tokenizer
 
 
 def export_model(
-    state: Mapping[str, Tensor], run: PreparedRun, options: TrainOptions, record: dict[str, Any]
+    state: Mapping[str, Tensor],
+    run: PreparedRun,
+    options: TextOptions,
+    tokenizer_source: Path | None,
+    record: dict[str, Any],
 ) -> None:
     """Write weights in ``options.dtype``, configuration, tokenizer and ``training.json`` to
-    ``options.out``. Each file appears whole, by a rename."""
+    ``options.out``. Each file appears whole, by a rename. The tokenizer's files are copied from
+    ``tokenizer_source``, or written where it was trained by this run."""
     directory = Path(options.out)
     directory.mkdir(parents=True, exist_ok=True)
     _write_weights(state, getattr(torch, options.dtype), directory / "model.safetensors")
-    if options.tokenizer is not None:
-        copy_tokenizer(Path(options.tokenizer), directory)
-    elif options.init is None:
+    if tokenizer_source is not None:
+        copy_tokenizer(tokenizer_source, directory)
+    else:
         end = END_OF_TEXT if run.end_of_text is not None else None
         write_tokenizer(run.tokenizer, directory, run.config.n_positions, end)
-    else:
-        from gpt2fast.checkpoint import open_checkpoint
-
-        copy_tokenizer(open_checkpoint(options.init).path, directory)
     write_json(directory / "config.json", config_json(run.config, options.dropout, options.dtype))
     write_json(directory / "generation_config.json", _generation_config(run.config))
     write_json(directory / "training.json", record)

@@ -4,74 +4,76 @@
 from __future__ import annotations
 
 import math
-import os
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gpt2fast.model.gpt2 import GPT2
-from gpt2fast.train.accelerator import make_accelerator
 from gpt2fast.train.checkpointing import (
     CHECKPOINTS,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
-from gpt2fast.train.data import WindowSampler
-from gpt2fast.train.disk import check_disk, clear_disk_errors
+from gpt2fast.train.data import Batch, Sampler
+from gpt2fast.train.disk import check_disk
 from gpt2fast.train.divergence import diverged, is_diverged
 from gpt2fast.train.evaluation import HeldOut, evaluate
-from gpt2fast.train.export import export_model
 from gpt2fast.train.interrupt import TrainingInterrupted, deferred_interrupt
-from gpt2fast.train.memory import clear_memory_errors
 from gpt2fast.train.metrics import MetricsLog
-from gpt2fast.train.options import TrainOptions
+from gpt2fast.train.objective import Objective, next_token_loss
 from gpt2fast.train.plot import plot_losses
-from gpt2fast.train.prepare import PreparedRun, check_context, load_prepared, prepare
-from gpt2fast.train.record import training_record
+from gpt2fast.train.run_options import LoopOptions
 from gpt2fast.train.schedule import learning_rate, make_optimizer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+Progress = Callable[[int, int], None]  # steps done, steps in all
 
-def train(options: TrainOptions) -> dict[str, Any]:
-    """Train as ``options`` say, write the model to ``options.out``, return ``training.json``.
 
-    Raises OptionError for what the user can put right: options, text, a full disk.
-    """
-    accelerator = make_accelerator(options)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-        # tokenizers has a pool of its own, which takes its size from here when it is first used.
-        pool = min(options.threads, os.cpu_count() or 1)
-        os.environ.setdefault("RAYON_NUM_THREADS", str(pool))
-    with clear_disk_errors(options.out), clear_memory_errors():
-        with accelerator.main_process_first():
-            if accelerator.is_main_process:
-                prepare(options, accelerator.device.type == "cpu")
-        return Trainer(options, accelerator, load_prepared(options)).run()
+@dataclass(frozen=True, eq=False)
+class HeldOutText:
+    """Text that no step sees."""
+
+    tokens: NDArray[np.int32]  # (M,)
+    num_bytes: int  # UTF-8
 
 
 class Trainer:
-    """Model, optimizer and data of one run, and the steps it takes."""
+    """Model, optimizer and data of one run, and the steps it takes.
 
-    def __init__(self, options: TrainOptions, accelerator: Accelerator, run: PreparedRun) -> None:
-        self.options, self.accelerator, self.run_data = options, accelerator, run
-        self.context = check_context(options, run.config)
-        check_disk(options.out, run.config.num_parameters, options.keep)
-        self.sampler = WindowSampler(run.train_tokens, self.context, options.seed)
-        torch.manual_seed(options.seed)
-        model = _make_model(options, run)
-        model.to(accelerator.device)
-        optimizer = make_optimizer(model, options, accelerator.device)
+    ``progress`` is told of each step; without it, there is a bar.
+    """
+
+    def __init__(
+        self,
+        options: LoopOptions,
+        accelerator: Accelerator,
+        network: nn.Module,
+        sampler: Sampler,
+        objective: Objective,
+        held_out: HeldOutText | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.options, self.accelerator, self.sampler = options, accelerator, sampler
+        self.objective, self.held_out, self.progress = objective, held_out, progress
+        check_disk(options.out, sum(p.numel() for p in network.parameters()), options.keep)
+        network.to(accelerator.device)
+        objective.to(accelerator.device)
+        trained = [network] if objective.learned is None else [network, objective.learned]
+        optimizer = make_optimizer(trained, options, accelerator.device)
         self.model: nn.Module
         self.optimizer: Any
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model, *learned, self.optimizer = accelerator.prepare(*trained, optimizer)
+        self.modules = [self.model, *learned]
+        objective.learned = learned[0] if learned else None
         torch.manual_seed(options.seed + 1 + accelerator.process_index)  # dropout
         self.directory = Path(options.out)
         self.checkpoints = self.directory / CHECKPOINTS
@@ -81,35 +83,23 @@ class Trainer:
         if accelerator.is_main_process:
             self.metrics = MetricsLog(self.directory / "metrics.jsonl", self.first_step)
 
-    def run(self) -> dict[str, Any]:
-        """All steps, then evaluation on the whole held-out text and export."""
-        last = min(self.options.steps, self.options.stop_at or self.options.steps)
-        done = self._steps(last)
-        held_out = self._evaluate(done, None)
-        if self.metrics and held_out and done > self.first_step:
-            self.metrics.write(done, held_out_loss=held_out.nats_per_token)
-        return self._finish(done, held_out)
-
-    def _steps(self, last: int) -> int:
+    def run(self) -> int:
+        """Take all steps that are left, up to ``stop_at`` if given; returns how many are done."""
         options, step = self.options, self.first_step
+        last = min(options.steps, options.stop_at or options.steps)
         self.model.train()
-        loss_sum = torch.zeros((), device=self.accelerator.device)
-        started, since = time.perf_counter(), step
-        with self._progress(last) as bar, deferred_interrupt() as interrupted:
+        window = _Window(step)
+        with self._bar(last) as bar, deferred_interrupt() as interrupted:
             while step < last:
-                mean, norm = self._step(step)
+                mean, norm = self._step(step, window)
                 step += 1
-                loss_sum += mean
                 stop = self._check_step(step, mean, norm, interrupted())
                 bar.update(1)
+                if self.progress:
+                    self.progress(step, last)
                 if step % options.log_every == 0 or step == last:
-                    loss = self._mean(loss_sum) / (step - since)
-                    elapsed = time.perf_counter() - started
-                    rate = (step - since) * self._tokens_per_step / elapsed
-                    self._log(step, loss, rate)
-                    bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tok/s")
-                    loss_sum.zero_()
-                    started, since = time.perf_counter(), step
+                    bar.set_postfix_str(self._log(step, window))
+                    window = _Window(step)
                 if step % options.save_every == 0 or step == last or stop:
                     self._save(step)
                 if stop:
@@ -121,27 +111,28 @@ class Trainer:
                     self._evaluate_and_plot(step)
         return step
 
-    def _step(self, step: int) -> tuple[Tensor, Tensor]:
-        """One optimizer step over ``grad_accum`` micro-batches; its mean loss, nats/token, and the
-        norm of its gradient before clipping."""
+    def _step(self, step: int, window: _Window) -> tuple[Tensor, Tensor]:
+        """One optimizer step over ``grad_accum`` micro-batches; its mean loss and the norm of its
+        gradient before clipping."""
         options, accelerator = self.options, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, options)
         total = torch.zeros((), device=accelerator.device)
         norm: Tensor | None = None
         for micro in range(options.grad_accum):
-            rows = self._micro_batch(step * options.grad_accum + micro)
-            with accelerator.accumulate(self.model):
-                logits = self.model(rows[:, :-1])
-                loss = F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
-                accelerator.backward(loss)
+            batch = self._micro_batch(step * options.grad_accum + micro)
+            with accelerator.accumulate(*self.modules):
+                loss = self.objective(self.model, batch)
+                accelerator.backward(loss.total)
                 if accelerator.sync_gradients:
                     # An infinite bound measures and leaves each gradient as it is.
                     bound = options.clip or math.inf
-                    norm = accelerator.clip_grad_norm_(self.model.parameters(), bound)
+                    norm = accelerator.clip_grad_norm_(self._parameters(), bound)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            total += loss.detach() / options.grad_accum
+            total += loss.total.detach() / options.grad_accum
+            window.add_parts(loss.parts, options.grad_accum)
+        window.add("loss", total)
         return total, torch.zeros_like(total) if norm is None else norm.detach()
 
     def _check_step(self, step: int, loss: Tensor, norm: Tensor, interrupted: bool) -> bool:
@@ -162,43 +153,53 @@ class Trainer:
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            rows = self._micro_batch(step * self.options.grad_accum)
-            logits = self.model(rows[:, :-1])
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
+            batch = self._micro_batch(step * self.options.grad_accum)
+            loss = next_token_loss(self.model, batch.rows)
         self.model.train(was_training)
         if is_diverged(self._mean(loss)):
             raise diverged(self.options, "loss", step)
         save_checkpoint(self.accelerator, self.checkpoints, step, self.options.keep)
 
-    def _micro_batch(self, micro: int) -> Tensor:
-        """Token ids (B, context + 1) of this process in micro-batch ``micro`` of the run."""
+    def _micro_batch(self, micro: int) -> Batch:
+        """What this process sees in micro-batch ``micro`` of the run."""
         index = micro * self.accelerator.num_processes + self.accelerator.process_index
-        rows = self.sampler.batch(index * self.options.batch_size, self.options.batch_size)
-        return torch.from_numpy(rows).to(self.accelerator.device)
+        first, count = index * self.options.batch_size, self.options.batch_size
+        rows = torch.from_numpy(self.sampler.batch(first, count)).to(self.accelerator.device)
+        return Batch(rows, self.sampler.numbers(first, count))
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for module in self.modules for parameter in module.parameters()]
 
     @property
-    def _tokens_per_step(self) -> int:
+    def tokens_per_step(self) -> int:
+        """Tokens predicted in a step, by all processes."""
         sequences = self.options.batch_size * self.options.grad_accum
-        return int(sequences * self.accelerator.num_processes * self.context)
+        return int(sequences * self.accelerator.num_processes * self.sampler.context)
 
     def _mean(self, value: Tensor) -> float:
         return float(self.accelerator.reduce(value.clone(), "mean").item())
 
-    def _log(self, step: int, loss: float, rate: float) -> None:
+    def _log(self, step: int, window: _Window) -> str:
+        """Write the means since the last record; returns them for the bar."""
+        elapsed, steps = time.perf_counter() - window.started, step - window.first
+        means = {name: self._mean(total) / steps for name, total in window.totals.items()}
+        rate = steps * self.tokens_per_step / elapsed
         if self.metrics:
             lr = learning_rate(step - 1, self.options)
-            self.metrics.write(step, loss=loss, lr=lr, tokens_per_second=round(rate))
+            self.metrics.write(step, **means, lr=lr, tokens_per_second=round(rate))
+        return f"loss {means['loss']:.3f}, {rate:,.0f} tok/s"
 
-    def _evaluate(self, step: int, max_tokens: int | None) -> HeldOut | None:
-        tokens = self.run_data.held_out_tokens
-        if len(tokens) < 2:
+    def evaluate(self, step: int, max_tokens: int | None) -> HeldOut | None:
+        """Loss of the first ``max_tokens`` held-out tokens after ``step`` steps; None where nothing
+        is held out. Raises OptionError if it is not finite."""
+        if self.held_out is None or len(self.held_out.tokens) < 2:
             return None
         held_out = evaluate(
             self.accelerator,
             self.model,
-            tokens,
-            self.run_data.held_out_bytes,
-            self.context,
+            self.held_out.tokens,
+            self.held_out.num_bytes,
+            self.sampler.context,
             self.options.batch_size,
             max_tokens,
         )
@@ -207,47 +208,35 @@ class Trainer:
         return held_out
 
     def _evaluate_and_plot(self, step: int) -> None:
-        held_out = self._evaluate(step, self.options.eval_tokens)
+        held_out = self.evaluate(step, self.options.eval_tokens)
         if self.metrics:
             if held_out:
                 self.metrics.write(step, held_out_loss=held_out.nats_per_token)
             plot_losses(self.metrics.read(), self.directory / "loss_curve.png")
 
-    def _finish(self, done: int, held_out: HeldOut | None) -> dict[str, Any]:
-        state = self.accelerator.get_state_dict(self.model)
-        record = training_record(
-            self.options,
-            self.run_data,
-            done,
-            done * self._tokens_per_step,
-            self.run_data.config.num_parameters,
-            held_out,
-        )
-        if self.metrics:
-            export_model(state, self.run_data, self.options, record)
-            plot_losses(self.metrics.read(), self.directory / "loss_curve.png")
-        self.accelerator.wait_for_everyone()
-        return record
-
-    def _progress(self, last: int) -> Any:
+    def _bar(self, last: int) -> Any:
         from tqdm import tqdm
 
         return tqdm(
             total=last,
             initial=min(self.first_step, last),
-            desc="train",
+            desc=self.options.command_name,
             unit="step",
             dynamic_ncols=True,
-            disable=not self.accelerator.is_main_process,
+            disable=self.progress is not None or not self.accelerator.is_main_process,
         )
 
 
-def _make_model(options: TrainOptions, run: PreparedRun) -> GPT2:
-    if options.init is None:
-        return GPT2(run.config, options.dropout)
-    from gpt2fast.checkpoint import open_checkpoint
-    from gpt2fast.model.weights import load_weights
+class _Window:
+    """Sums over the steps since the last record."""
 
-    model = GPT2(run.config, options.dropout)
-    load_weights(model, open_checkpoint(options.init))
-    return model
+    def __init__(self, first: int) -> None:
+        self.first, self.started = first, time.perf_counter()
+        self.totals: dict[str, Tensor] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        self.totals[name] = self.totals[name] + value if name in self.totals else value
+
+    def add_parts(self, parts: Mapping[str, Tensor], share: int) -> None:
+        for name, value in parts.items():
+            self.add(name, value.detach() / share)

@@ -24,7 +24,7 @@ def check_memory(num_parameters: int, on_cpu: bool) -> None:
     if 0 < memory < needed:
         raise OptionError(
             f"training {num_parameters:,} parameters needs {human_size(needed)} of memory, this "
-            f"machine has {human_size(memory)}; give a smaller --n-embd, --n-layer or --vocab-size"
+            f"machine has {human_size(memory)}; give a smaller model"
         )
 
 

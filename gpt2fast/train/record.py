@@ -8,14 +8,14 @@ from importlib.metadata import version
 from typing import Any
 
 from gpt2fast.train.evaluation import HeldOut
-from gpt2fast.train.options import TrainOptions
 from gpt2fast.train.prepare import PreparedRun
+from gpt2fast.train.run_options import TextOptions
 
 _PACKAGES = ("torch", "accelerate", "tokenizers", "numpy", "safetensors")
 
 
 def training_record(
-    options: TrainOptions,
+    options: TextOptions,
     run: PreparedRun,
     steps: int,
     tokens_seen: int,

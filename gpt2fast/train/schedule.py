@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-from gpt2fast.train.options import TrainOptions
+from gpt2fast.train.run_options import LoopOptions
 
 
-def learning_rate(step: int, options: TrainOptions) -> float:
+def learning_rate(step: int, options: LoopOptions) -> float:
     """Rate of step ``step`` (from 0): linear warm-up, then a cosine (Loshchilov and Hutter 2017)
     from ``lr`` down to ``lr * min_lr_ratio`` at the last step.
 
@@ -24,10 +25,10 @@ def learning_rate(step: int, options: TrainOptions) -> float:
 
 
 def make_optimizer(
-    model: nn.Module, options: TrainOptions, device: torch.device
+    modules: Iterable[nn.Module], options: LoopOptions, device: torch.device
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019); weight decay on matrices, none on gains and biases."""
-    parameters = list(model.parameters())
+    parameters = [parameter for module in modules for parameter in module.parameters()]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": options.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},

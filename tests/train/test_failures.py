@@ -20,12 +20,13 @@ from gpt2fast.cli import main  # noqa: E402
 from gpt2fast.errors import CheckpointError, OptionError  # noqa: E402
 from gpt2fast.train import loop  # noqa: E402
 from gpt2fast.train.disk import check_disk, clear_disk_errors, human_size  # noqa: E402
-from gpt2fast.train.loop import train  # noqa: E402
 from gpt2fast.train.memory import check_memory, clear_memory_errors  # noqa: E402
 from gpt2fast.train.metrics import MetricsLog  # noqa: E402
 from gpt2fast.train.options import TrainOptions  # noqa: E402
 from gpt2fast.train.prepare import prepare  # noqa: E402
+from gpt2fast.train.run import train  # noqa: E402
 from gpt2fast.train.schedule import learning_rate  # noqa: E402
+from gpt2fast.train.training import Training  # noqa: E402
 
 TINY: dict[str, Any] = {
     "vocab_size": 270,
@@ -104,7 +105,7 @@ def test_a_run_without_checkpoint_starts_over(
     text: str, finished: Path, tmp_path: Path, resume: bool
 ) -> None:
     out = tmp_path / "out"
-    prepare(options_for(out, text), on_cpu=True)  # and then the machine went down
+    prepare(Training(options_for(out, text)), on_cpu=True)  # and then the machine went down
     assert (out / "run" / "run.json").exists()
     train(options_for(out, text, resume=resume))
     assert weights(out) == weights(finished)
@@ -222,14 +223,14 @@ def test_divergence_leaves_the_last_good_checkpoint(
 def test_a_gradient_that_is_not_finite_stops_the_run(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = loop._make_model
+    make = Training.network
 
     def make_steep(*args: Any) -> Any:
         model: Any = make(*args)
         next(model.parameters()).register_hook(lambda gradient: gradient * math.inf)
         return model
 
-    monkeypatch.setattr(loop, "_make_model", make_steep)
+    monkeypatch.setattr(Training, "network", make_steep)
     with pytest.raises(OptionError, match="gradient norm is not finite at step 1"):
         train(options_for(tmp_path / "out", text, clip=0.0))
 

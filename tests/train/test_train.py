@@ -25,8 +25,8 @@ from gpt2fast.cli import main  # noqa: E402
 from gpt2fast.config import LayerShape  # noqa: E402
 from gpt2fast.errors import MissingDependencyError, OptionError  # noqa: E402
 from gpt2fast.train.disk import clear_disk_errors  # noqa: E402
-from gpt2fast.train.loop import train  # noqa: E402
 from gpt2fast.train.options import TrainOptions  # noqa: E402
+from gpt2fast.train.run import train  # noqa: E402
 
 TINY: dict[str, Any] = {
     "vocab_size": 280,
