@@ -14,7 +14,10 @@ from gpt2fast.train.run_options import TextOptions, flag_name
 
 Options = TypeVar("Options", bound=TextOptions)
 
-_TYPES = {"int": int, "int | None": int, "float": float, "str": str, "str | None": str}
+_TYPES = {
+    **{"int": int, "int | None": int, "float": float, "float | None": float},
+    **{"str": str, "str | None": str},
+}
 _ITEMS = {"tuple[str, ...]": str, "tuple[int, ...]": int}
 
 

@@ -58,7 +58,7 @@ def _run(task: Task, accelerator: Accelerator, run: PreparedRun) -> dict[str, An
         accelerator,
         network,
         sampler,
-        task.objective(network),
+        task.objective(network, sampler, accelerator),
         HeldOutText(run.held_out_tokens, run.held_out_bytes),
     )
     done = trainer.run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,13 @@ from gpt2fast.train.data import Sampler, WindowSampler
 from gpt2fast.train.objective import Objective
 from gpt2fast.train.run_options import TextOptions
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 
 class Task(ABC):
-    """What ``run_task`` runs. Built on every process; none of its methods has a side effect."""
+    """What ``run_task`` runs. Built on every process; ``objective`` alone may take
+    long or write a file."""
 
     options: TextOptions
 
@@ -47,8 +51,8 @@ class Task(ABC):
     def network(self, config: ModelConfig) -> GPT2:
         """The network before its first step. The random state is that of the run's seed."""
 
-    def objective(self, network: GPT2) -> Objective:
-        """What ``network`` is to minimise."""
+    def objective(self, network: GPT2, sampler: Sampler, accelerator: Accelerator) -> Objective:
+        """What ``network`` is to minimise on the windows of ``sampler``."""
         return Objective()
 
     def sampler(self, tokens: NDArray[np.int32], context: int) -> Sampler:
