@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
+from gpt2fast.checkpoint import open_checkpoint  # noqa: E402
 from gpt2fast.compress.calibration import Calibration  # noqa: E402
 from gpt2fast.compress.distill.losses import FORWARD_KL, divergence  # noqa: E402
 from gpt2fast.compress.distill.options import RecoverOptions  # noqa: E402
@@ -23,6 +24,9 @@ from gpt2fast.errors import OptionError  # noqa: E402
 from gpt2fast.kernels import reference  # noqa: E402
 from gpt2fast.model.gpt2 import GPT2  # noqa: E402
 from gpt2fast.quantization import MatrixFormat  # noqa: E402
+from gpt2fast.train.corpus import python_documents  # noqa: E402
+from gpt2fast.train.data import FixedWindows, tokenize  # noqa: E402
+from gpt2fast.train.objective import next_token_loss  # noqa: E402
 
 SHORT = RecoverOptions(steps=12, save_every=4, batch_size=2, lr=3e-3, log_every=4, seed=5)
 FC = "h.0.mlp.c_fc.weight"
@@ -146,3 +150,25 @@ def test_rounding_the_bundled_model_is_partly_undone(tmp_path: Path) -> None:
     options = RecoverOptions(steps=20, batch_size=4, lr=1e-4)
     recover_model(model, original.network, windows[:16], tmp_path, options)
     assert distance(model.network, original.network, windows[16:]) < 0.9 * before
+
+
+def test_a_teacher_is_worth_more_than_the_text_alone(tmp_path: Path) -> None:
+    """A half-depth student of the bundled model: the same windows and steps, without and with its
+    teacher, judged by the cross-entropy of text that no step saw."""
+    teacher, tokenizer = open_model("demo").network, open_checkpoint("demo").load_tokenizer()
+    assert tokenizer is not None
+    tokens = tokenize(tokenizer, python_documents()[100:130], 0)[: 160 * 32 + 1]
+    windows = FixedWindows.cut(tokens, 32, 0).windows
+    losses = {}
+    for name, weights in (("alone", (0.0, 1.0)), ("taught", (1.0, 0.0))):
+        student = frozen(student_from(teacher, depth=2))
+        options = RecoverOptions(
+            steps=16,
+            lr=1e-3,
+            warmup=2,
+            divergence_weight=weights[0],
+            ce_weight=weights[1],
+        )
+        recover(student, teacher, windows[:64], tmp_path / name, options)
+        losses[name] = next_token_loss(student, torch.from_numpy(windows[96:])).item()
+    assert losses["taught"] < losses["alone"] - 0.1
