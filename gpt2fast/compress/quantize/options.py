@@ -21,7 +21,7 @@ class QuantizeOptions:
     """
 
     method: str = "gptq"  # of the blocks' matrices: "rtn", "clip", "awq" or "gptq"
-    format: MatrixFormat = _INT4  # of the blocks' matrices; "float32" leaves them
+    blocks: MatrixFormat = _INT4  # of the blocks' matrices; "float32" leaves them
     head: MatrixFormat = _INT8  # of embedding and head
     head_method: str = "clip"  # "rtn", "clip" or "gptq"
     overrides: tuple[tuple[str, MatrixFormat], ...] = ()  # canonical matrix name -> its own format
@@ -33,7 +33,7 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
         _one_of("head_method", self.head_method, HEAD_METHODS)
-        for name, form in (("blocks", self.format), ("head", self.head), *self.overrides):
+        for name, form in (("blocks", self.blocks), ("head", self.head), *self.overrides):
             if form.name not in (*INTEGER_FORMATS, "float32"):
                 known = ", ".join((*INTEGER_FORMATS, "float32"))
                 raise OptionError(f"{name}: cannot be made {form.label}; use one of {known}")
@@ -44,7 +44,7 @@ class QuantizeOptions:
 
     def format_of(self, name: str) -> MatrixFormat:
         """The format of the matrix of canonical ``name``."""
-        usual = self.head if name in (EMBEDDING, HEAD) else self.format
+        usual = self.head if name in (EMBEDDING, HEAD) else self.blocks
         return dict(self.overrides).get(name, usual)
 
     @property

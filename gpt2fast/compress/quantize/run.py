@@ -108,7 +108,7 @@ def _record(
     seconds: float,
 ) -> dict[str, Any]:
     fields = asdict(options)
-    for name in ("format", "head"):
+    for name in ("blocks", "head"):
         fields[name] = getattr(options, name).label
     fields["overrides"] = {name: form.label for name, form in options.overrides}
     return {

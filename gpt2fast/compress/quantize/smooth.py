@@ -29,7 +29,9 @@ def balance(block: Block, part: str) -> None:
     size = matrix.weight.double().square().mean(1).sqrt().float()
     gain = norm.weight.abs()
     usable = (size > _TINY) & (gain > _TINY) & torch.isfinite(size)
-    move(norm, matrix, torch.where(usable, torch.sqrt(gain / size), 1.0))
+    # By way of float64, since torch's root of a float32 is not always the nearest one.
+    factors = torch.sqrt((gain / size).double()).float()
+    move(norm, matrix, torch.where(usable, factors, 1.0))
 
 
 def smooth(block: Block, part: str, largest: Tensor, alpha: float) -> None:

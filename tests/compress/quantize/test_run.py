@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from gpt2fast import LLM
+from gpt2fast.compress.artifact import save_model
 from gpt2fast.compress.calibration import Calibration
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
 from gpt2fast.compress.state import Model
 from gpt2fast.errors import GPT2FastError, OptionError
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat
 
-INT3, INT8 = MatrixFormat("int3", 32), MatrixFormat("int8", 64)
+INT3, INT4, INT8 = (MatrixFormat("int3", 32), MatrixFormat("int4", 32), MatrixFormat("int8", 64))
 FLOAT = MatrixFormat("float32")
 MakeModel = Callable[..., Model]
 MakeText = Callable[..., Calibration]
@@ -39,6 +43,20 @@ def test_every_matrix_is_what_its_integers_say(
     assert record["relative_error"].keys() == model.matrices.keys()
     assert all(0 < error < 0.2 for error in record["relative_error"].values())
     assert record["calibration_tokens"] == text.num_tokens
+
+
+def test_what_is_saved_is_what_was_calibrated(
+    random_model: MakeModel, random_calibration: MakeText, tmp_path: Path
+) -> None:
+    model, tokens = random_model(), [1, 5, 9, 100]
+    own = (("h.0.attn.c_attn.weight", FLOAT), ("h.1.mlp.c_proj.weight", INT8))
+    quantize(model, random_calibration(101), QuantizeOptions("gptq", INT4, INT8, overrides=own))
+    save_model(model, tmp_path / "out")
+    wanted = model.network(torch.tensor([tokens]))[0].numpy()
+    with LLM(tmp_path / "out", device="torch") as llm:
+        np.testing.assert_allclose(llm.logits(tokens), wanted, atol=1e-4, rtol=1e-4)
+    with LLM(tmp_path / "out") as llm:  # activations are rounded to 8 bits
+        assert np.abs(llm.logits(tokens) - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 def test_overrides_leave_matrices_alone(
@@ -85,8 +103,8 @@ def test_later_blocks_are_rounded_for_what_earlier_ones_became(
 ) -> None:
     coarse, fine, text = random_model(), random_model(), random_calibration(101)
     own = (("h.0.mlp.c_fc.weight", INT8),)
-    quantize(coarse, text, QuantizeOptions(format=INT3))
-    quantize(fine, text, QuantizeOptions(format=INT3, overrides=own))
+    quantize(coarse, text, QuantizeOptions(blocks=INT3))
+    quantize(fine, text, QuantizeOptions(blocks=INT3, overrides=own))
     first, last = "h.0.attn.c_attn.weight", "h.1.mlp.c_fc.weight"
     assert torch.equal(coarse.matrices[first].integers, fine.matrices[first].integers)
     assert not torch.equal(coarse.matrices[last].integers, fine.matrices[last].integers)
@@ -110,7 +128,7 @@ def test_numbers_that_are_not_finite_are_named(
     [
         ({"method": "best"}, "method = 'best'"),
         ({"head_method": "awq"}, "head_method"),
-        ({"format": MatrixFormat("fp8", 64)}, "cannot be made fp8-g64"),
+        ({"blocks": MatrixFormat("fp8", 64)}, "cannot be made fp8-g64"),
         ({"smooth": 1.5}, "smooth = 1.5"),
         ({"damping": -0.1}, "damping"),
     ],
