@@ -1,0 +1,119 @@
+"""Zeros in matrices of unchanged shape: magnitude, random, Wanda, SparseGPT, at any place or n:m.
+
+For study: the result is stored and run as a dense matrix and is no faster on any runner here
+(``docs/compression.md`` has the figures). Embedding and head stay as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.capture import HiddenStates
+from gpt2fast.compress.moments import SecondMoment
+from gpt2fast.compress.prune.checks import require_finite, require_float
+from gpt2fast.compress.prune.masks import Pattern, mask_of_matrix
+from gpt2fast.compress.prune.progress import Progress, quiet
+from gpt2fast.compress.prune.reconstruct import output_error
+from gpt2fast.compress.prune.sparsegpt import sparsegpt
+from gpt2fast.compress.prune.wanda import wanda
+from gpt2fast.compress.state import CONV1D_PARTS, Model
+from gpt2fast.errors import OptionError
+from gpt2fast.model.gpt2 import Block, Conv1D
+
+METHODS = ("sparsegpt", "wanda", "magnitude", "random")
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """How ``prune_weights`` works. Raises OptionError for what it cannot do."""
+
+    method: str = "sparsegpt"  # of METHODS
+    sparsity: float = 0.5  # of the weights of each matrix of a block; n:m decides it itself
+    pattern: str = "unstructured"  # or "n:m" such as "2:4": n of m adjacent inputs stay
+    damping: float = 0.01  # of SparseGPT's second moment, in units of its mean diagonal
+    seed: int = 0  # of "random", the control
+
+    def __post_init__(self) -> None:
+        Pattern.parse(self.pattern, self.sparsity)
+        if self.method not in METHODS:
+            raise OptionError(f"method = {self.method!r} is none of {', '.join(METHODS)}")
+        if not self.damping >= 0:
+            raise OptionError(f"damping = {self.damping} must not be negative")
+
+
+def prune_weights(
+    model: Model,
+    calibration: Calibration,
+    options: WeightOptions = WeightOptions(),
+    progress: Progress = quiet,
+) -> None:
+    """Set weights of all matrices of all blocks to zero, block by block; the statistics of a block
+    are of what the pruned blocks before it give.
+
+    Raises OptionError for a quantized model, and CheckpointError, naming the layer, for NaN.
+    """
+    require_float(model)
+    network = copy.deepcopy(model.network)
+    states = HiddenStates(network, calibration)
+    generator = torch.Generator().manual_seed(options.seed)
+    layers: list[dict[str, Any]] = []
+    for layer in range(network.config.n_layer):
+        progress(f"{options.method}: block {layer + 1} of {network.config.n_layer}")
+        moments = _moments(states)
+        errors = {}
+        for part, moment in moments.items():
+            require_finite(moment.matrix, f"the input of h.{layer}.{part}")
+            matrix = _matrix(states.block, part)
+            new = _pruned(matrix.weight.T, moment, options, generator).T
+            require_finite(new, f"h.{layer}.{part}.weight after {options.method}")
+            errors[part] = output_error(moment, matrix.weight, new)
+            matrix.weight.copy_(new)
+        layers.append({"error": errors})
+        states.advance()
+    model.replace_network(network)
+    entry = {"pass": "prune_weights", **asdict(options), "layers": layers}
+    model.history.append({**entry, "reached": sparsity(model), "calibration": calibration.origin})
+
+
+def sparsity(model: Model) -> float:
+    """Fraction of zeros among the weights of all matrices of the blocks."""
+    names = [name for name in model.matrix_names() if name.startswith("h.")]
+    weights = [model.weight(name) for name in names]
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    return zeros / sum(weight.numel() for weight in weights)
+
+
+def _pruned(
+    weight: Tensor, moment: SecondMoment, options: WeightOptions, generator: torch.Generator
+) -> Tensor:
+    """``weight`` (N, K) after the method's own choice of zeros."""
+    pattern = Pattern.parse(options.pattern, options.sparsity)
+    if options.method == "sparsegpt":
+        return sparsegpt(weight, moment.matrix, pattern, options.damping)
+    if options.method == "wanda":
+        return wanda(weight, moment.square, pattern)
+    scores = weight.abs()
+    if options.method == "random":
+        scores = torch.rand(weight.shape, generator=generator).to(weight.device)
+    return weight.masked_fill(mask_of_matrix(scores, pattern), 0.0)
+
+
+def _moments(states: HiddenStates) -> dict[str, SecondMoment]:
+    moments = {
+        part: SecondMoment(len(_matrix(states.block, part).weight), states.states.device)
+        for part in CONV1D_PARTS
+    }
+    states.inputs(CONV1D_PARTS, lambda part, rows: moments[part].add(rows))
+    return moments
+
+
+def _matrix(block: Block, part: str) -> Conv1D:
+    module = block.get_submodule(part)
+    assert isinstance(module, Conv1D)
+    return module
