@@ -13,6 +13,7 @@ _EXAMPLES = """\
 examples:
   gpt2fast eval demo --text held-out.txt
   gpt2fast eval demo --quantization int4 --reference demo --text held-out.txt
+  gpt2fast eval ./small --reference gpt2 --lambada lambada_test.jsonl --bias
   gpt2fast eval gpt2 --text wiki.test.raw --protocol transformers --detokenizer wikitext-rows
   gpt2fast eval gpt2 --text wiki.test.raw --protocol lm-eval --detokenizer wikitext --json
 """
@@ -22,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "eval",
-        help="perplexity, agreement with a reference",
+        help="perplexity, last words, bias, agreement with a reference",
         description="Measure the quality of a model on your text, with the protocol stated and a "
         "95 % interval; with --reference, what it lost against another model on the same text.",
         epilog=_EXAMPLES,
@@ -62,11 +63,21 @@ def _add_measures(group: Any) -> None:
     add("--context", type=int, metavar="N", help="tokens of a window (the model's context)")
     add("--stride", type=int, metavar="N", help="between windows (half of it; transformers: 512)")
     add("--max-tokens", type=int, metavar="N", help="of the text's beginning (all of it)")
+    add("--lambada", metavar="FILE", help="accuracy on last words: JSON lines with text, or plain")
+    add(
+        "--bias",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="FILE",
+        help="log-odds of pairs such as he and she in sentences: bundled ones, or a file's",
+    )
     add("--seed", type=int, default=0, help="of the bootstrap (0)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure; print the measures or one JSON object."""
+    from gpt2fast.cli.eval_table import render
     from gpt2fast.cli.progress import Progress
     from gpt2fast.evaluate.report import evaluate
 
@@ -75,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
             args.model,
             reference=args.reference,
             text=args.text,
+            lambada=args.lambada,
+            bias=args.bias,
             protocol=args.protocol,
             detokenizer=args.detokenizer,
             context=args.context,
@@ -91,72 +104,3 @@ def run(args: argparse.Namespace) -> int:
         )
     streams.write((json.dumps(report, indent=2) if args.json else render(report)) + "\n")
     return 0
-
-
-def render(report: dict[str, Any]) -> str:
-    """The report for a person, one fact a line."""
-    rows: list[tuple[str, str]] = [("model", _model(report["model"]))]
-    if "reference" in report:
-        rows.append(("reference", _model(report["reference"])))
-    if "perplexity" in report:
-        rows += _text_rows(report)
-    return "\n".join(f"{label:<18}{text}" for label, text in rows)
-
-
-def _model(facts: dict[str, Any]) -> str:
-    options = [f"{key} {value}" for key, value in facts.items() if key != "name"]
-    return f"{facts['name']} ({', '.join(options)})" if options else str(facts["name"])
-
-
-def _text_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
-    found = report["perplexity"]
-    rows = [
-        ("text", f"{found['file']} (sha256 {found['sha256'][:12]})"),
-        (
-            "protocol",
-            f"{found['protocol']}, detokenizer {found['detokenizer']}, context "
-            f"{found['context']}, stride {found['stride']}: {found['tokens']} tokens, "
-            f"{found['bytes']} bytes, {found['words']} words in {found['windows']} windows",
-        ),
-    ]
-    for name, unit in _MEASURES.items():
-        if name in found:
-            rows.append((unit, _with_reference(report, name)))
-    if "comparison" in report:
-        lost, kl, top = report["comparison"], report["kl"], report["top1_agreement"]
-        percent = (lost["percent"], lost["percent_low"], lost["percent_high"])
-        same = [None if top[key] is None else 100 * top[key] for key in ("mean", "low", "high")]
-        rows += [
-            ("perplexity change", _bounds(*percent, "+.3f", " %")),
-            ("nats a token", _bounds(lost["nats_difference"], lost["low"], lost["high"], "+.5f")),
-            ("KL(ref || model)", _bounds(kl["mean"], kl["low"], kl["high"], ".5f", " nats")),
-            ("same favourite", _bounds(same[0], same[1], same[2], ".2f", " %")),
-        ]
-    return rows
-
-
-_MEASURES = {
-    "perplexity": "perplexity",
-    "bits_per_byte": "bits a byte",
-    "word_perplexity": "word perplexity",
-    "byte_perplexity": "byte perplexity",
-}
-
-
-def _with_reference(report: dict[str, Any], name: str) -> str:
-    found = report["perplexity"]
-    low, high = found["interval"][name] or (None, None)
-    text = _bounds(found[name], low, high, ".4f")
-    if "reference_perplexity" in report:
-        text += f"; reference {report['reference_perplexity'][name]:.4f}"
-    return text
-
-
-def _bounds(
-    value: float | None, low: float | None, high: float | None, form: str, unit: str = ""
-) -> str:
-    """A figure with its interval."""
-    shown = "out of range" if value is None else f"{value:{form}}{unit}"
-    if low is None or high is None:
-        return f"{shown} (too few windows for an interval)"
-    return f"{shown} [{low:{form}}, {high:{form}}]"

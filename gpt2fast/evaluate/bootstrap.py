@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,13 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 LEAST_GROUPS = 5  # below, an interval would mean nothing
 _BLOCK = 1 << 20  # random numbers at a time
+
+
+class Boot(TypedDict):
+    """The randomness of an interval, as keywords of the functions below."""
+
+    seed: int
+    resamples: int
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gpt2fast.config import ModelConfig
-from gpt2fast.engine.llm import LLM
 from gpt2fast.errors import OptionError
-from gpt2fast.evaluate.bootstrap import LEVEL, RESAMPLES, interval
+from gpt2fast.evaluate.bias import TEMPLATES, Sentence, bias_log_odds, read_sentences
+from gpt2fast.evaluate.bias_summary import compare_bias, summarize_bias
+from gpt2fast.evaluate.bootstrap import LEVEL, RESAMPLES, Boot, interval
 from gpt2fast.evaluate.divergence import compare_logits
-from gpt2fast.evaluate.scoring import token_nats
-from gpt2fast.evaluate.summary import compare, perplexity
+from gpt2fast.evaluate.last_word import Passages, last_words, read_passages
+from gpt2fast.evaluate.pair import Model, Pair, describe, first_token, open_pair
+from gpt2fast.evaluate.scoring import Step, token_nats
+from gpt2fast.evaluate.summary import (
+    compare_last_words,
+    compare_perplexity,
+    perplexity,
+    summarize_last_words,
+)
 from gpt2fast.evaluate.text import Text, read_text
 from gpt2fast.evaluate.windows import make_protocol
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-_SHARED_OPTIONS = ("device", "num_threads")  # which do not change what a model computes
-Model = str | os.PathLike[str] | LLM
 # Called with what is being done, how many parts of it are done, and how many there are.
 Progress = Callable[[str, int, int], None]
 
@@ -35,6 +32,8 @@ def evaluate(
     model: Model,
     *,
     text: str | Path | None = None,
+    lambada: str | Path | None = None,
+    bias: bool | str | Path = False,
     reference: Model | None = None,
     protocol: str = "stride",
     detokenizer: str = "none",
@@ -54,126 +53,90 @@ def evaluate(
             so that it is the checkpoint as it is.
         text: a file for perplexity, under ``protocol`` (stride, transformers or lm-eval) with its
             ``detokenizer``, ``context``, ``stride`` and ``max_tokens`` (docs/evaluation.md).
+        lambada: a file of passages for last-word accuracy.
+        bias: True for the bundled sentences, or a file of others.
         seed, resamples: of the bootstrap.
 
     Raises ``OptionError`` naming what cannot be honoured, and what ``LLM`` raises.
     """
-    if text is None:
-        raise OptionError("there is nothing to measure; give a text")
-    boot = Bootstrap(seed, resamples)
+    if text is None and lambada is None and not bias:
+        raise OptionError("there is nothing to measure; give a text, passages (lambada), or bias")
     if resamples < 1:
         raise OptionError(f"resamples = {resamples} is not positive")
-    with _opened(model, reference, options) as pair:
-        report: dict[str, Any] = {"model": _describe(model, options)}
-        if pair.reference is not None:
-            report["reference"] = _describe(reference, {})
-        form = make_protocol(
-            protocol, pair.positions, context, stride, first_token(pair.model.config)
+    if seed < 0:
+        raise OptionError(f"seed = {seed} is negative")
+    sentences = read_sentences(TEMPLATES if bias is True else bias) if bias else ()
+    boot: Boot = {"seed": seed, "resamples": resamples}
+    step = partial(_Counter, progress)
+    with open_pair(model, reference, options) as pair:
+        report: dict[str, Any] = {"model": describe(model, options)}
+        if reference is not None:
+            report["reference"] = describe(reference, {})
+        passages = (
+            None if lambada is None else read_passages(lambada, pair.tokenizer, pair.positions)
         )
-        tokens = read_text(
-            text, pair.tokenizer, form, detokenizer=detokenizer, max_tokens=max_tokens
-        )
-        report |= _measure_text(pair, tokens, boot, progress)
-    report["bootstrap"] = {"level": LEVEL, "seed": seed, "resamples": resamples}
+        if text is not None:
+            first = first_token(pair.model.config)
+            form = make_protocol(protocol, pair.positions, context, stride, first)
+            tokens = read_text(
+                text, pair.tokenizer, form, detokenizer=detokenizer, max_tokens=max_tokens
+            )
+            report |= _measure_text(pair, tokens, boot, step)
+        if passages is not None:
+            report["last_word"] = _measure_last_words(pair, passages, boot, step)
+        if sentences:
+            report["bias"] = _measure_bias(pair, sentences, boot, step)
+    report["bootstrap"] = {"level": LEVEL, **boot}
     return report
 
 
-def first_token(config: ModelConfig) -> int | None:
-    """What a document is put behind: the begin-of-text token, else that of its end."""
-    ends = config.eos_token_ids
-    return config.bos_token_id if config.bos_token_id is not None else (ends[0] if ends else None)
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """The randomness of the intervals."""
-
-    seed: int
-    resamples: int
-
-    def interval(self, values: NDArray[Any], groups: NDArray[np.int64] | None) -> dict[str, Any]:
-        """The mean of ``values`` with its interval, for JSON."""
-        return interval(values, groups, seed=self.seed, resamples=self.resamples).as_dict()
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The model that is measured and the one it is compared with, which have one tokenizer."""
-
-    model: LLM
-    reference: LLM | None
-    tokenizer: Tokenizer
-
-    @property
-    def positions(self) -> int:
-        """Tokens that both can read."""
-        models = (self.model, self.reference)
-        return min(model.config.n_positions for model in models if model is not None)
-
-
-@contextmanager
-def _opened(model: Model, reference: Model | None, options: dict[str, Any]) -> Iterator[Pair]:
-    with ExitStack() as stack:
-        shared = {key: value for key, value in options.items() if key in _SHARED_OPTIONS}
-        first = _load(model, options, stack)
-        second = None if reference is None else _load(reference, shared, stack)
-        if first.tokenizer is None:
-            raise OptionError(f"{_name(model)} has no tokenizer; a text cannot be read without")
-        if second is not None:
-            _check_alike(first, second, _name(model), _name(reference))
-        yield Pair(first, second, first.tokenizer)
-
-
-def _load(model: Model, options: dict[str, Any], stack: ExitStack) -> LLM:
-    if not isinstance(model, LLM):
-        return stack.enter_context(LLM(model, prefix_caching=False, **options))
-    return model
-
-
-def _check_alike(model: LLM, reference: LLM, name: str, other: str) -> None:
-    assert model.tokenizer is not None
-    if reference.tokenizer is None:
-        raise OptionError(f"{other} has no tokenizer; a text cannot be read without")
-    same = model.tokenizer.get_vocab() == reference.tokenizer.get_vocab()
-    if not same or model.config.vocab_size != reference.config.vocab_size:
-        raise OptionError(
-            f"{name} and {other} have different tokenizers, so that their tokens cannot be "
-            "compared; measure each without a reference and compare bits_per_byte"
-        )
-
-
-def _name(model: Model | None) -> str:
-    return "the given LLM" if isinstance(model, LLM) else str(model)
-
-
-def _describe(model: Model | None, options: dict[str, Any]) -> dict[str, Any]:
-    given = {key: value for key, value in options.items() if value not in (None, "auto")}
-    return {"name": _name(model), **given}
-
-
-def _measure_text(
-    pair: Pair, text: Text, boot: Bootstrap, progress: Progress | None
-) -> dict[str, Any]:
-    step = _Counter(progress, f"perplexity of {text.file}", len(text.windows))
+def _measure_text(pair: Pair, text: Text, boot: Boot, step: Callable[..., Step]) -> dict[str, Any]:
+    each = step(f"perplexity of {text.file}", len(text.windows))
     if pair.reference is None:
-        nats = token_nats(pair.model.logits, text.windows, step)
-        return {"perplexity": perplexity(nats, text, seed=boot.seed, resamples=boot.resamples)}
-    found = compare_logits(pair.reference.logits, pair.model.logits, text.windows, step)
-    both = compare(found.reference_nats, found.nats, text, seed=boot.seed, resamples=boot.resamples)
-    groups = text.groups
+        nats = token_nats(pair.model.logits, text.windows, each)
+        return {"perplexity": perplexity(nats, text, **boot)}
+    found = compare_logits(pair.reference.logits, pair.model.logits, text.windows, each)
     return {
-        "perplexity": perplexity(found.nats, text, seed=boot.seed, resamples=boot.resamples),
-        "reference_perplexity": perplexity(
-            found.reference_nats, text, seed=boot.seed, resamples=boot.resamples
-        ),
-        "comparison": both.as_dict(),
-        "kl": boot.interval(found.kl, groups),
-        "top1_agreement": boot.interval(found.agrees, groups),
+        "perplexity": perplexity(found.nats, text, **boot),
+        "reference_perplexity": perplexity(found.reference_nats, text, **boot),
+        "comparison": compare_perplexity(found.reference_nats, found.nats, text, **boot).as_dict(),
+        "kl": interval(found.kl, text.groups, **boot).as_dict(),
+        "top1_agreement": interval(found.agrees, text.groups, **boot).as_dict(),
     }
 
 
+def _measure_last_words(
+    pair: Pair, passages: Passages, boot: Boot, step: Callable[..., Step]
+) -> dict[str, Any]:
+    what, windows = f"last words of {passages.file}", passages.windows
+    found = last_words(pair.model.logits, windows, step(what, len(windows)))
+    report = {**passages.facts, **summarize_last_words(found, **boot)}
+    if pair.reference is not None:
+        before = last_words(
+            pair.reference.logits, windows, step(f"{what}, reference", len(windows))
+        )
+        report["reference"] = summarize_last_words(before, **boot)
+        report["comparison"] = compare_last_words(before, found, **boot)
+    return report
+
+
+def _measure_bias(
+    pair: Pair, sentences: tuple[Sentence, ...], boot: Boot, step: Callable[..., Step]
+) -> dict[str, Any]:
+    count = len(sentences)
+    found = bias_log_odds(pair.model.logits, pair.tokenizer, sentences, step("bias", count))
+    report = summarize_bias(found, **boot)
+    if pair.reference is not None:
+        before = bias_log_odds(
+            pair.reference.logits, pair.tokenizer, sentences, step("bias, reference", count)
+        )
+        report["reference"] = summarize_bias(before, **boot)
+        report["comparison"] = compare_bias(before, found, **boot)
+    return report
+
+
 class _Counter:
-    """The step callback of the functions below, told to a ``Progress``."""
+    """The step callback of a measure, told to a ``Progress``."""
 
     def __init__(self, progress: Progress | None, what: str, total: int) -> None:
         self._progress, self._what, self._total = progress, what, total

@@ -23,6 +23,22 @@ class Scorer(Protocol):
     def __call__(self, token_ids: Sequence[int], /) -> NDArray[np.float32]: ...
 
 
+class Remembering:
+    """A scorer that has its last logits at hand: ends of one token that are compared behind the
+    same text cost one pass over it."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._asked: tuple[int, ...] | None = None
+        self._logits: NDArray[np.float32]
+
+    def __call__(self, token_ids: Sequence[int], /) -> NDArray[np.float32]:
+        asked = tuple(token_ids)
+        if asked != self._asked:
+            self._logits, self._asked = self._scorer(asked), asked
+        return self._logits
+
+
 def token_nats(
     scorer: Scorer, windows: Iterable[Window], step: Step | None = None
 ) -> NDArray[np.float64]:

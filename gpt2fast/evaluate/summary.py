@@ -1,13 +1,15 @@
-"""Perplexity of a text with its interval and protocol, ready for JSON."""
+"""Perplexity and last words with their intervals, ready for JSON."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.evaluate.bootstrap import RESAMPLES, Comparison, finite, interval, paired_comparison
+from gpt2fast.evaluate.last_word import LastWords
 from gpt2fast.evaluate.text import Text
 
 
@@ -29,7 +31,7 @@ def perplexity(
     return {**text.facts, **report, "groups": mean.groups}
 
 
-def compare(
+def compare_perplexity(
     nats_a: NDArray[np.float64],
     nats_b: NDArray[np.float64],
     text: Text,
@@ -41,3 +43,31 @@ def compare(
     return paired_comparison(
         nats_a, nats_b, text.groups, seed, weights=text.weights, resamples=resamples
     )
+
+
+def summarize_last_words(
+    words: LastWords, *, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """Accuracy, and perplexity of the last word, with intervals over passages."""
+    accuracy = interval(words.correct, seed=seed, resamples=resamples)
+    cost = interval(words.nats, seed=seed, resamples=resamples)
+    return {
+        "accuracy": accuracy.as_dict(),
+        "perplexity": {
+            name: None if value is None else math.exp(min(value, 700.0))
+            for name, value in cost.as_dict().items()
+            if name != "groups"
+        },
+    }
+
+
+def compare_last_words(
+    before: LastWords, after: LastWords, *, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """What model ``after`` does better or worse than ``before`` on the same passages."""
+    hits = after.correct.astype(np.float64) - before.correct
+    cost = paired_comparison(before.nats, after.nats, seed=seed, resamples=resamples)
+    return {
+        "accuracy_difference": interval(hits, seed=seed, resamples=resamples).as_dict(),
+        "perplexity": cost.as_dict(),
+    }
