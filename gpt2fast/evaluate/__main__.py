@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 from gpt2fast.errors import GPT2FastError
 
@@ -10,11 +11,8 @@ from gpt2fast.errors import GPT2FastError
 def main() -> int:
     """Run the harness; 2 for what gpt2fast refuses."""
     try:
-        from lm_eval.__main__ import cli_evaluate
-
-        import gpt2fast.evaluate.lm_eval  # noqa: F401 (registers the model)
-
-        cli_evaluate()
+        import_module("gpt2fast.evaluate.lm_eval")  # registers the model
+        import_module("lm_eval.__main__").cli_evaluate()
     except GPT2FastError as error:
         print(f"gpt2fast: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
 _MAX_GEN_TOKS = 256  # the harness' default
 # The harness' names of one thing, the first that is given wins.
 _MAX_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-_SAMPLING = ("top_p", "top_k", "min_p", "repetition_penalty")
+_SAMPLING = ("top_p", "top_k", "min_p")  # without a meaning for greedy decoding
 
 
 @register_model("gpt2fast")
@@ -147,7 +147,7 @@ def _params(options: dict[str, Any]) -> SamplingParams:
     temperature = left.pop("temperature", None)
     sample = left.pop("do_sample", None)
     chosen = {name: left.pop(name) for name in _SAMPLING if name in left}
-    seed = left.pop("seed", None)
+    kept = {name: left.pop(name) for name in ("repetition_penalty", "seed") if name in left}
     if left:
         raise OptionError(
             f"generation option {next(iter(left))!r} of the task is unknown to gpt2fast; take it "
@@ -160,8 +160,8 @@ def _params(options: dict[str, Any]) -> SamplingParams:
         temperature=1.0 if temperature is None else float(temperature),
         max_tokens=next((int(each) for each in lengths if each is not None), _MAX_GEN_TOKS),
         stop=[text for text in ([until] if isinstance(until, str) else until) if text],
-        seed=seed,
         **chosen,
+        **kept,
     )
 
 

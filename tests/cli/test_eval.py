@@ -50,6 +50,24 @@ def test_json(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert report["bootstrap"] == {"level": 0.95, "seed": 5, "resamples": 10_000}
 
 
+def test_last_words_and_bias(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    passages, templates = tmp_path / "passages.txt", tmp_path / "templates.json"
+    passages.write_text("import os, sys\nfor key in self\n" * 3)
+    each = {"text": "the {word} says that {term}", "terms": ["it", "they"]}
+    category = {"name": "code", "words": ["a", "b", "c", "d", "e"], "templates": [each]}
+    templates.write_text(json.dumps({"categories": [category]}))
+    command = ["eval", "demo", "--lambada", str(passages), "--bias", str(templates)]
+    assert main([*command, "--num-threads", "1"]) == 0
+    alone = capsys.readouterr().out
+    assert f"6 of {passages}" in alone
+    assert "accuracy change" not in alone
+    assert main([*command, "--num-threads", "1", "--reference", "demo"]) == 0
+    rows = dict(line.strip().split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert "[+0.00, +0.00]" in rows["accuracy change"]
+    assert "; reference " in rows["accuracy"]
+    assert rows["code"].endswith("absolute 0.0000: not shown to have changed")
+
+
 def test_few_windows_have_no_interval(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "demo", "--text", text, "--max-tokens", "50", *QUICK]) == 0
     assert "(too few for an interval)" in capsys.readouterr().out
@@ -69,6 +87,10 @@ def test_few_windows_have_no_interval(text: str, capsys: pytest.CaptureFixture[s
         (["--text", __file__, "--max-tokens", "0"], "at most 0 tokens"),
         (["--text", __file__, "--quantization", "int5"], "int5"),
         (["--text", __file__, "--reference", "./no-such"], "no-such"),
+        (["--text", __file__, "--seed", "-1"], "seed = -1 is negative"),
+        (["--lambada", "/no/such/file"], "/no/such/file cannot be read"),
+        (["--lambada", os.devnull], "has no passages"),
+        (["--bias", os.devnull], "not a file of templates"),
     ],
 )
 def test_bad_input(options: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
