@@ -11,9 +11,9 @@ namespace gpt2fast {
 
 inline MatrixFormat matrix_format(const std::string& name, int32_t group) {
   const Format format = format_from_name(name);
-  const bool integer = format == Format::kInt8 || format == Format::kInt4;
-  const bool possible =
-      integer ? group >= kMinGroup && group <= kMaxGroup && group % kMinGroup == 0 : group == 0;
+  const bool possible = is_integer(format)
+                            ? group >= kMinGroup && group <= kMaxGroup && group % kMinGroup == 0
+                            : group == 0;
   if (!possible) {
     throw std::invalid_argument("formats: " + name + " in groups of " + std::to_string(group));
   }

@@ -46,10 +46,12 @@ void encode_bfloat16(const Panels& layout, const Lanes* panel, uint8_t* out) {
 // The step for a group whose extreme values are `least` and `most`, exactly as it is stored.
 // 8 bits: the largest magnitude is 127 steps, the step rounded up so that nothing is clipped.
 // 4 bits, -8 .. 7: the value of largest magnitude is -8 steps, its sign moving into the step.
+// 3 bits, -4 .. 3: the same with -4.
 uint16_t step_of(Format format, float least, float most) {
   const float extreme = -least > most ? least : most;
   if (std::fabs(extreme) < 1e-30f) return 0;  // its inverse must stay a number
   if (format == Format::kInt4) return to_bfloat16(extreme / -8.0f);
+  if (format == Format::kInt3) return to_bfloat16(extreme / -4.0f);
   const float step = std::fabs(extreme) / 127.0f;
   uint16_t bits = to_bfloat16(step);
   if (from_bfloat16(bits) < step) ++bits;
@@ -65,9 +67,39 @@ int quantized(float value, float inverse, int least, int most) {
   return std::min(std::max(bits - origin, least), most);
 }
 
+// Where a value of a format lies in a panel, put there and read. k: the input, n: the output's
+// lane.
+void put_int4(uint8_t* values, int k, int n, int q) {
+  const int shift = k % 8 < 4 ? 0 : 4;
+  uint8_t& byte = values[(k / 8 * kLanes + n) * 4 + k % 4];
+  byte = static_cast<uint8_t>((byte & ~(15 << shift)) | (q + 8) << shift);
+}
+int get_int4(const uint8_t* values, int k, int n) {
+  const int byte = values[(k / 8 * kLanes + n) * 4 + k % 4];
+  return (k % 8 < 4 ? byte & 15 : byte >> 4) - 8;
+}
+
+constexpr int kLine = 4 * kLanes;
+
+void put_bits(uint8_t& byte, int shift, int mask, int bits) {
+  byte = static_cast<uint8_t>((byte & ~(mask << shift)) | bits << shift);
+}
+void put_int3(uint8_t* values, int k, int n, int q) {
+  uint8_t* unit = values + k / kInt3Unit * 3 * kLine + n * 4 + k % 4;
+  const int four = k % kInt3Unit / 4, bits = q + 4;
+  if (four < 6) return put_bits(unit[four / 2 * kLine], 3 * (four % 2), 7, bits);
+  put_bits(unit[(four - 6) * kLine], 6, 3, bits & 3);
+  put_bits(unit[2 * kLine], four, 1, bits >> 2);
+}
+int get_int3(const uint8_t* values, int k, int n) {
+  const uint8_t* unit = values + k / kInt3Unit * 3 * kLine + n * 4 + k % 4;
+  const int four = k % kInt3Unit / 4;
+  if (four < 6) return (unit[four / 2 * kLine] >> 3 * (four % 2) & 7) - 4;
+  return (unit[(four - 6) * kLine] >> 6 | (unit[2 * kLine] >> four & 1) << 2) - 4;
+}
+
 void encode_group(const Panels& layout, const Lanes* panel, int begin, int end, uint16_t* scales,
                   uint8_t* values) {
-  const bool is8 = layout.format == Format::kInt8;
   Lanes least = {}, most = {}, inverse;
   for (int k = begin; k < end; ++k) {
     for (int n = 0; n < kLanes; ++n) {
@@ -82,24 +114,31 @@ void encode_group(const Panels& layout, const Lanes* panel, int begin, int end, 
   }
   for (int k = begin; k < end; ++k) {
     for (int n = 0; n < kLanes; ++n) {
-      if (is8) {
-        const int q = quantized(panel[k][n], inverse[n], -127, 127);
-        values[(k / 4 * kLanes + n) * 4 + k % 4] = static_cast<uint8_t>(q);
-      } else {
-        const int q = quantized(panel[k][n], inverse[n], -8, 7) + 8;
-        const int shift = k % 8 < 4 ? 0 : 4;
-        uint8_t& byte = values[(k / 8 * kLanes + n) * 4 + k % 4];
-        byte = static_cast<uint8_t>((byte & ~(15 << shift)) | (q << shift));
+      const float value = panel[k][n], to_steps = inverse[n];
+      switch (layout.format) {
+        case Format::kInt4: put_int4(values, k, n, quantized(value, to_steps, -8, 7)); break;
+        case Format::kInt3: put_int3(values, k, n, quantized(value, to_steps, -4, 3)); break;
+        default:
+          values[(k / 4 * kLanes + n) * 4 + k % 4] =
+              static_cast<uint8_t>(quantized(value, to_steps, -127, 127));
       }
     }
   }
 }
 
+// What is never written stands for zero.
+void fill_with_zeros(const Panels& layout, uint8_t* values) {
+  const auto bytes = static_cast<size_t>(layout.value_bytes());
+  std::memset(values, layout.format == Format::kInt4 ? 0x88 : 0, bytes);
+  if (layout.format != Format::kInt3) return;
+  for (int k = 0; k < layout.padded_inputs(); ++k) {
+    for (int n = 0; n < kLanes; ++n) put_int3(values, k, n, 0);
+  }
+}
+
 void encode_integers(const Panels& layout, const Lanes* panel, uint8_t* out) {
   uint8_t* values = out + layout.scale_bytes();
-  // What is never written stands for zero in both formats.
-  std::memset(values, layout.format == Format::kInt4 ? 0x88 : 0,
-              static_cast<size_t>(layout.value_bytes()));
+  fill_with_zeros(layout, values);
   for (int g = 0; g < layout.groups(); ++g) {
     const int begin = g * layout.group;
     encode_group(layout, panel, begin, std::min(begin + layout.group, layout.inputs),
@@ -124,7 +163,9 @@ Format format_from_name(const std::string& name) {
   if (name == "bfloat16") return Format::kBFloat16;
   if (name == "int8") return Format::kInt8;
   if (name == "int4") return Format::kInt4;
-  throw std::invalid_argument("unknown format '" + name + "'; float32, bfloat16, int8 or int4");
+  if (name == "int3") return Format::kInt3;
+  throw std::invalid_argument("unknown format '" + name +
+                              "'; float32, bfloat16, int8, int4 or int3");
 }
 
 bool pack_matrix(const StoredArray& array, Orientation orientation, const float* input_scales,
@@ -193,10 +234,11 @@ void unpack_output(const Panels& panels, int32_t output, float* out) {
         out[k] = from_bfloat16(scales[k / panels.group * kLanes + lane]) *
                  static_cast<int8_t>(values[(k / 4 * kLanes + lane) * 4 + k % 4]);
         break;
-      case Format::kInt4: {
-        const int byte = values[(k / 8 * kLanes + lane) * 4 + k % 4];
-        out[k] = from_bfloat16(scales[k / panels.group * kLanes + lane]) *
-                 static_cast<float>((k % 8 < 4 ? byte & 15 : byte >> 4) - 8);
+      case Format::kInt4:
+      case Format::kInt3: {
+        const int q =
+            panels.format == Format::kInt4 ? get_int4(values, k, lane) : get_int3(values, k, lane);
+        out[k] = from_bfloat16(scales[k / panels.group * kLanes + lane]) * static_cast<float>(q);
         break;
       }
     }

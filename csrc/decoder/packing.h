@@ -8,7 +8,7 @@
 
 namespace gpt2fast {
 
-// "float32", "bfloat16", "int8", "int4". Throws std::invalid_argument for another name.
+// "float32", "bfloat16", "int8", "int4", "int3". Throws std::invalid_argument for another name.
 Format format_from_name(const std::string& name);
 
 // A matrix as the kernels read it, with the memory that holds it.

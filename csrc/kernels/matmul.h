@@ -53,21 +53,22 @@ static void all_rows(const Tile& tile, int begin, int end) {
   }
 }
 
-// Many rows meet 4-bit panels unpacked once for all of them.
-static void matmul_int4(const MatmulArgs& a, int begin, int end) {
+// Many rows meet panels of 4 or 3 bits unpacked once for all of them.
+template <Format FORMAT>
+static void matmul_packed(const MatmulArgs& a, int begin, int end) {
   using Tile = UnpackedTile;
   constexpr int kPanels = Tile::panels_for(Tile::kRows);
   constexpr int kUnpackedBytes = 1 << 17;  // half of a second-level cache at most
   const int bytes = a.weights.padded_inputs() * kLanes;
   if (a.rows < kUnpackRows || bytes * kPanels > kUnpackedBytes) {
-    return all_rows(IntTile<Format::kInt4>{a}, begin, end);
+    return all_rows(IntTile<FORMAT>{a}, begin, end);
   }
   alignas(64) uint8_t values[kUnpackedBytes];
   for (int panel = begin; panel < end; panel += kPanels) {
     const int count = end - panel < kPanels ? end - panel : kPanels;
     for (int p = 0; p < count; ++p) {
       const uint8_t* packed = a.weights.panel(panel + p) + a.weights.scale_bytes();
-      unpack_int4(packed, a.weights.padded_inputs(), values + p * bytes);
+      unpack<packing_of(FORMAT)>(packed, a.weights.padded_inputs(), values + p * bytes);
     }
     all_rows(Tile{a, values, panel}, panel, panel + count);
   }
@@ -78,7 +79,8 @@ static void matmul(const MatmulArgs& a, int32_t begin, int32_t end) {
     case Format::kFloat32: return all_rows(FloatTile<Format::kFloat32>{a}, begin, end);
     case Format::kBFloat16: return all_rows(FloatTile<Format::kBFloat16>{a}, begin, end);
     case Format::kInt8: return all_rows(IntTile<Format::kInt8>{a}, begin, end);
-    case Format::kInt4: return matmul_int4(a, begin, end);
+    case Format::kInt4: return matmul_packed<Format::kInt4>(a, begin, end);
+    case Format::kInt3: return matmul_packed<Format::kInt3>(a, begin, end);
   }
 }
 

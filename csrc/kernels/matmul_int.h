@@ -1,5 +1,5 @@
-// Products of 8-bit activations with 8-bit or 4-bit weights: exact integer sums over a group, then
-// one fused multiply-add into the float result.
+// Products of 8-bit activations with weights of 8 bits or fewer: exact integer sums over a group,
+// then one fused multiply-add into the float result.
 #pragma once
 
 #include "kernels/dot_int.h"
@@ -8,12 +8,16 @@
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
-// w: the values of the first panel, `stride` bytes from the next; of a 4-bit format they may be
-// UNPACKED. A function of its own: within a caller's loops GCC keeps some of the sums in memory.
+constexpr Packing packing_of(Format format) {
+  return format == Format::kInt4 ? Packing::kInt4 : Packing::kInt3;
+}
+
+// w: the values of the first panel, `stride` bytes from the next; of a format below 8 bits they may
+// be UNPACKED. A function of its own: within a caller's loops GCC keeps some of the sums in memory.
 template <Format FORMAT, bool UNPACKED, int ROWS, int PANELS>
 static __attribute__((noinline)) void int_tile(const MatmulArgs& a, int row, int panel, int step,
                                                const uint8_t* w, int64_t stride) {
-  constexpr bool kIs8 = FORMAT == Format::kInt8;
+  constexpr Packing kPacking = UNPACKED ? Packing::kUnpacked : packing_of(FORMAT);
   const Panels& weights = a.weights;
   QuantizedTile x = tile_at(a.quantized, row);
   const int spans = a.quantized.spans_per_group();
@@ -29,11 +33,11 @@ static __attribute__((noinline)) void int_tile(const MatmulArgs& a, int row, int
     GPT2FAST_UNROLL for (int r = 0; r < ROWS; ++r) {
       GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) sums[r][p] = zero_ints();
     }
-    if (kIs8) {
+    if (FORMAT == Format::kInt8) {
       add_starts<ROWS, PANELS>(x.starts, count, sums);
       dot_int8<ROWS, PANELS>(w, stride, x.values, count, sums, ahead);
     } else {
-      dot_int4<UNPACKED, ROWS, PANELS>(w, stride, x.values, x.starts, count, sums, ahead);
+      dot_packed<kPacking, ROWS, PANELS>(w, stride, x.values, x.starts, count, sums, ahead);
     }
     GPT2FAST_UNROLL for (int p = 0; p < PANELS; ++p) {
       const V16 scale = load_bf16(reinterpret_cast<const uint16_t*>(scales + p * scale_stride));
@@ -42,7 +46,8 @@ static __attribute__((noinline)) void int_tile(const MatmulArgs& a, int row, int
         store(acc[r][p], fma(sum, scale * splat(x.scales[r]), load(acc[r][p])));
       }
     }
-    w += int64_t{count} * kLanes / (kIs8 || UNPACKED ? 1 : 2);
+    w += FORMAT == Format::kInt8 ? int64_t{count} * kLanes
+                                 : int64_t{count} / inputs_of(kPacking) * bytes_of(kPacking);
     scales += kLanes * 2;
     x.values += int64_t{count} * ROWS;
     x.scales += ROWS;
@@ -77,7 +82,8 @@ struct IntTile {
   }
 };
 
-// Panels from `first` on as unpack_int4() leaves them, one after the other.
+// Panels from `first` on as unpack() leaves them, one after the other: of 3 bits as of 4, since
+// what they are offset by is in the rows.
 struct UnpackedTile {
   const MatmulArgs& args;
   const uint8_t* values;

@@ -101,9 +101,8 @@ static float peak_int(Format, int64_t repeats) {
 // The result is of no use except that it cannot be left out. Adds the multiply-adds done to
 // `multiply_adds`.
 static float peak(Format format, int64_t repeats, int64_t* multiply_adds) {
-  const bool integer = format == Format::kInt8 || format == Format::kInt4;
-  *multiply_adds += repeats * kPeakSums * kLanes * (integer ? 4 : 1);
-  return integer ? peak_int(format, repeats) : peak_float(repeats);
+  *multiply_adds += repeats * kPeakSums * kLanes * (is_integer(format) ? 4 : 1);
+  return is_integer(format) ? peak_int(format, repeats) : peak_float(repeats);
 }
 
 }  // namespace GPT2FAST_ISA

@@ -28,11 +28,12 @@ static void quantize_group(Format format, const float* x, int count, const Quant
   // The inverse of a subnormal number may be infinite.
   const V16 to_integer = splat(most > 1e-30f ? 127.0f / most : 0.0f);
   tile.scales[row] = most / 127.0f + poison;
-  for (int begin = 0; begin < count; begin += kIntSpan) {
-    const int end = count - begin < kIntSpan ? count : begin + kIntSpan;
+  const int padded = static_cast<int>(round_up(count, kInt3Unit));
+  for (int begin = 0; begin < padded; begin += kIntSpan) {
+    const int end = padded - begin < kIntSpan ? padded : begin + kIntSpan;
     SpanSum total = no_sum();
     for (int k = begin; k < end; k += kLanes) {
-      const int left = end - k;
+      const int left = count - k;
       const V16 v = left >= kLanes ? load(x + k) : load_partial(x + k, left, 0.0f);
       const B16 bytes = to_bytes(v * to_integer);
       store_quads(bytes, tile.values + (int64_t{k} / 4 * height + row) * 4, 4 * height);

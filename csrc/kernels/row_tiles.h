@@ -28,7 +28,7 @@ constexpr int32_t kIntSpan = 64;     // inputs that have a starting value; see b
 // reads a tile of rows in one run, so the rows of a tile lie interleaved: of a tile with the rows
 // r < h that begins at row b,
 //
-//   values + b * value_bytes()     (K / 4, h, 4), zeros beyond K
+//   values + b * value_bytes()     (K / 4, h, 4), zeros beyond K, up to a multiple of 32
 //   scales + b * groups()          (groups, h)
 //   starts + b * spans()           (spans, h)
 //

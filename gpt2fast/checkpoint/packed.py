@@ -175,19 +175,22 @@ def _unpack_int4(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _pack_int3(lines: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Bytes of one value (panels, K / 4, 64) -> units of three lines: (panels, K / 32, 3, 64)."""
-    units = lines.reshape(len(lines), -1, 2, 4, _LINE)
-    low = sum(((units[:, :, :, j] & 3) << 2 * j for j in range(4)), np.uint8(0))
-    eights = units.reshape(len(lines), -1, 8, _LINE)
-    high = sum(((eights[:, :, j] >> 2) << j for j in range(8)), np.uint8(0))
-    return np.concatenate([low, high[:, :, None]], axis=2)
+    fours = lines.reshape(len(lines), -1, 8, _LINE)
+    units = fours[:, :, 0:6:2] | fours[:, :, 1:6:2] << 3
+    units[:, :, :2] |= (fours[:, :, 6:] & 3) << 6
+    units[:, :, 2] |= (fours[:, :, 6] >> 2 << 6) | (fours[:, :, 7] >> 2 << 7)
+    return units
 
 
 def _unpack_int3(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Its inverse: (panels, K / 32, 8, 64)."""
     units = values.reshape(len(values), -1, 3, _LINE)
-    low = [units[:, :, j // 4] >> 2 * (j % 4) & 3 for j in range(8)]
-    high = [(units[:, :, 2] >> j & 1) << 2 for j in range(8)]
-    return np.stack([a | b for a, b in zip(low, high, strict=True)], axis=2)
+    fours = np.empty((*units.shape[:2], 8, _LINE), np.uint8)
+    fours[:, :, 0:6:2], fours[:, :, 1:6:2] = units & 7, units >> 3 & 7
+    fours[:, :, 6:] = units[:, :, :2] >> 6
+    fours[:, :, 6] |= (units[:, :, 2] >> 6 & 1) << 2
+    fours[:, :, 7] |= units[:, :, 2] >> 7 << 2
+    return fours
 
 
 def _decode_floats(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.float32]:

@@ -26,7 +26,7 @@ from model_grid import BASE, PRUNED
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 
-SCHEMES = ("int8", "int8-g32", "int8-g128", "int4", "int4-g32", "int4-g128")
+SCHEMES = ("int8", "int8-g32", "int8-g128", "int4", "int4-g32", "int4-g128", "int3")
 TOKENS = list(range(50))
 
 

@@ -118,7 +118,8 @@ TEST(logits_are_the_same_bits_for_any_threads_and_chunks) {
     for (const MatrixFormat format : {MatrixFormat{Format::kFloat32, 0},
                                       {Format::kBFloat16, 0},
                                       {Format::kInt8, 32},
-                                      {Format::kInt4, 64}}) {
+                                      {Format::kInt4, 64},
+                                      {Format::kInt3, 32}}) {
       for (const KvFormat kv : {KvFormat::kFloat32, KvFormat::kBFloat16, KvFormat::kInt8}) {
         check_same_bits(isa, format, kv);
       }
@@ -169,7 +170,8 @@ TEST(instruction_sets_agree_in_every_format) {
   for (const MatrixFormat format : {MatrixFormat{Format::kFloat32, 0},
                                     {Format::kBFloat16, 0},
                                     {Format::kInt8, 64},
-                                    {Format::kInt4, 32}}) {
+                                    {Format::kInt4, 32},
+                                    {Format::kInt3, 64}}) {
     std::vector<float> first;
     for (const Isa isa : available_isas()) {
       DecoderOptions given = options(2, 6, 80);
@@ -190,7 +192,9 @@ TEST(instruction_sets_agree_in_every_format) {
 }
 
 TEST(packed_weights_load_as_they_were_saved) {
-  const MatrixFormats formats = all_in({Format::kInt4, 32});
+  MatrixFormats formats = all_in({Format::kInt4, 32});
+  formats["wte.weight"] = {Format::kInt3, 64};
+  formats["h.0.mlp.c_fc.weight"] = {Format::kBFloat16, 0};
   DecoderOptions given = options(2, 6, 80);
   given.formats = formats;
   Decoder original(kShape, Isa::kGeneric, given), copy(kShape, Isa::kGeneric, given);

@@ -94,7 +94,7 @@ void check_rows(const Rows& rows, const std::vector<float>& x) {
         CHECK(std::fabs(rows.at(m, k) - x[size_t(m * inputs + k)]) <= most / 253.0f);
       }
     }
-    for (int k = inputs; k % 8 != 0; ++k) CHECK(rows.value(m, k) == 0);
+    for (int k = inputs; k % kInt3Unit != 0; ++k) CHECK(rows.value(m, k) == 0);
   }
 }
 
@@ -151,15 +151,16 @@ void check_matmul(Isa isa, Format format, int group, int rows, int inputs, int o
 
 TEST(matmul_is_right_and_its_bits_do_not_depend_on_the_tile) {
   const std::vector<std::pair<Format, int>> formats{
-      {Format::kFloat32, 0}, {Format::kBFloat16, 0}, {Format::kInt8, 32},
-      {Format::kInt8, 64},   {Format::kInt4, 32},    {Format::kInt4, 64},
-      {Format::kInt4, 128},  {Format::kInt4, 96},    {Format::kInt8, 160}};
+      {Format::kFloat32, 0}, {Format::kBFloat16, 0}, {Format::kInt8, 32},  {Format::kInt8, 64},
+      {Format::kInt4, 32},   {Format::kInt4, 64},    {Format::kInt4, 128}, {Format::kInt4, 96},
+      {Format::kInt8, 160},  {Format::kInt3, 32},    {Format::kInt3, 64},  {Format::kInt3, 128},
+      {Format::kInt3, 96}};
   for (const Isa isa : available_isas()) {
     for (const auto& [format, group] : formats) {
       for (const int rows : {1, 2, 3, 4, 5, 6, 7, 12, 13, 25}) {
         check_matmul(isa, format, group, rows, 37, 50);
       }
-      check_matmul(isa, format, group, 130, 70, 50);  // enough rows to unpack 4 bits for
+      check_matmul(isa, format, group, 130, 70, 50);  // enough rows to unpack for
       check_matmul(isa, format, group, 1, 768, 257);
       check_matmul(isa, format, group, 3, 200, 150);
       check_matmul(isa, format, group, 4, 1, 1);
@@ -170,7 +171,7 @@ TEST(matmul_is_right_and_its_bits_do_not_depend_on_the_tile) {
 // 127 * 127 in every place: the largest sums that the integer kernels can meet.
 TEST(integer_sums_do_not_saturate) {
   for (const Isa isa : available_isas()) {
-    for (const Format format : {Format::kInt8, Format::kInt4}) {
+    for (const Format format : {Format::kInt8, Format::kInt4, Format::kInt3}) {
       for (const float sign : {1.0f, -1.0f}) {
         const int inputs = 1024;
         const Matrix w(std::vector<float>(inputs * 16, 127.0f), format, 128, inputs, 16);
@@ -210,16 +211,19 @@ TEST(packing_rounds_to_nearest_within_a_group) {
   const int inputs = 100, outputs = 20;
   const auto w = random_floats(inputs * outputs, 11);
   for (const int group : {32, 64, 128}) {
-    for (const Format format : {Format::kInt8, Format::kInt4}) {
+    for (const Format format : {Format::kInt8, Format::kInt4, Format::kInt3}) {
       const Matrix m(w, format, group, inputs, outputs);
       for (int n = 0; n < outputs; ++n) {
         for (int begin = 0; begin < inputs; begin += group) {
           float most = 0;
           const int end = std::min(begin + group, inputs);
           for (int k = begin; k < end; ++k) most = std::max(most, std::fabs(w[size_t(k * 20 + n)]));
-          // Half a step; at the far end of 4 bits, where +8 is missing, a whole one. The step is
-          // itself rounded to eight bits.
-          const float bound = most / (format == Format::kInt8 ? 2 * 126.0f : 7.9f);
+          // Half a step; at the far end of 4 and 3 bits, where +8 or +4 is missing, a whole one.
+          // The step is itself rounded to eight bits.
+          const float steps = format == Format::kInt8   ? 2 * 126.0f
+                              : format == Format::kInt4 ? 7.9f
+                                                        : 3.95f;
+          const float bound = most / steps;
           for (int k = begin; k < end; ++k) {
             const float error = m.outputs[size_t(n)][size_t(k)] - w[size_t(k * 20 + n)];
             CHECK(std::fabs(error) <= bound);
@@ -422,7 +426,7 @@ TEST(limits_are_measured) {
   for (const Isa isa : available_isas()) {
     CHECK(measure_read_bandwidth(isa, 1, 8, 2)[1] > 1e7);
     for (const Format format :
-         {Format::kFloat32, Format::kBFloat16, Format::kInt8, Format::kInt4}) {
+         {Format::kFloat32, Format::kBFloat16, Format::kInt8, Format::kInt4, Format::kInt3}) {
       CHECK(measure_arithmetic_peak(isa, format, 1, 1)[0] > 1e7);
     }
   }

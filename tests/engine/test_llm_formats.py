@@ -23,6 +23,7 @@ FORMATS: list[dict[str, Any]] = [
     {"quantization": "int8", "kv_cache_dtype": "int8"},
     {"quantization": "int4"},
     {"quantization": "int4-g32", "kv_cache_dtype": "int8"},
+    {"quantization": "int3", "kv_cache_dtype": "float32"},
 ]
 PROMPT = [int(t) for t in np.random.default_rng(0).integers(0, BASE["vocab_size"], 40)]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)

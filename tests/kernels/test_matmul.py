@@ -16,7 +16,7 @@ from gpt2fast.kernels import reference  # noqa: E402
 Floats = NDArray[np.float32]
 FORMATS = [
     ("float32", 0), ("bfloat16", 0), ("int8", 32), ("int8", 64), ("int8", 128),
-    ("int4", 32), ("int4", 64), ("int4", 128),
+    ("int4", 32), ("int4", 64), ("int4", 128), ("int3", 32), ("int3", 64), ("int3", 128),
 ]  # fmt: skip
 # Of no unit of a format, of partial groups, of partial panels.
 INPUTS, OUTPUTS = st.integers(1, 300), st.integers(1, 150)
@@ -98,7 +98,9 @@ def test_bias_activation_and_residual(isa: str, name: str, outputs: int) -> None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("form", [("float32", 0), ("bfloat16", 0), ("int8", 64), ("int4", 32)])
+@pytest.mark.parametrize(
+    "form", [("float32", 0), ("bfloat16", 0), ("int8", 64), ("int4", 32), ("int3", 32)]
+)
 def test_what_is_no_number_stays_none(isa: str, form: tuple[str, int], bad: float) -> None:
     x, weight = normal((3, 96), 1), normal((32, 96), 2)
     x[1, 70] = bad

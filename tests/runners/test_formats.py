@@ -25,7 +25,9 @@ from paged import PagedSequences
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 
-WEIGHTS = ("float32", "bfloat16", "int8", "int8-g32", "int4", "int4-g32", "int4-g128")
+WEIGHTS = (
+    "float32", "bfloat16", "int8", "int8-g32", "int4", "int4-g32", "int4-g128", "int3", "int3-g32",
+)  # fmt: skip
 INTEGERS = tuple(name for name in WEIGHTS if name.startswith("int"))
 CACHES = ("float32", "bfloat16", "int8")
 MODELS: list[dict[str, Any]] = [
