@@ -30,7 +30,7 @@ from gpt2fast import _C
 from gpt2fast.bench.sizes import SIZES
 from gpt2fast.kernels import reference
 
-FORMATS = [("float32", 0), ("bfloat16", 0), ("int8", 64), ("int4", 64)]
+FORMATS = [("float32", 0), ("bfloat16", 0), ("int8", 64), ("int4", 64), ("int3", 64)]
 VOCABULARY = 50257
 # Of a product whose integers and scales are those of the reference, only the summation differs.
 TOLERANCE = 1e-5

@@ -16,7 +16,7 @@ from gpt2fast import _C
 _LEAST_MEGABYTES, _MOST_MEGABYTES = 128, 2048
 
 # Systems that store half precision compute in one of these; no instruction of its own is measured.
-_ARITHMETIC = ("float32", "bfloat16", "int8", "int4")
+_ARITHMETIC = ("float32", "bfloat16", "int8", "int4", "int3")
 
 
 def read_bandwidth(threads: int) -> float:

@@ -15,7 +15,8 @@ from gpt2fast.bench.grid import Case, Variant
 from gpt2fast.bench.session import Session
 
 # Of memory that a loaded model may take, a parameter; generous, for systems that keep two copies.
-_BYTES_PER_PARAMETER = {"float32": 6.0, "float16": 3.0, "bfloat16": 3.0, "int8": 3.0, "int4": 3.0}
+_BYTES_PER_PARAMETER = {"float32": 6.0}
+_FEWER_BYTES = 3.0  # in any other format
 
 # A system that starts as slowly as this (compilation, say) is started once.
 _SLOW_START_SECONDS = 10.0
@@ -35,7 +36,8 @@ class Holding:
         config = self.variant.model.config
         heads = sum(layer.n_head for layer in config.layer_shapes)
         cache = 8.0 * heads * config.head_size * config.n_positions * self.batch
-        return _BYTES_PER_PARAMETER[self.variant.format] * config.num_parameters + cache
+        per_parameter = _BYTES_PER_PARAMETER.get(self.variant.format, _FEWER_BYTES)
+        return per_parameter * config.num_parameters + cache
 
 
 @dataclass

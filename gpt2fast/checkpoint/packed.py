@@ -176,7 +176,8 @@ def _unpack_int4(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _pack_int3(lines: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Bytes of one value (panels, K / 4, 64) -> units of three lines: (panels, K / 32, 3, 64)."""
     fours = lines.reshape(len(lines), -1, 8, _LINE)
-    units = fours[:, :, 0:6:2] | fours[:, :, 1:6:2] << 3
+    units: NDArray[np.uint8] = fours[:, :, 0:6:2].copy()
+    units |= fours[:, :, 1:6:2] << 3
     units[:, :, :2] |= (fours[:, :, 6:] & 3) << 6
     units[:, :, 2] |= (fours[:, :, 6] >> 2 << 6) | (fours[:, :, 7] >> 2 << 7)
     return units

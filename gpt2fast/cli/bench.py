@@ -73,7 +73,7 @@ def _add_grid(group: Any) -> None:
         "--format",
         nargs="+",
         default=("float32",),
-        help="float32, float16, bfloat16, int8, int4 (float32)",
+        help="float32, float16, bfloat16, int8, int4, int3 (float32)",
     )
     add("--batch", type=int, nargs="+", default=(1,), metavar="N", help="sequences at once (1)")
     add("--prompt", type=int, nargs="+", default=(128,), metavar="N", help="prompt tokens (128)")

@@ -80,7 +80,7 @@ def num_blocks(
             f"the weights need {weight_bytes / 2**30:.1f} GiB and one context of KV cache "
             f"{config.n_positions * per_token / 2**30:.1f} GiB, but this machine has "
             f"{(memory + weight_bytes) / 2**30:.1f} GiB; use a smaller model or a larger machine, "
-            "quantization='int8' or 'int4', or kv_cache_dtype='int8'"
+            "quantization='int8', 'int4' or 'int3', or kv_cache_dtype='int8'"
         )
     if kv_cache_tokens is None:
         affordable = int(memory * MEMORY_FRACTION) // per_token

@@ -41,8 +41,8 @@ class LLM:
         dtype: of the weights: "auto", "float32" or "bfloat16" ("float16" with cuda, where it is
             what "auto" means, and with torch).
         quantization: None, or the integers that the weights are rounded to as they are loaded:
-            "int8", "int4", "fp8" (with cuda alone), or with a group size of 32, 64 or 128, such as
-            "int4-g32". A checkpoint that ``save_quantized`` wrote needs no word of it.
+            "int8", "int4", "int3", "fp8" (with cuda alone), or with a group size of 32, 64 or 128,
+            such as "int4-g32". A checkpoint that ``save_quantized`` wrote needs no word of it.
         kv_cache_dtype: "float32", "bfloat16" or "int8"; "auto" is float32 for float32 weights and
             bfloat16 for smaller ones. Other runners than the C++ one keep it in ``dtype``.
         num_threads: of the C++ runner; by default one for each physical core.

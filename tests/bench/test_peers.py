@@ -25,6 +25,7 @@ SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 128, "vocab_size": VOCAB, "n_posit
 PROMPTS = [[(7 * i + 3) % VOCAB for i in range(9)], [(11 * i + 5) % VOCAB for i in range(9)]]
 # A compiled model takes half a minute to get ready.
 QUICK = [name for name in peers.names() if name != "transformers-compile"]
+FORMATS = {"float32", "float16", "bfloat16", "int8", "int4", "int3"}
 PAIRS = [(name, fmt) for name in QUICK for fmt in peers.formats(name)]
 
 Opened = Callable[..., Adapter]
@@ -73,7 +74,7 @@ def test_every_system_has_its_widest_format_first() -> None:
     assert peers.names()[0] == "gpt2fast"
     for name in peers.names():
         assert peers.formats(name)[0] == "float32"
-        assert set(peers.formats(name)) <= {"float32", "float16", "bfloat16", "int8", "int4"}
+        assert set(peers.formats(name)) <= FORMATS
 
 
 @pytest.mark.parametrize("name", peers.names())

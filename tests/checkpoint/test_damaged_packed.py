@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,32 @@ def test_floats_that_are_called_integers(make_checkpoint: MakeCheckpoint, tmp_pa
     file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": SCHEME}))
     with pytest.raises(CheckpointError, match="the metadata has gpt2fast_layout = None"):
         LLM(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda floats: floats, None),
+        (lambda floats: floats.astype(np.float16), "is F16; only F32 can be read here"),
+        (lambda floats: floats.view(np.uint8), r"wrong shape.*h.1.mlp.c_fc"),
+        (lambda floats: floats * np.float32(np.nan), "NaN(,| or) infinite"),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "torch"])
+def test_floats_among_integers(
+    copy: Path, make: Callable[[Any], Any], says: str | None, device: str
+) -> None:
+    if device == "torch":
+        pytest.importorskip("torch")
+    floats = np.random.default_rng(0).normal(size=(48, 192)).astype(np.float32)
+    formats = f"{METADATA['gpt2fast_formats']}, {MATRIX} float32"
+    change(copy, put(MATRIX, lambda _: make(floats)), {**METADATA, "gpt2fast_formats": formats})
+    file = copy / "config.json"
+    own = {**SCHEME, "overrides": {MATRIX: {"format": "float32", "group_size": 0}}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": own}))
+    expected = pytest.raises(CheckpointError, match=rf"{copy}.*{says}") if says else nullcontext()
+    with expected, LLM(copy, device=device) as llm:
+        assert np.isfinite(llm.logits([1, 2, 3])).all()
 
 
 @pytest.mark.filterwarnings("ignore:.*unknown fields")

@@ -20,9 +20,10 @@ from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.checkpoint.packed import PackedTensor
 from gpt2fast.checkpoint.save import save_quantized
 from gpt2fast.errors import CheckpointError, OptionError
-from gpt2fast.quantization import Quantization, agree
+from gpt2fast.quantization import MatrixFormat, Quantization, agree
 from gpt2fast.runners.cpu import CpuRunner
 from model_grid import BASE, PRUNED
+from paged import PagedSequences
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 
@@ -81,6 +82,39 @@ def test_round_trip(
     again = save_again(out, tmp_path / "again")
     for file in ("model.safetensors", "config.json"):
         assert (again / file).read_bytes() == (out / file).read_bytes()
+
+
+def test_a_mixed_scheme(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    """Floats as plain tensors, integers as panels; the same bits and files after a round trip."""
+    path, _ = make_checkpoint(**{**BASE, "n_embd": 60, "n_inner": 77})
+    own = {
+        "wte.weight": MatrixFormat("bfloat16"),
+        "h.0.attn.c_attn.weight": MatrixFormat("float32"),
+        "h.1.mlp.c_fc.weight": MatrixFormat("int3", 32),
+        "h.1.mlp.c_proj.weight": MatrixFormat("bfloat16"),
+    }
+    scheme = Quantization(MatrixFormat("int4", 64), MatrixFormat("int8", 64), tuple(own.items()))
+    with open_checkpoint(path) as source:
+        runner = CpuRunner(source, quantization=scheme, num_blocks=8)
+        exact = {name: source.tensor(name).float32() for name in own}
+    want = PagedSequences(runner).logits(np.array(TOKENS, np.int32), [len(TOKENS)])
+    out = tmp_path / "out"
+    save_quantized(out, path, runner.config, scheme, runner.packed_tensors())
+    assert bits(out, kv_cache_dtype="float32") == want.tobytes()
+    with open_checkpoint(out) as saved:
+        assert saved.quantization == scheme
+        assert saved.bytes_by_dtype.keys() == {"F32", "BF16", "int4-g64", "int3-g32"}
+        kinds = {name: saved.tensor(name).dtype for name in own}
+        assert list(kinds.values()) == ["BF16", "F32", "int3-g32", "BF16"]
+        name = "h.0.attn.c_attn.weight"  # no factor moves into floats
+        assert saved.tensor(name).float32().tobytes() == exact[name].tobytes()
+        error = np.abs(saved.tensor("wte.weight").float32() / exact["wte.weight"] - 1)
+        assert 0 < error.max() <= 2**-8
+    again = save_again(out, tmp_path / "again")
+    for file in ("model.safetensors", "config.json"):
+        assert (again / file).read_bytes() == (out / file).read_bytes()
+    with pytest.raises(OptionError, match=r"is stored in mixed \(int4-g64, int8-g64, float32, i"):
+        LLM(out, quantization="int4")
 
 
 def save_again(path: Path, out: Path) -> Path:

@@ -97,7 +97,7 @@ def test_a_missing_system_is_a_row_and_one_line(
     [
         ([], "give a MODEL"),
         (["demo", "--system", "fastgpt"], "'fastgpt' is unknown"),
-        (["demo", "--format", "int3"], "no format 'int3'"),
+        (["demo", "--format", "int2"], "no format 'int2'"),
         (["demo", "--prompt", "500", "--tokens", "100"], "512 tokens"),
         (["demo", "--text", "/no/file"], "/no/file"),
         (["/no/model"], "/no/model"),

@@ -21,6 +21,7 @@ pytest.importorskip("triton")
 from bits import check_forks  # noqa: E402
 from gpt2fast import LLM, BeamSearchParams, SamplingParams  # noqa: E402
 from gpt2fast.checkpoint import open_checkpoint  # noqa: E402
+from gpt2fast.checkpoint.save import save_quantized  # noqa: E402
 from gpt2fast.errors import (  # noqa: E402
     CheckpointError,
     GPT2FastError,
@@ -29,8 +30,9 @@ from gpt2fast.errors import (  # noqa: E402
 )
 from gpt2fast.kernels.reference import store_matrix  # noqa: E402
 from gpt2fast.kernels.triton.activation import FORMULAS  # noqa: E402
-from gpt2fast.quantization import Quantization  # noqa: E402
+from gpt2fast.quantization import MatrixFormat, Quantization  # noqa: E402
 from gpt2fast.runners.base import RowSampling, SamplingRunner, StepBatch  # noqa: E402
+from gpt2fast.runners.cpu import CpuRunner  # noqa: E402
 from gpt2fast.runners.cuda import CudaRunner  # noqa: E402
 from gumbel_reference import kept, noise  # noqa: E402
 from model_grid import BASE, FLAG_GRID, PRUNED, PRUNED_GRID  # noqa: E402
@@ -47,6 +49,15 @@ GRID = [
     if not str(each.id).startswith("act_") or each.id in ("act_relu", "act_mish")
 ]
 SMALL = {**BASE, "n_layer": 1, "n_embd": 24, "vocab_size": 61}
+MIXED = Quantization(
+    MatrixFormat("int3", 32),
+    MatrixFormat("int8", 64),
+    (
+        ("h.0.attn.c_attn.weight", MatrixFormat("bfloat16")),
+        ("h.1.mlp.c_fc.weight", MatrixFormat("int4", 64)),
+        ("h.1.mlp.c_proj.weight", MatrixFormat("float32")),
+    ),
+)
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -235,8 +246,11 @@ def test_many_steps_in_one_call(make_checkpoint: MakeCheckpoint) -> None:
 @needs_kernels
 @pytest.mark.parametrize(
     ("fields", "scheme"),
-    [(BASE, "int8"), (BASE, "int4-g32"), (BASE, "fp8"), (PRUNED, "int8"), (PRUNED, "int4-g32")],
-    ids=["int8", "int4-g32", "fp8", "pruned-int8", "pruned-int4-g32"],
+    [
+        *((BASE, scheme) for scheme in ("int8", "int4-g32", "mixed", "fp8")),
+        *((PRUNED, scheme) for scheme in ("int8", "int4-g32")),
+    ],
+    ids=["int8", "int4-g32", "mixed", "fp8", "pruned-int8", "pruned-int4-g32"],
 )
 def test_small_weights(
     make_checkpoint: MakeCheckpoint, fields: dict[str, Any], scheme: str, tmp_path: Path
@@ -245,10 +259,12 @@ def test_small_weights(
     saved: the torch runner's."""
     path, model = make_checkpoint(**fields)
     tokens = text(30, BASE["vocab_size"])
-    quantization = Quantization.parse(scheme)
+    quantization = MIXED if scheme == "mixed" else Quantization.parse(scheme)
     if scheme != "fp8":
-        with LLM(path, quantization=scheme) as llm:
-            llm.save_quantized(tmp_path / "small")
+        with open_checkpoint(path) as checkpoint:
+            cpu = CpuRunner(checkpoint, quantization=quantization, num_blocks=1)
+        small = tmp_path / "small"
+        save_quantized(small, path, cpu.config, quantization, cpu.packed_tensors())
         with LLM(tmp_path / "small", device="torch") as llm:
             want = llm.logits(tokens.tolist())
         got = PagedSequences(make(tmp_path / "small")).logits(tokens, [13, 1, 16])
@@ -260,7 +276,7 @@ def test_small_weights(
     with torch.no_grad():
         for name, weight in model.named_parameters():
             is_table = name.endswith(("wte.weight", "lm_head.weight"))
-            form = quantization.head if is_table else quantization.blocks
+            form = quantization.format_of(name.removeprefix("transformer."))
             if is_table:
                 weight.copy_(store_matrix(weight, form.name, form.group_size))
             elif weight.dim() == 2 and "wpe" not in name:

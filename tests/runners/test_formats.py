@@ -18,7 +18,7 @@ from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.checkpoint.save import save_quantized
 from gpt2fast.panel_layout import bytes_by_format, bytes_per_step, matrix_layouts
-from gpt2fast.quantization import Quantization
+from gpt2fast.quantization import FLOAT_FORMATS, MatrixFormat, Quantization
 from gpt2fast.runners.cpu import CpuRunner
 from model_grid import BASE, FLAG_GRID, PRUNED_GRID
 from paged import PagedSequences
@@ -27,8 +27,19 @@ MakeCheckpoint = Callable[..., tuple[Path, Any]]
 
 WEIGHTS = (
     "float32", "bfloat16", "int8", "int8-g32", "int4", "int4-g32", "int4-g128", "int3", "int3-g32",
+    "mixed",
 )  # fmt: skip
-INTEGERS = tuple(name for name in WEIGHTS if name.startswith("int"))
+INTEGERS = tuple(name for name in WEIGHTS if name not in FLOAT_FORMATS)
+MIXED = Quantization(
+    MatrixFormat("int4", 64),
+    MatrixFormat("int8", 32),
+    (
+        ("wte.weight", MatrixFormat("bfloat16")),
+        ("h.0.attn.c_attn.weight", MatrixFormat("float32")),
+        ("h.0.attn.c_proj.weight", MatrixFormat("int3", 32)),
+        ("h.0.mlp.c_fc.weight", MatrixFormat("int8", 128)),
+    ),
+)
 CACHES = ("float32", "bfloat16", "int8")
 MODELS: list[dict[str, Any]] = [
     BASE,
@@ -39,13 +50,17 @@ MODELS: list[dict[str, Any]] = [
 ]
 
 
+def scheme_of(weights: str) -> Quantization:
+    return MIXED if weights == "mixed" else Quantization.parse(weights)
+
+
 def make_runner(path: Path, weights: str, cache: str = "float32", **options: Any) -> CpuRunner:
-    integers = weights.startswith("int")
+    integers = weights in INTEGERS
     with open_checkpoint(path) as checkpoint:
         return CpuRunner(
             checkpoint,
             dtype="float32" if integers else weights,
-            quantization=Quantization.parse(weights) if integers else None,
+            quantization=scheme_of(weights) if integers else None,
             kv_cache_dtype=cache,
             **{"num_blocks": 32, "num_threads": 2, **options},
         )

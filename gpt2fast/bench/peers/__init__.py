@@ -28,7 +28,11 @@ class System:
 _TORCH = "torch transformers"
 _SYSTEMS = {
     "gpt2fast": System(
-        "native", "Native", ("float32", "bfloat16", "int8", "int4"), ("gpt2fast",), "gpt2fast"
+        "native",
+        "Native",
+        ("float32", "bfloat16", "int8", "int4", "int3"),
+        ("gpt2fast",),
+        "gpt2fast",
     ),
     **{
         f"transformers-{variant}": System(

@@ -29,8 +29,8 @@ class Adapter(Protocol):
 
     The life of an adapter is ``convert`` (slow, cached, best in a process of its own, so that its
     memory is not counted as the system's), ``load``, then any number of ``generate`` and
-    ``logits``, and ``close``. Formats are float32, float16, bfloat16, int8 and int4; what a system
-    calls them is its adapter's business.
+    ``logits``, and ``close``. Formats are float32, float16, bfloat16, int8, int4 and int3; what a
+    system calls them is its adapter's business.
     """
 
     FORMATS: ClassVar[tuple[str, ...]]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.bench.peers.base import Clock, Generated, check_format, installed, refuse
+from gpt2fast.quantization import INTEGER_FORMATS
 
 _BITS = {"float32": 32, "bfloat16": 16, "int8": 8}
 # A step can hold the prompts of a whole batch up to this, so that all sequences decode in step and
@@ -23,7 +24,7 @@ class Native:
     The one option is ``kv_cache_dtype``. Reuse of prefixes is off: every prompt is computed.
     """
 
-    FORMATS: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", "int8", "int4")
+    FORMATS: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", *INTEGER_FORMATS)
 
     def __init__(self, work: Path) -> None:
         self._llm: Any = None
@@ -49,7 +50,7 @@ class Native:
             artifact,
             device="cpu",
             dtype=fmt if fmt in ("float32", "bfloat16") else "auto",
-            quantization=fmt if fmt in ("int8", "int4") else None,
+            quantization=fmt if fmt in INTEGER_FORMATS else None,
             kv_cache_dtype=kv_cache_dtype,
             num_threads=threads,
             max_batch_tokens=min(max(512, batch * context), _MOST_BATCH_TOKENS),
