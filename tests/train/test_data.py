@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpt2fast.errors import OptionError
 from gpt2fast.train.corpus import Document
-from gpt2fast.train.data import WindowSampler, evaluation_batches, tokenize
+from gpt2fast.train.data import FixedWindows, WindowSampler, evaluation_batches, tokenize
 from gpt2fast.train.tokenizer import END_OF_TEXT, train_tokenizer
 
 
@@ -38,6 +38,32 @@ def test_epochs_and_seeds_differ() -> None:
     n = first.windows_per_epoch
     assert not np.array_equal(first.batch(0, n), first.batch(n, n))
     assert not np.array_equal(first.batch(0, n), WindowSampler(tokens, 16, 1).batch(0, n))
+
+
+@settings(deadline=None)
+@given(
+    length=st.integers(20, 400),
+    context=st.integers(2, 10),
+    seed=st.integers(0, 2**62),
+    cut=st.integers(0, 50),
+)
+def test_fixed_windows_are_the_same_in_every_epoch(
+    length: int, context: int, seed: int, cut: int
+) -> None:
+    sampler = FixedWindows.cut(np.arange(length, dtype=np.int32), context, seed)
+    n = len(sampler.windows)
+    assert n == (length - 1) // context
+    assert sampler.context == context
+    orders = [sampler.numbers(epoch * n, n) for epoch in range(3)]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    if n > 8:
+        assert any((order != orders[0]).any() for order in orders[1:])
+    parts = [sampler.numbers(n, cut), sampler.numbers(n + cut, 60)]
+    np.testing.assert_array_equal(np.concatenate(parts), sampler.numbers(n, cut + 60))
+    rows = sampler.batch(n, n)
+    np.testing.assert_array_equal(rows[:, 0], orders[1] * context)
+    assert (np.diff(rows, axis=1) == 1).all()
 
 
 def test_too_small_a_corpus_is_refused() -> None:

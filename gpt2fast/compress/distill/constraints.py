@@ -18,9 +18,7 @@ from gpt2fast.compress.state import QuantizedMatrix
 from gpt2fast.errors import OptionError
 from gpt2fast.kernels import reference
 from gpt2fast.model.gpt2 import GPT2
-from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat
-
-_RANGES = {"int8": (-127, 127), "int4": (-8, 7), "int3": (-4, 3)}
+from gpt2fast.quantization import EMBEDDING, HEAD, INTEGER_RANGES, MatrixFormat
 
 
 class Constraint(Protocol):
@@ -63,10 +61,10 @@ class OnGrid:
     """
 
     def __init__(self, matrix: QuantizedMatrix, transposed: bool) -> None:
-        if matrix.format.name not in _RANGES:
+        if matrix.format.name not in INTEGER_RANGES:
             raise OptionError(
                 f"weights cannot be trained on the grid of {matrix.format.label}; integer formats "
-                "can: int8, int4, int3"
+                f"can: {', '.join(INTEGER_RANGES)}"
             )
         self.format, self.scales, self.transposed = matrix.format, matrix.scales, transposed
 
@@ -92,7 +90,7 @@ class OnGrid:
         rows = (weight.detach().T if self.transposed else weight.detach()).float()
         scales = self.scales.repeat_interleave(self.format.group_size, -1)[:, : rows.shape[1]]
         inverse = torch.where(scales == 0.0, 0.0, 1.0 / scales)
-        return torch.round(rows * inverse).clamp_(*_RANGES[self.format.name])
+        return torch.round(rows * inverse).clamp_(*INTEGER_RANGES[self.format.name])
 
 
 class _StraightThrough(torch.autograd.Function):

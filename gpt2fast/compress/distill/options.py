@@ -94,7 +94,7 @@ class RecoverOptions(LossOptions):
 
     warmup: int = flag(0, "steps of linear warm-up")
     weight_decay: float = flag(0.0, "AdamW weight decay, on matrices only")
-    lr: float = flag(1e-4, "peak learning rate")
+    lr: float = flag(3e-4, "peak learning rate")
 
 
 @dataclass(frozen=True)

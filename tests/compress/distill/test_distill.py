@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +186,37 @@ def test_command_line(
     assert "--layers 1 3" in record["command"]
     assert main(command) == 2
     assert "already holds a training run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_resume(text: str, teacher: Path, tmp_path: Path) -> None:
+    """With a map between widths, which is trained beside the student, and with drawn tokens."""
+
+    def launch(out: str, processes: int, **changes: Any) -> dict[str, np.ndarray]:
+        options = {**SHORT, "threads": 1, "layers": "0 3", **changes}
+        flags: list[str] = []
+        for name, value in options.items():
+            words = [] if value is True else str(value).split()
+            flags += [f"--{name.replace('_', '-')}", *words]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command = ["-m", "gpt2fast", "distill", text, "--teacher", str(teacher), "--out", out]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        subprocess.run(
+            [sys.executable, *launcher, *command, *flags],
+            cwd=tmp_path,
+            env=environment,
+            check=True,
+            timeout=300,
+        )
+        with open_checkpoint(tmp_path / out) as checkpoint:
+            return {name: checkpoint.tensor(name).float32() for name in checkpoint.names}
+
+    hidden = {"hidden_weight": 1.0, "width": 16, "n_head": 4}
+    for kind, changes in (("hidden", hidden), ("sampled", {"samples": 8})):
+        one = launch(f"{kind}-one", 1, **{**changes, "batch_size": 4})
+        two = launch(f"{kind}-two", 2, **{**changes, "batch_size": 2})
+        launch(f"{kind}-halves", 2, **{**changes, "batch_size": 2, "stop_at": 6})
+        halves = launch(f"{kind}-halves", 2, **{**changes, "batch_size": 2, "resume": True})
+        for name in one:
+            np.testing.assert_array_equal(halves[name], two[name])
+            np.testing.assert_allclose(two[name], one[name], atol=4e-3)
