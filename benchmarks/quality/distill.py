@@ -31,31 +31,31 @@ from gpt2fast.compress.state import open_model
 from gpt2fast.evaluate.bootstrap import paired_comparison
 from gpt2fast.evaluate.scoring import token_nats
 from gpt2fast.evaluate.windows import groups_of, plain_windows
+from gpt2fast.train.corpus import python_documents, split
 from gpt2fast.train.options import TrainOptions
 from gpt2fast.train.run import train
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "distill.json"
 CONTEXT, DEPTH = 128, 2
-FULL = {"seeds": 3, "steps": 400, "batch_size": 16, "held_out_tokens": 128 * 1024}
-QUICK = {"seeds": 1, "steps": 12, "batch_size": 2, "held_out_tokens": 128 * 16}
+FULL = {"seeds": 3, "steps": 400, "batch_size": 16, "files": 1000, "characters": 400_000}
+QUICK = {"seeds": 1, "steps": 12, "batch_size": 2, "files": 20, "characters": 8_000}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
     parser.add_argument("--work", type=Path, default=Path("build/distill"))
     args = parser.parse_args()
     size = QUICK if args.quick else FULL
     work = args.work / ("quick" if args.quick else "full")
-    held_out = None
+    write_texts(work, size)
     rows = []
     for seed in range(size["seeds"]):
         nats = {}
         for name in ("taught", "alone", "scratch"):
             out = work / f"{name}-{seed}"
             student(name, seed, out, size)
-            if held_out is None:
-                held_out = held_out_windows(out, size["held_out_tokens"])
+            held_out = held_out_windows(out)
             nats[name] = nats_of(out, held_out)
         rows.append(row(seed, nats, groups_of(plain_windows(held_out))))
         print(json.dumps(rows[-1]), flush=True)
@@ -65,13 +65,26 @@ def main() -> None:
         RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
+def write_texts(work: Path, size: dict[str, int]) -> None:
+    """Python's own text, split as it was for the teacher, into ``work/texts``."""
+    corpus = split(python_documents(), 0.05)
+    folder = work / "texts"
+    (folder / "train").mkdir(parents=True, exist_ok=True)
+    for index, document in enumerate(corpus.train[: size["files"]]):
+        (folder / "train" / f"{index:04d}.txt").write_text(document.text, encoding="utf-8")
+    pieces = [document.text[:8000] for document in corpus.held_out]
+    text = "\n".join(pieces)[: size["characters"]]
+    (folder / "held-out.txt").write_text(text, encoding="utf-8")
+
+
 def student(name: str, seed: int, out: Path, size: dict[str, int]) -> None:
     """Train one student, unless it is there already."""
     if (out / "training.json").is_file():
         return
     options: dict[str, Any] = {
         "out": str(out),
-        "corpus": "python",
+        "data": (str(out.parent / "texts" / "train"),),
+        "held_out_data": (str(out.parent / "texts" / "held-out.txt"),),
         "context": CONTEXT,
         "batch_size": size["batch_size"],
         "steps": size["steps"],
@@ -93,9 +106,9 @@ def student(name: str, seed: int, out: Path, size: dict[str, int]) -> None:
     distill(DistillOptions(teacher="demo", depth=DEPTH, **alone, **options))
 
 
-def held_out_windows(out: Path, num_tokens: int) -> NDArray[np.int64]:
+def held_out_windows(out: Path) -> NDArray[np.int64]:
     """Windows (N, CONTEXT + 1) of the files that no run is trained on, the teacher's neither."""
-    tokens = np.load(out / "run" / "held_out.npy").astype(np.int64)[: num_tokens + 1]
+    tokens = np.load(out / "run" / "held_out.npy").astype(np.int64)
     starts = np.arange((len(tokens) - 1) // CONTEXT)[:, None] * CONTEXT
     return np.asarray(tokens[starts + np.arange(CONTEXT + 1)])
 
