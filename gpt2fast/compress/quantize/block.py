@@ -28,9 +28,9 @@ def quantize_block(
     model: Model, layer: int, states: HiddenStates | None, options: QuantizeOptions
 ) -> dict[str, float]:
     """Round those matrices of a block whose format is of integers and that are not rounded yet,
-    ``states`` being its inputs on the calibration text: each for the inputs that the ones before
-    it leave. Returns the relative squared error of each one's outputs (of its weights, without
-    text) by name.
+    ``states`` being its inputs on the calibration text; with GPTQ, each for the inputs that those
+    before it leave. Returns the relative squared error of each one's outputs (of its weights, where
+    the method looks at no text) by name.
 
     Raises GPT2FastError naming the matrix whose numbers are not finite.
     """
@@ -43,11 +43,16 @@ def quantize_block(
     if options.method == "awq" and states is not None:
         values_fixed = {"attn.c_proj"} if "attn.c_attn" in done else set()
         _scale(model, layer, {part: todo[part] for part in todo.keys() - values_fixed}, states)
+    seen: dict[str, InputStatistics] = {}
+    if states is not None and todo and options.method in ("clip", "awq"):
+        seen = collect(states, tuple(todo))
     errors = {}
     for part, form in todo.items():
         name = matrix_name(layer, part)
-        seen = None if states is None else collect(states, (part,))[part]
-        errors[name] = quantize_matrix(model, name, form, seen, options.method, options)
+        if states is not None and options.method == "gptq":
+            seen = collect(states, (part,))  # as the matrices before it, rounded by now, leave it
+        method = options.method
+        errors[name] = quantize_matrix(model, name, form, seen.get(part), method, options)
     return errors
 
 

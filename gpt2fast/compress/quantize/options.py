@@ -56,6 +56,11 @@ class QuantizeOptions:
             or (self.head_method == "gptq" and self.head.is_integer)
         )
 
+    @property
+    def takes_calibration(self) -> bool:
+        """Whether text would change anything."""
+        return self.needs_calibration or self.method == "clip"
+
 
 def _one_of(field: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:

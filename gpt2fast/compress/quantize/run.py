@@ -42,6 +42,7 @@ def quantize(
     numbers are not finite.
     """
     _check(model, calibration, options)
+    calibration = calibration if options.takes_calibration else None
     begin = perf_counter()
     layers = model.config.n_layer
     errors = _embedding(model, options)
