@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration import Calibration, generate_calibration
 from gpt2fast.errors import OptionError
 from gpt2fast.train.corpus import Document, read_documents
 from gpt2fast.train.data import tokenize
@@ -95,6 +96,21 @@ def split_texts(
         parts[name].append(tokens)
     windows = {name: _windows(name, parts[name], sizes) for name in SHARES}
     return Texts(windows, ", ".join([*paths, *verify_paths]))
+
+
+def written_texts(model: Path, sizes: Sizes, seed: int, num_threads: int | None) -> Texts:
+    """Three parts that the model writes itself, for who gives no text.
+
+    On such text the mean rise of nats is an estimate of the KL divergence of the two models.
+    """
+    parts = {}
+    for number, part in enumerate(SHARES):
+        own_seed = len(SHARES) * seed + number
+        written = generate_calibration(
+            model, sizes.of(part), sizes.length, own_seed, num_threads=num_threads
+        )
+        parts[part] = written.windows
+    return Texts(parts, "text that the model wrote itself")
 
 
 def _unique(documents: Sequence[Document]) -> list[Document]:

@@ -63,11 +63,11 @@ def test_transformers_loads_uniform_floats(
 
 
 def test_mixed_formats_come_back(model: Model, tmp_path: Path) -> None:
-    """Most of the blocks int4, two matrices int8, one left in floats."""
+    """Most of the blocks int4, one matrix int8, one int3, one left in floats."""
     for name in model.matrix_names():
         set_format(model, name, "int4" if name.startswith("h.") else "int8", 32)
     set_format(model, "h.1.mlp.c_fc.weight", "int8", 64)
-    set_format(model, "h.1.attn.c_proj.weight", "int8", 128)
+    set_format(model, "h.1.attn.c_proj.weight", "int3", 32)
     model.set_weight("h.0.mlp.c_proj.weight", model.weight("h.0.mlp.c_proj.weight"))
     scheme = quantization_of(model)
     assert scheme == Quantization(
@@ -75,7 +75,7 @@ def test_mixed_formats_come_back(model: Model, tmp_path: Path) -> None:
         MatrixFormat("int8", 32),
         (
             ("h.0.mlp.c_proj.weight", MatrixFormat("float32")),
-            ("h.1.attn.c_proj.weight", MatrixFormat("int8", 128)),
+            ("h.1.attn.c_proj.weight", MatrixFormat("int3", 32)),
             ("h.1.mlp.c_fc.weight", MatrixFormat("int8", 64)),
         ),
     )

@@ -1,0 +1,99 @@
+"""What a search tried: loss against speed, and the border of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gpt2fast.compress.budget import Budget
+from gpt2fast.compress.search import Tried, pareto
+from gpt2fast.errors import MissingDependencyError
+
+_INK, _MUTED, _GRID, _ACCENT = "#1c2024", "#60646c", "#e4e6ea", "#0b68cb"
+_LABELLED = 6  # points that carry their recipe
+
+
+def plot_pareto(tried: Sequence[Tried], chosen: Tried, budget: Budget, path: Path) -> None:
+    """Write ``path`` (SVG). Raises MissingDependencyError without matplotlib."""
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependencyError(
+            "the Pareto plot needs matplotlib: pip install 'gpt2fast[compress]'"
+        ) from None
+    with rc_context({"font.size": 10, "svg.fonttype": "none", "axes.edgecolor": _MUTED}):
+        figure = Figure(figsize=(8.0, 4.8), layout="constrained")
+        axes = figure.subplots()
+        _allowed(axes, budget)
+        _points(axes, tried, chosen)
+        _axes(axes, tried, budget)
+        figure.savefig(path, facecolor="white")
+
+
+def _allowed(axes: Any, budget: Budget) -> None:
+    if budget.max_loss is not None:
+        axes.axhline(budget.max_loss, color=_MUTED, linestyle="--", linewidth=1)
+        axes.annotate(
+            f"allowed: {budget.max_loss:g} %",
+            (1, budget.max_loss),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 4),
+            textcoords="offset points",
+            ha="right",
+            color=_MUTED,
+        )
+    if budget.min_speedup is not None:
+        axes.axvline(budget.min_speedup, color=_MUTED, linestyle="--", linewidth=1)
+
+
+def _points(axes: Any, tried: Sequence[Tried], chosen: Tried) -> None:
+    front = pareto(tried)
+    axes.plot(
+        [t.measured.speedup for t in front],
+        [t.measured.loss for t in front],
+        color=_ACCENT,
+        linewidth=1.2,
+        zorder=2,
+    )
+    for item in tried:
+        m = item.measured
+        on_front, is_chosen = item in front, item == chosen
+        axes.errorbar(
+            m.speedup,
+            m.loss,
+            yerr=[[max(0.0, m.loss - m.loss_low)], [max(0.0, m.loss_high - m.loss)]],
+            fmt="o",
+            markersize=9 if is_chosen else 6,
+            markerfacecolor=_ACCENT if is_chosen else "white",
+            color=_ACCENT if on_front else _MUTED,
+            capsize=2,
+            zorder=3,
+        )
+    labelled = [chosen, *[t for t in front if t != chosen]][:_LABELLED]
+    for number, item in enumerate(labelled):
+        axes.annotate(
+            item.candidate.recipe.label + (" (chosen)" if item == chosen else ""),
+            (item.measured.speedup, item.measured.loss),
+            xytext=(8, 8 if number % 2 == 0 else -14),
+            textcoords="offset points",
+            fontsize=8,
+            color=_INK,
+        )
+
+
+def _axes(axes: Any, tried: Sequence[Tried], budget: Budget) -> None:
+    losses = [t.measured.loss_high for t in tried]
+    allowed = budget.max_loss or 0.0
+    # One that lost everything would press all others onto the axis.
+    if max(losses) > 20 * max(allowed, 1.0):
+        axes.set_yscale("symlog", linthresh=max(allowed, 1.0))
+    axes.set_xlabel("decoding, times the original in float32", color=_INK)
+    axes.set_ylabel("rise of perplexity, %", color=_INK)
+    axes.set_title("What was tried: loss against speed", loc="left", color=_INK)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.22, y=0.12)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

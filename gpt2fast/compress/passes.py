@@ -1,0 +1,54 @@
+"""The passes that a recipe can name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpt2fast.compress.distill.options import RecoverOptions
+from gpt2fast.compress.distill.recover import recover_model
+from gpt2fast.compress.pipeline import Context, Journal, Pass
+from gpt2fast.compress.prune.heads import HeadOptions, prune_heads
+from gpt2fast.compress.prune.layers import LayerOptions, prune_layers
+from gpt2fast.compress.prune.neurons import NeuronOptions, prune_neurons
+from gpt2fast.compress.prune.unstructured import WeightOptions, prune_weights
+from gpt2fast.compress.quantize import QuantizeOptions, quantize
+from gpt2fast.compress.state import Model, open_model
+from gpt2fast.quantization import HEAD
+
+
+def _prune(function: Any) -> Any:
+    def run(model: Model, options: Any, context: Context) -> None:
+        function(model, context.calibration, options, context.say)
+
+    return run
+
+
+def _quantize(model: Model, options: QuantizeOptions, context: Context) -> None:
+    journal = Journal(model, context.work)
+    recorded = set(journal.restore())
+
+    def progress(name: str, done: int, total: int) -> None:
+        prefix = f"{name}." if name.startswith("h.") else name
+        # The head comes last, and then the pass is done; a tied embedding stands for it.
+        if name != HEAD and prefix not in recorded:
+            journal.record(prefix)
+        context.say(f"{done} of {total}")
+
+    quantize(model, context.calibration, options, progress)
+
+
+def _recover(model: Model, options: RecoverOptions, context: Context) -> None:
+    teacher = open_model(context.original).network
+    windows = context.calibration.windows
+    recover_model(model, teacher, windows, context.work, options)
+
+
+PASSES: dict[str, Pass] = {
+    "prune-layers": Pass(LayerOptions, _prune(prune_layers)),
+    "prune-heads": Pass(HeadOptions, _prune(prune_heads)),
+    "prune-neurons": Pass(NeuronOptions, _prune(prune_neurons)),
+    "prune-weights": Pass(WeightOptions, _prune(prune_weights)),
+    "recover": Pass(RecoverOptions, _recover),
+    "quantize": Pass(QuantizeOptions, _quantize),
+}
+OPTIONS = {name: entry.options for name, entry in PASSES.items()}

@@ -1,0 +1,101 @@
+"""Which recipe is the smallest that keeps to a budget, with few of them tried.
+
+Each candidate has levels, one for each thing that can be done more or less of (layers removed, bits
+of the blocks, bits of the head), and the bytes that a step of it will read, which decide its size
+and, at batch 1, its speed. Two facts spare most of the work: a candidate that loses too much is not
+mended by doing more of everything, and one that is too large or too slow not by doing less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gpt2fast.compress.budget import Budget, Measured
+from gpt2fast.compress.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe that may be tried."""
+
+    recipe: Recipe
+    levels: tuple[int, ...]  # more is smaller, and loses more
+    step_bytes: int  # of weights that a decode step will read
+
+    def at_least(self, other: Candidate) -> bool:
+        """Whether everything that ``other`` does is done here, or more of it."""
+        return all(a >= b for a, b in zip(self.levels, other.levels, strict=True))
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate with what was measured of it."""
+
+    candidate: Candidate
+    measured: Measured
+
+
+def search(
+    candidates: Sequence[Candidate],
+    budget: Budget,
+    try_out: Callable[[Candidate], Measured],
+    share: float = 1.0,
+) -> list[Tried]:
+    """Try candidates until no other can be smaller than the best one that keeps to ``budget``.
+
+    ``share`` of the allowed loss is what the choice may use up, so that chance on the text of the
+    choice does not decide. Returns all that were tried, in that order.
+    """
+    tried: list[Tried] = []
+    left = sorted(candidates, key=lambda c: c.step_bytes)
+    while left:
+        candidate = left[len(left) // 2]
+        measured = try_out(candidate)
+        tried.append(Tried(candidate, measured))
+        left.remove(candidate)
+        keeps_loss, keeps_size = budget.holds_loss(measured, share), budget.holds_size(measured)
+        if not keeps_loss:
+            left = [other for other in left if not other.at_least(candidate)]
+        if keeps_loss or not keeps_size:
+            # Others of its size would be no better, or too large as well.
+            left = [other for other in left if other.step_bytes < candidate.step_bytes]
+    return tried
+
+
+def best_first(tried: Sequence[Tried], budget: Budget, share: float = 1.0) -> list[Tried]:
+    """Those that keep to ``budget``, the smallest first."""
+    good = [
+        t for t in tried if budget.holds_loss(t.measured, share) and budget.holds_size(t.measured)
+    ]
+    return sorted(good, key=lambda t: t.candidate.step_bytes)
+
+
+def nearest(tried: Sequence[Tried], budget: Budget) -> Tried:
+    """The one that misses least: fewest parts of the budget, then the smallest excess of all."""
+
+    def excess(item: Tried) -> tuple[int, float]:
+        m = item.measured
+        over = [
+            m.loss_high / budget.max_loss if budget.max_loss else 0.0,
+            budget.min_speedup / m.speedup if budget.min_speedup else 0.0,
+            m.num_bytes / budget.max_bytes if budget.max_bytes else 0.0,
+        ]
+        return len(budget.misses(m)), max(over)
+
+    return min(tried, key=excess)
+
+
+def pareto(tried: Sequence[Tried]) -> list[Tried]:
+    """Those that no other beats in both loss and speed, by speed."""
+    front = [
+        t
+        for t in tried
+        if not any(
+            o.measured.loss <= t.measured.loss
+            and o.measured.speedup >= t.measured.speedup
+            and (o.measured.loss, o.measured.speedup) != (t.measured.loss, t.measured.speedup)
+            for o in tried
+        )
+    ]
+    return sorted(front, key=lambda t: t.measured.speedup)

@@ -1,0 +1,164 @@
+"""Trying a recipe out: carry it out, save the result as users will load it, measure that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast.compress.artifact import save_model
+from gpt2fast.compress.budget import Budget, Measured
+from gpt2fast.compress.measure import (
+    Speed,
+    compare,
+    measure_speed,
+    stored_bytes,
+    window_nats,
+)
+from gpt2fast.compress.pipeline import Pipeline, Say
+from gpt2fast.compress.recipe import Recipe
+from gpt2fast.compress.search import Candidate
+from gpt2fast.compress.snapshot import replacing
+from gpt2fast.compress.texts import Texts
+from gpt2fast.engine.llm import LLM
+
+_HOPELESS = 3.0  # times the allowed loss: such a candidate's speed is not worth measuring twice
+
+
+class TrialLog:
+    """What was measured of each recipe, a JSON line each, found again after an interruption."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        found = [entry for entry in map(_parsed, lines) if entry]
+        self.entries: dict[str, dict[str, Any]] = {entry["key"]: entry for entry in found}
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Append ``entry``, which has a "key"."""
+        self.entries[entry["key"]] = entry
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A line of the log; None where it was cut off while it was written."""
+    try:
+        entry = json.loads(line)
+        return entry if {"key", "measured"} <= entry.keys() else None
+    except (ValueError, AttributeError):
+        return None
+
+
+@dataclass
+class Trials:
+    """Candidates of one original on one text; ``work`` has the log and those worth keeping."""
+
+    pipeline: Pipeline
+    texts: Texts
+    budget: Budget
+    work: Path
+    say: Say
+    num_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        self.log = TrialLog(self.work / "log.jsonl")
+
+    @cached_property
+    def original(self) -> LLM:
+        """The model that is compressed, in float32."""
+        return LLM(self.pipeline.context.original, num_threads=self.num_threads)
+
+    def open(self, recipe: Recipe) -> LLM:
+        """What ``recipe`` made, as saved."""
+        return LLM(self.artifact(recipe), num_threads=self.num_threads)
+
+    def nats_of_original(self, part: str) -> NDArray[np.float64]:
+        """Of each predicted token of that part of the text."""
+        if part not in self._original_nats:
+            self.say(f"the original on the text of the {part}")
+            self._original_nats[part] = window_nats(self.original, self.texts.parts[part])
+        return self._original_nats[part]
+
+    @cached_property
+    def _original_nats(self) -> dict[str, NDArray[np.float64]]:
+        return {}
+
+    def try_out(self, candidate: Candidate) -> Measured:
+        """Measure ``candidate`` on the text of the selection; what the log has is not repeated."""
+        recipe = candidate.recipe
+        if (entry := self.log.entries.get(recipe.key)) is None:
+            entry = self._measure(recipe)
+            self.log.add(entry)
+        measured = Measured(**entry["measured"])
+        self.say(
+            f"{recipe.label}: perplexity {measured.loss:+.2f} % "
+            f"[{measured.loss_low:+.2f}, {measured.loss_high:+.2f}], "
+            f"{measured.speedup:.2f}x as fast, {measured.num_bytes / 1e6:.1f} MB"
+        )
+        if not self.budget.holds(measured):
+            shutil.rmtree(self._directory(recipe), ignore_errors=True)
+        return measured
+
+    def artifact(self, recipe: Recipe) -> Path:
+        """The directory of what ``recipe`` makes; made again if it is not there any more."""
+        directory = self._directory(recipe)
+        if not (directory / "config.json").is_file():
+            model = self.pipeline.run(recipe)
+            self.say("saving")
+            with replacing(directory) as stage:
+                save_model(model, stage)
+            self.history[recipe.key] = model.history
+        return directory
+
+    @cached_property
+    def history(self) -> dict[str, list[dict[str, Any]]]:
+        """By the key of a recipe: what its passes said of themselves."""
+        return {key: entry["history"] for key, entry in self.log.entries.items()}
+
+    def _directory(self, recipe: Recipe) -> Path:
+        return self.work / "candidates" / recipe.key
+
+    def _measure(self, recipe: Recipe) -> dict[str, Any]:
+        begin = time.perf_counter()
+        directory = self.artifact(recipe)
+        with self.open(recipe) as llm:
+            self.say("measuring the loss")
+            nats = window_nats(llm, self.texts.parts["selection"])
+            before = self.nats_of_original("selection")
+            loss = compare(before, nats, self.texts.parts["selection"])
+            self.say("measuring the speed")
+            speed = self._speed(llm, loss.percent)
+        measured = Measured(
+            loss.percent,
+            loss.percent_low,
+            loss.percent_high,
+            speed.speedup,
+            stored_bytes(directory),
+        )
+        return {
+            "key": recipe.key,
+            "recipe": recipe.to_json(),
+            "label": recipe.label,
+            "measured": dict(vars(measured)),
+            "speed": speed.to_json(),
+            "history": self.history.get(recipe.key, []),
+            "seconds": round(time.perf_counter() - begin, 1),
+        }
+
+    def _speed(self, llm: LLM, loss: float) -> Speed:
+        allowed = self.budget.max_loss
+        hopeless = allowed is not None and loss > _HOPELESS * allowed
+        return measure_speed(self.original, llm, rounds=1 if hopeless else 5)
+
+    def close(self) -> None:
+        """Free the original."""
+        if "original" in self.__dict__:
+            self.original.close()

@@ -1,0 +1,191 @@
+"""From a budget or a recipe to an artifact that keeps it, or to a refusal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2fast import LLM
+from gpt2fast.checkpoint import open_checkpoint
+from gpt2fast.compress import ladder as ladder_module
+from gpt2fast.compress import pipeline as pipeline_module
+from gpt2fast.compress.budget import Budget, BudgetError
+from gpt2fast.compress.passes import OPTIONS
+from gpt2fast.compress.recipe import Recipe, parse_recipe
+from gpt2fast.compress.report import weights_digest
+from gpt2fast.compress.run import CompressOptions, compress
+from gpt2fast.compress.texts import Sizes
+from gpt2fast.errors import OptionError
+
+SIZES = Sizes(length=48, calibration=16, selection=16, verification=24)
+ROUND = {"quantize": {"method": "rtn", "blocks": "int8-g64", "head_method": "rtn"}}
+
+
+def recipe(*passes: dict[str, Any]) -> Recipe:
+    return parse_recipe({"passes": list(passes)}, "test", OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Python source, which the bundled model knows."""
+    import argparse
+    import inspect
+
+    path = tmp_path_factory.mktemp("text") / "source.txt"
+    path.write_text(inspect.getsource(argparse)[:60_000])
+    return str(path)
+
+
+@pytest.fixture
+def options(text: str, tmp_path: Path) -> Callable[..., CompressOptions]:
+    def make(**fields: Any) -> CompressOptions:
+        given = {
+            "model": "demo",
+            "out": tmp_path / "out",
+            "budget": Budget(max_loss=2.0),
+            "recipe": recipe(ROUND),
+            "text": (text,),
+            "sizes": SIZES,
+            "num_threads": 1,
+        }
+        return CompressOptions(**{**given, **fields})
+
+    return make
+
+
+def say(_line: str) -> None:
+    """Nobody listens."""
+
+
+def test_a_recipe_becomes_an_artifact_with_its_proof(
+    options: Callable[..., CompressOptions], tmp_path: Path
+) -> None:
+    with open_checkpoint("demo") as checkpoint:
+        before = weights_digest(checkpoint.path)
+    report = compress(options(), say)
+    out = tmp_path / "out"
+    assert report == json.loads((out / "report.json").read_text())
+    quality = report["quality"]
+    assert quality["percent_low"] <= quality["percent"] <= quality["percent_high"] <= 2.0
+    assert quality["top1_agreement"] > 0.9
+    assert report["budget"]["kept"] is True
+    assert report["original"]["weights_sha256"] == before
+    assert report["artifact"]["bytes"] < 0.6 * report["original"]["bytes"], "of float16"
+    left = {entry["name"] for entry in report["coverage"]["uncompressed"]}
+    assert "wpe.weight" in left
+    assert "wte.weight" not in left
+    assert report["coverage"]["uncompressed_bytes"] == sum(
+        entry["bytes"] for entry in report["coverage"]["uncompressed"]
+    )
+    card = (out / "README.md").read_text()
+    assert card.startswith('---\nbase_model: "demo"')
+    assert "wpe.weight" in card
+    assert "## Bias" in card
+    assert not (tmp_path / "out.work").exists()
+    with open_checkpoint("demo") as checkpoint:
+        assert weights_digest(checkpoint.path) == before, "the input is only read"
+
+
+def test_the_artifact_runs_in_a_process_without_torch(
+    options: Callable[..., CompressOptions], tmp_path: Path
+) -> None:
+    compress(options(), say)
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from gpt2fast import LLM, SamplingParams\n"
+        f"llm = LLM({str(tmp_path / 'out')!r})\n"
+        "print(llm.generate('import os', SamplingParams(max_tokens=8))[0].outputs[0].token_ids)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[")
+
+
+def test_a_budget_is_searched_for(
+    options: Callable[..., CompressOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder_module, "BLOCKS", ("int8-g64", "int4-g64", "int3-g128"))
+    monkeypatch.setattr(ladder_module, "HEADS", ("int8-g64",))
+    report = compress(options(recipe=None, budget=Budget(max_loss=8.0)), say)
+    assert 1 < len(report["search"]) <= 3
+    best = report["recipe"]["passes"][0]["quantize"]["blocks"]
+    assert best in ("int4-g64", "int3-g128"), "int8 keeps it too, and is larger"
+    assert (tmp_path / "out" / "pareto.svg").read_text().startswith("<?xml")
+
+
+def test_a_miss_is_no_success(options: Callable[..., CompressOptions], tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=r"none of the 1 recipes tried keeps the budget") as info:
+        compress(options(budget=Budget(max_loss=1e-6, min_speedup=1000.0)), say)
+    assert "1000x is asked" in str(info.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interruption_is_gone_on_from(
+    options: Callable[..., CompressOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = pipeline_module.Journal.record
+    seen: list[str] = []
+
+    def interrupted(self: Any, prefix: str) -> None:
+        saved(self, prefix)
+        seen.append(prefix)
+        if prefix == "h.1.":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline_module.Journal, "record", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compress(options(), say)
+    assert not (tmp_path / "out").exists()
+    first = list(seen)
+    monkeypatch.setattr(
+        pipeline_module.Journal, "record", lambda s, p: (saved(s, p), seen.append(p))
+    )
+    compress(options(), say)
+    again = seen[len(first) :]
+    assert not set(again) & set(first), "what was recorded is not done again"
+    whole = tmp_path / "whole"
+    compress(options(out=whole), say)
+    weights = [(path / "model.safetensors").read_bytes() for path in (whole, tmp_path / "out")]
+    assert weights[0] == weights[1]
+
+
+def test_other_work_is_not_mixed_in(
+    options: Callable[..., CompressOptions], tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    with pytest.raises(BudgetError):
+        compress(options(work=work, budget=Budget(min_speedup=1e5)), say)
+    assert (work / "log.jsonl").is_file(), "what was measured is kept"
+    with pytest.raises(OptionError, match="another model, text or seed"):
+        compress(options(work=work, sizes=replace(SIZES, length=40)), say)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("mine")
+    with pytest.raises(OptionError, match="give a new name"):
+        compress(options(work=tmp_path / "mine"), say)
+    with pytest.raises(OptionError, match="give a new name"):
+        compress(options(out=tmp_path / "mine"), say)
+
+
+def test_what_is_asked_must_make_sense(options: Callable[..., CompressOptions]) -> None:
+    with pytest.raises(OptionError, match="give a budget"):
+        options(recipe=None, budget=Budget())
+    with pytest.raises(OptionError, match="--verify-text needs --text"):
+        options(text=(), verify_text=("x",))
+    with pytest.raises(OptionError, match="no text files there"):
+        compress(options(text=("/none.txt",)), say)
+
+
+def test_a_quantized_model_is_refused(
+    options: Callable[..., CompressOptions], tmp_path: Path
+) -> None:
+    with LLM("demo", quantization="int8") as llm:
+        llm.save_quantized(tmp_path / "int8")
+    with pytest.raises(OptionError, match="compress the float checkpoint"):
+        compress(options(model=str(tmp_path / "int8")), say)
