@@ -91,6 +91,8 @@ def _reader(
         form = None if quantization is None else quantization.format_of(name)
         if form is None or form.name in FLOAT_FORMATS:
             values = read_tensor(checkpoint, name, device, dtype)
+            if form is not None and form.name == "bfloat16":
+                values = values.bfloat16().to(dtype)  # what a float checkpoint is rounded to
             return values if is_table else values.T.contiguous()
         if checkpoint.quantization is not None:
             return _stored_integers(checkpoint, name, form, device)
