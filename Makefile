@@ -7,8 +7,10 @@ SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h) setup.py pyproject.toml
 
 DEMO := generate demo "def read_lines(path):" --max-tokens 80 --temperature 0.7 --seed 1
 
+DEMO_COMPRESS := compress demo build/demo-small --max-loss 1%
+
 help:
-	@echo "make demo       text from the bundled model, and speed against the machine's limit"
+	@echo "make demo       text from the bundled model, its compression, and speed against the limit"
 	@echo "make test       all tests but the slow ones    make test-slow  minutes and gigabytes"
 	@echo "make lint       ruff, mypy, clang-format       make format     apply them"
 	@echo "make bench      the README's tables, every other system installed beside (half an hour)"
@@ -25,7 +27,7 @@ $(VENV)/.core: $(SOURCES) constraints.txt
 # torch by its exact pin, before anything that would pull in another build of it.
 $(VENV)/.peers: $(VENV)/.core
 	$(PIP) install torch==2.13.0
-	$(PIP) install -c constraints.txt transformers
+	$(PIP) install -c constraints.txt transformers -e ".[compress]" --no-build-isolation
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.peers
@@ -34,6 +36,9 @@ $(VENV)/.dev: $(VENV)/.peers
 
 demo: $(VENV)/.peers
 	@echo; echo '$$ gpt2fast $(DEMO)'; $(VENV)/bin/gpt2fast $(DEMO)
+	rm -rf build/demo-small
+	@echo; echo '$$ gpt2fast $(DEMO_COMPRESS)'; $(VENV)/bin/gpt2fast $(DEMO_COMPRESS)
+	@echo; $(VENV)/bin/gpt2fast generate build/demo-small "def read_lines(path):" --max-tokens 40 --temperature 0.7 --seed 1
 	@echo; $(VENV)/bin/gpt2fast bench --random gpt2 -s gpt2fast:float32,int8,int4 transformers-sdpa:float32 \
 		--baseline transformers-sdpa --tokens 32 --rounds 3 --starts 1 --work build
 

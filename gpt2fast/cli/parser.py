@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from gpt2fast.cli import streams
 
-_DESCRIPTION = "Run and train GPT-2-family models."
+_DESCRIPTION = "Run, shrink, measure and train GPT-2-family models."
 _EXAMPLES = """\
 examples:
   gpt2fast generate demo "import os"

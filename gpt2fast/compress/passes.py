@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpt2fast.compress.distill.options import RecoverOptions
@@ -14,6 +15,33 @@ from gpt2fast.compress.prune.unstructured import WeightOptions, prune_weights
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
 from gpt2fast.compress.state import Model, open_model
 from gpt2fast.quantization import HEAD
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What a recipe can say of a recovery; ``RecoverOptions`` has the rest, which the work decides.
+
+    Windows are those of the calibration, the teacher is the original.
+    """
+
+    steps: int = 200
+    lr: float = 3e-4
+    batch_size: int = 4
+    loss: str = "kl"
+    temperature: float = 1.0
+    divergence_weight: float = 1.0
+    ce_weight: float = 0.0
+    hidden_weight: float = 0.0
+    samples: int | None = None
+    keep_zeros: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.options()
+
+    def options(self) -> RecoverOptions:
+        """Raises OptionError for a value out of range."""
+        return RecoverOptions(**asdict(self))
 
 
 def _prune(function: Any) -> Any:
@@ -37,10 +65,14 @@ def _quantize(model: Model, options: QuantizeOptions, context: Context) -> None:
     quantize(model, context.calibration, options, progress)
 
 
-def _recover(model: Model, options: RecoverOptions, context: Context) -> None:
+def _recover(model: Model, options: Recovery, context: Context) -> None:
     teacher = open_model(context.original).network
     windows = context.calibration.windows
-    recover_model(model, teacher, windows, context.work, options)
+
+    def progress(done: int, total: int) -> None:
+        context.say(f"step {done} of {total}")
+
+    recover_model(model, teacher, windows, context.work, options.options(), progress)
 
 
 PASSES: dict[str, Pass] = {
@@ -48,7 +80,7 @@ PASSES: dict[str, Pass] = {
     "prune-heads": Pass(HeadOptions, _prune(prune_heads)),
     "prune-neurons": Pass(NeuronOptions, _prune(prune_neurons)),
     "prune-weights": Pass(WeightOptions, _prune(prune_weights)),
-    "recover": Pass(RecoverOptions, _recover),
+    "recover": Pass(Recovery, _recover),
     "quantize": Pass(QuantizeOptions, _quantize),
 }
 OPTIONS = {name: entry.options for name, entry in PASSES.items()}

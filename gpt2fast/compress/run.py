@@ -28,8 +28,10 @@ from gpt2fast.compress.texts import Sizes, Texts, split_texts, written_texts
 from gpt2fast.compress.trial import Trials
 from gpt2fast.compress.verify import Verification, measured_of, verify
 from gpt2fast.errors import CheckpointError, OptionError
+from gpt2fast.train.disk import clear_disk_errors
 
 SHARE = 0.8  # of the allowed loss that the choice may use up; the rest is for chance
+MAX_THREADS = 1024
 MOST_VERIFIED = 3  # artifacts: the more are tried on the same text, the less it proves
 
 
@@ -55,6 +57,9 @@ class CompressOptions:
             raise OptionError(
                 "give a budget (--max-loss, --min-speedup, --max-size) or a --recipe to carry out"
             )
+        threads = self.num_threads
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise OptionError(f"--num-threads {threads} is not valid: give 1 to {MAX_THREADS}")
         if self.verify_text and not self.text:
             raise OptionError("--verify-text needs --text, the text that passes may see")
         if self.work is not None and self.work.resolve() == self.out.resolve():
@@ -83,6 +88,8 @@ def compress(options: CompressOptions, say: Say) -> dict[str, Any]:
     pipeline = Pipeline(PASSES, lambda: open_model(context.original), context)
     trials = Trials(pipeline, texts, options.budget, work, say, options.num_threads)
     with ExitStack() as stack:
+        again = "repeat the command to go on"
+        stack.enter_context(clear_disk_errors(str(work), "--work", again))
         stack.callback(trials.close)
         # With a recipe there is no choice, so chance on the text of a choice has no say in it.
         share = SHARE if options.recipe is None else 1.0

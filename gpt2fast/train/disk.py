@@ -58,32 +58,34 @@ def make_directory(out: str, directory: Path) -> None:
         raise _not_writable(out, error.strerror or str(error)) from None
 
 
-def _not_writable(out: str, reason: str) -> OptionError:
-    return OptionError(f"--out {out}: cannot write there ({reason}); choose another directory")
+def _not_writable(out: str, reason: str, flag: str = "--out") -> OptionError:
+    return OptionError(f"{flag} {out}: cannot write there ({reason}); choose another directory")
 
 
 @contextmanager
-def clear_disk_errors(out: str) -> Iterator[None]:
-    """Turn a failed write below ``out`` into an OptionError."""
+def clear_disk_errors(
+    out: str, flag: str = "--out", again: str = "add --resume to go on"
+) -> Iterator[None]:
+    """Turn a failed write below ``out``, given by ``flag``, into an OptionError that says how to go
+    ``again`` on."""
     try:
         yield
     except GPT2FastError:
         raise
     except OSError as error:
         if error.errno in _FULL:
-            raise _full(out, error.strerror or str(error)) from None
+            raise _full(out, error.strerror or str(error), flag, again) from None
         if error.errno not in _NOT_WRITABLE:
             raise
-        raise _not_writable(out, f"{error.strerror}: {error.filename}") from None
+        raise _not_writable(out, f"{error.strerror}: {error.filename}", flag) from None
     except Exception as error:
         # torch and safetensors report a full disk as errors of their own.
         if shutil.disk_usage(_nearest(out)).free > _ALMOST_FULL:
             raise
-        raise _full(out, str(error)) from error
+        raise _full(out, str(error), flag, again) from error
 
 
-def _full(out: str, reason: str) -> OptionError:
+def _full(out: str, reason: str, flag: str, again: str) -> OptionError:
     return OptionError(
-        f"--out {out}: cannot write there ({reason}); the disk is full. Free space and add "
-        "--resume to go on"
+        f"{flag} {out}: cannot write there ({reason}); the disk is full. Free space and {again}"
     )

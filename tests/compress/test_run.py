@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -189,3 +190,22 @@ def test_a_quantized_model_is_refused(
         llm.save_quantized(tmp_path / "int8")
     with pytest.raises(OptionError, match="compress the float checkpoint"):
         compress(options(model=str(tmp_path / "int8")), say)
+
+
+def test_a_full_disk_is_named(
+    options: Callable[..., CompressOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "x")
+
+    monkeypatch.setattr(pipeline_module, "save_snapshot", full)
+    with pytest.raises(OptionError, match=r"--work .*No space left.*repeat the command to go on"):
+        compress(options(), say)
+
+
+def test_every_pass_and_option_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compression.md").read_text()
+    for name, kind in OPTIONS.items():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        for field in dataclasses.fields(kind):
+            assert f"`{field.name}`" in row, (name, field.name)

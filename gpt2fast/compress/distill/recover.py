@@ -77,7 +77,7 @@ def recover(
     check_context(teacher.config, windows.shape[1] - 1)
     model = Constrained(network, constraints) if constraints else network
     home = network.wte.weight.device
-    with clear_disk_errors(options.out), clear_memory_errors():
+    with clear_disk_errors(options.out, "work in", "repeat it to go on"), clear_memory_errors():
         make_directory(options.out, out)
         _claim(out, options, network, teacher, windows, constraints or {})
         try:
