@@ -7,6 +7,7 @@ For study: the result is stored and run as a dense matrix and is no faster on an
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,14 +38,16 @@ class WeightOptions:
     sparsity: float = 0.5  # of the weights of each matrix of a block; n:m decides it itself
     pattern: str = "unstructured"  # or "n:m" such as "2:4": n of m adjacent inputs stay
     damping: float = 0.01  # of SparseGPT's second moment, in units of its mean diagonal
+    norm_power: float = 1.0  # of Wanda's norms of inputs; 0.5 is gentler with loud inputs
     seed: int = 0  # of "random", the control
 
     def __post_init__(self) -> None:
         Pattern.parse(self.pattern, self.sparsity)
         if self.method not in METHODS:
             raise OptionError(f"method = {self.method!r} is none of {', '.join(METHODS)}")
-        if not self.damping >= 0:
-            raise OptionError(f"damping = {self.damping} must not be negative")
+        for name in ("damping", "norm_power"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise OptionError(f"{name} = {getattr(self, name)} must be 0 or more")
 
 
 def prune_weights(
@@ -97,7 +100,7 @@ def _pruned(
     if options.method == "sparsegpt":
         return sparsegpt(weight, moment.matrix, pattern, options.damping)
     if options.method == "wanda":
-        return wanda(weight, moment.square, pattern)
+        return wanda(weight, moment.square, pattern, options.norm_power)
     scores = weight.abs()
     if options.method == "random":
         scores = torch.rand(weight.shape, generator=generator).to(weight.device)

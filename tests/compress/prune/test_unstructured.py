@@ -94,7 +94,13 @@ def test_random_is_the_seeds(model: Model, calibration: Calibration) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"method": "luck"}, {"sparsity": 1.0}, {"pattern": "4:2"}, {"damping": -1.0}],
+    [
+        {"method": "luck"},
+        {"sparsity": 1.0},
+        {"pattern": "4:2"},
+        {"damping": -1.0},
+        {"norm_power": float("nan")},
+    ],
     ids=str,
 )
 def test_options_that_are_none_are_refused(fields: dict[str, Any]) -> None:

@@ -34,6 +34,16 @@ def test_no_other_mask_loses_less_without_correlations(pattern: Pattern) -> None
         assert best <= lost(other)
 
 
+def test_the_power_leads_from_magnitude_to_wanda() -> None:
+    generator = torch.Generator().manual_seed(2)
+    weight, square = torch.randn(10, 32, generator=generator), torch.rand(32, generator=generator)
+    found = [wanda(weight, square, Pattern(0.5), power) == 0 for power in (0.0, 0.5, 1.0)]
+    assert torch.equal(found[0], mask_of_rows(weight.abs(), Pattern(0.5)))
+    assert torch.equal(found[2], wanda(weight, square, Pattern(0.5)) == 0)
+    changed = [int((mask != found[0]).sum()) for mask in found]
+    assert 0 == changed[0] < changed[1] < changed[2]
+
+
 def test_inputs_that_are_never_on_go_first() -> None:
     square = torch.ones(8)
     square[2:6] = 0
