@@ -101,7 +101,7 @@ def matrix_layouts(
 def bytes_by_format(layouts: dict[str, PanelLayout], config: ModelConfig) -> dict[str, int]:
     """Bytes of all weights as the CPU runner holds them, by the label of their format; all but the
     matrices are float32."""
-    result = {"float32": _vector_bytes(config) + _position_bytes(config)}
+    result = {"float32": vector_bytes(config) + _position_bytes(config)}
     for layout in layouts.values():
         label = layout.format.label
         result[label] = result.get(label, 0) + layout.num_bytes
@@ -110,7 +110,7 @@ def bytes_by_format(layouts: dict[str, PanelLayout], config: ModelConfig) -> dic
 
 def bytes_per_step(layouts: dict[str, PanelLayout], config: ModelConfig) -> int:
     """Bytes of weights that one decode step reads: of the embeddings a row, so next to nothing."""
-    read = _vector_bytes(config) + sum(layout.num_bytes for layout in layouts.values())
+    read = vector_bytes(config) + sum(layout.num_bytes for layout in layouts.values())
     return read if config.tie_word_embeddings else read - layouts[EMBEDDING].num_bytes
 
 
@@ -118,7 +118,8 @@ def _position_bytes(config: ModelConfig) -> int:
     return 4 * config.n_positions * config.n_embd
 
 
-def _vector_bytes(config: ModelConfig) -> int:
+def vector_bytes(config: ModelConfig) -> int:
+    """Bytes of LayerNorms, biases and learned activations: a step reads them all."""
     c = config.n_embd
     norm = [c, c]
     learned = [1] * len(ACTIVATION_PARAMETERS.get(config.activation_function, {}))

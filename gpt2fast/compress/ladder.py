@@ -6,17 +6,18 @@ are layers and neurons removed as well, each followed by a recovery.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
 from gpt2fast.compress.budget import Budget
 from gpt2fast.compress.passes import OPTIONS
+from gpt2fast.compress.quantize.mixed import num_weights
 from gpt2fast.compress.recipe import Recipe, parse_recipe
-from gpt2fast.compress.search import Candidate
+from gpt2fast.compress.search import Candidate, Tried, best_first
 from gpt2fast.config import ModelConfig
-from gpt2fast.panel_layout import bytes_per_step, matrix_layouts
+from gpt2fast.panel_layout import bytes_per_step, matrix_layouts, vector_bytes
 from gpt2fast.quantization import MatrixFormat, Quantization
 
 # Each more than the one before in loss, and in what it saves. GPTQ's clipping and error propagation
@@ -29,6 +30,7 @@ PRUNED_HEADS = ("int8-g64", "int4-g64")
 LAYER_SHARES = (0.0, 0.25, 0.5)
 NEURON_SHARES = (1.0, 0.75, 0.5)
 RECOVERY_STEPS = 200
+REFINED = (0.33, 0.67)  # of the way from what keeps the budget to what does not
 
 
 def ladder(config: ModelConfig, recipe: Recipe | None, budget: Budget) -> Iterator[list[Candidate]]:
@@ -47,6 +49,29 @@ def quantized(config: ModelConfig) -> list[Candidate]:
         _candidate(config, [_quantize(blocks, head)], blocks, head, (b, h))
         for (b, blocks), (h, head) in product(enumerate(BLOCKS), enumerate(HEADS))
     ]
+
+
+def refined(
+    config: ModelConfig, tried: Sequence[Tried], budget: Budget, share: float
+) -> list[Candidate]:
+    """Mixed precision between the smallest candidate that keeps the budget and the largest of the
+    smaller ones, which lose too much."""
+    kept = best_first(tried, budget, share)
+    if not kept or len(kept[0].candidate.recipe.steps) > 1:
+        return []  # nothing to go on from, or a model that is pruned and has other shapes
+    best = kept[0].candidate.step_bytes
+    below = [t.candidate.step_bytes for t in tried if t.candidate.step_bytes < best]
+    if not below:
+        return []
+    weights = num_weights(config, per_step=True)
+    found = []
+    for level, share in enumerate(REFINED):
+        size = best - share * (best - max(below))
+        bits = round(8 * (size - vector_bytes(config)) / weights, 3)
+        passes = {"passes": [{"quantize-mixed": {"bits": bits, "per_step": True}}]}
+        recipe = parse_recipe(passes, "the search", OPTIONS)
+        found.append(Candidate(recipe, (level,), round(size)))
+    return found
 
 
 def pruned(config: ModelConfig) -> list[Candidate]:

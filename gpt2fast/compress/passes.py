@@ -13,6 +13,7 @@ from gpt2fast.compress.prune.layers import LayerOptions, prune_layers
 from gpt2fast.compress.prune.neurons import NeuronOptions, prune_neurons
 from gpt2fast.compress.prune.unstructured import WeightOptions, prune_weights
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
+from gpt2fast.compress.quantize.mixed import MixedOptions, mixed_formats
 from gpt2fast.compress.state import Model, open_model
 from gpt2fast.quantization import HEAD
 
@@ -65,6 +66,16 @@ def _quantize(model: Model, options: QuantizeOptions, context: Context) -> None:
     quantize(model, context.calibration, options, progress)
 
 
+def _quantize_mixed(model: Model, options: MixedOptions, context: Context) -> None:
+    def progress(name: str, done: int, total: int) -> None:
+        context.say(f"what {name} loses, {done} of {total}")
+
+    # Beside the journal's steps: a model that is rounded in part has no sensitivities any more.
+    keep = context.work / "formats.json"
+    chosen = mixed_formats(model, context.calibration, options, keep, progress)
+    _quantize(model, chosen, context)
+
+
 def _recover(model: Model, options: Recovery, context: Context) -> None:
     teacher = open_model(context.original).network
     windows = context.calibration.windows
@@ -82,5 +93,6 @@ PASSES: dict[str, Pass] = {
     "prune-weights": Pass(WeightOptions, _prune(prune_weights)),
     "recover": Pass(Recovery, _recover),
     "quantize": Pass(QuantizeOptions, _quantize),
+    "quantize-mixed": Pass(MixedOptions, _quantize_mixed),
 }
 OPTIONS = {name: entry.options for name, entry in PASSES.items()}

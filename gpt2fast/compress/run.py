@@ -15,7 +15,7 @@ from gpt2fast.checkpoint import Checkpoint, open_checkpoint
 from gpt2fast.checkpoint.save import check_out
 from gpt2fast.compress.bias import bias_figures, bias_text
 from gpt2fast.compress.budget import Budget, BudgetError
-from gpt2fast.compress.ladder import ladder
+from gpt2fast.compress.ladder import ladder, refined
 from gpt2fast.compress.model_card import model_card
 from gpt2fast.compress.pareto_plot import plot_pareto
 from gpt2fast.compress.passes import PASSES
@@ -98,6 +98,9 @@ def compress(options: CompressOptions, say: Say) -> dict[str, Any]:
             tried += search(candidates, options.budget, trials.try_out, share)
             if best_first(tried, options.budget, share):
                 break
+        if options.recipe is None:
+            finer = refined(config, tried, options.budget, share)
+            tried += search(finer, options.budget, trials.try_out, share)
         chosen, verification, count = _verified(trials, tried, options.budget, share)
         report = _write(options, trials, tried, chosen, verification, count)
     shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,92 @@
+"""Mixed precision as one pass: measure what each matrix loses, choose formats, round."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.quantize.assign import assign_formats, matrix_bytes
+from gpt2fast.compress.quantize.options import METHODS, QuantizeOptions
+from gpt2fast.compress.quantize.sensitivity import sensitivities
+from gpt2fast.compress.state import Model
+from gpt2fast.config import ModelConfig
+from gpt2fast.errors import OptionError
+from gpt2fast.panel_layout import matrix_layouts
+from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat, Quantization
+
+_FORMATS = (MatrixFormat("int8", 64), MatrixFormat("int4", 64), MatrixFormat("int3", 64))
+
+
+@dataclass(frozen=True)
+class MixedOptions:
+    """Raises OptionError naming a field that is out of range."""
+
+    bits: float = 4.5  # the mean of all weights in matrices, scales included
+    formats: tuple[MatrixFormat, ...] = _FORMATS  # to choose from
+    method: str = "gptq"  # of all matrices, embedding and head too
+    per_step: bool = False  # count what decoding a token reads, not what the file holds
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bits <= 32:
+            raise OptionError(f"bits = {self.bits} must be above 0 and at most 32")
+        if not self.formats or not all(form.is_integer for form in self.formats):
+            raise OptionError("formats must be one or more of integers, such as int4-g64")
+        if self.method not in METHODS:
+            raise OptionError(f"method = {self.method!r} is none of {', '.join(METHODS)}")
+
+
+def mixed_formats(
+    model: Model,
+    calibration: Calibration,
+    options: MixedOptions,
+    keep: Path,
+    progress: Callable[[str, int, int], None],
+) -> QuantizeOptions:
+    """The formats of least total loss within ``options.bits``, as options of ``quantize``. What was
+    found is kept in the file ``keep``, and read from there if it is there.
+
+    Raises OptionError where ``bits`` are fewer than the smallest format has.
+    """
+    if keep.is_file():
+        labels = json.loads(keep.read_text(encoding="utf-8"))
+        known = {form.label: form for form in options.formats}
+        return _as_options({name: known[label] for name, label in labels.items()}, options.method)
+    table = sensitivities(model, calibration, options.formats, progress=progress)
+    sizes = matrix_bytes(model.config, options.formats, options.per_step)
+    budget = int(options.bits / 8 * num_weights(model.config, options.per_step))
+    chosen = assign_formats(table, sizes, budget)
+    labels = {name: form.label for name, form in chosen.items()}
+    keep.write_text(json.dumps(labels), encoding="utf-8")
+    return _as_options(chosen, options.method)
+
+
+def num_weights(config: ModelConfig, per_step: bool = False) -> int:
+    """Weights in matrices; ``per_step`` without an embedding that is not the head as well."""
+    looked_up = per_step and not config.tie_word_embeddings
+    return sum(
+        layout.inputs * layout.outputs
+        for name, layout in matrix_layouts(config, "float32", None).items()
+        if not (looked_up and name == EMBEDDING)
+    )
+
+
+def mean_bits(config: ModelConfig, scheme: Quantization) -> float:
+    """Bits of a weight in matrices under ``scheme``, scales included."""
+    layouts = matrix_layouts(config, "float32", scheme)
+    return 8 * sum(layout.num_bytes for layout in layouts.values()) / num_weights(config)
+
+
+def _as_options(chosen: dict[str, MatrixFormat], method: str) -> QuantizeOptions:
+    inner = Counter(form for name, form in chosen.items() if name not in (EMBEDDING, HEAD))
+    ((blocks, _),) = inner.most_common(1)
+    head = chosen[EMBEDDING]
+    own = {name: head if name in (EMBEDDING, HEAD) else blocks for name in chosen}
+    overrides = tuple((name, form) for name, form in chosen.items() if form != own[name])
+    head_method = method if method != "awq" else "clip"  # nothing stands before the head to scale
+    return QuantizeOptions(
+        method=method, blocks=blocks, head=head, head_method=head_method, overrides=overrides
+    )
