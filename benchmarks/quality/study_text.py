@@ -10,12 +10,14 @@ it is in no other file).
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
 from gpt2fast.train.corpus import python_documents
 
-PROSE_COPIES = 3  # of prose for one of source, of which there is far more
+PROSE_COPIES = 3  # of prose for one of source
+SOURCE_BYTES = 3_000_000  # of Python's own, of which there is far more than prose
 PIECE = 20_000  # characters of a document
 
 
@@ -33,7 +35,12 @@ def main(data: Path, out: Path) -> None:
             for number, begin in enumerate(range(start, len(text), PIECE)):
                 piece = text[begin : begin + PIECE]
                 (train / f"{file.stem}-{copy}-{number:04d}.txt").write_text(piece, encoding="utf-8")
-    for document in python_documents():
+    room = SOURCE_BYTES
+    ranked = sorted(python_documents(), key=lambda d: hashlib.sha256(d.name.encode()).digest())
+    for document in ranked:
+        room -= len(document.text.encode())
+        if room < 0:
+            break
         name = document.name.replace("/", "-")
         (train / f"python-{name}.txt").write_text(document.text, encoding="utf-8")
     test = data / "wikitext-2" / "test.txt"
