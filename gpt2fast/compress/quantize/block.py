@@ -104,12 +104,11 @@ def _round(
             return gptq(weight, hessian, form, GptqOptions(options.damping, options.act_order))
         except ArithmeticError:
             raise not_finite(name, "the sums over its inputs") from None
-    importance = None
     if hessian is not None:
         # What never fired in this text may in another: it keeps a little weight.
-        squares = hessian.diagonal()
-        importance = (squares + options.damping * squares.mean()).float()
-    return round_clipped(weight, form, importance)
+        added = options.damping * float(hessian.diagonal().mean())
+        hessian = hessian + added * torch.eye(len(hessian), dtype=hessian.dtype)
+    return round_clipped(weight, form, hessian)
 
 
 def _condition(

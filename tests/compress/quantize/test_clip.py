@@ -40,6 +40,39 @@ def test_no_group_is_worse_than_to_nearest(form: MatrixFormat, weighted: bool) -
         assert float(ours.sum()) < 0.95 * float(theirs.sum())
 
 
+def group_losses(weight: Tensor, values: Tensor, hessian: Tensor, form: MatrixFormat) -> Tensor:
+    """``e H e^T`` of each group with its own block of ``hessian``: (N, G)."""
+    size, found = form.group_size, []
+    for start in range(0, weight.shape[1], size):
+        part = slice(start, min(start + size, weight.shape[1]))
+        error = (values - weight)[:, part]
+        found.append(((error @ hessian[part, part]) * error).sum(-1))
+    return torch.stack(found, -1)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_a_hessian_makes_it_the_error_of_the_outputs(form: MatrixFormat) -> None:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(300, 90, generator=generator) + 1.5  # all go together
+    weight, hessian = heavy_tailed(30, 90), x.T @ x / 300
+    knowing, diagonal, nearest = (
+        group_losses(weight, matrix.dequantize(), hessian, form)
+        for matrix in (
+            round_clipped(weight, form, hessian),
+            round_clipped(weight, form, hessian.diagonal()),
+            round_to_nearest(weight, form),
+        )
+    )
+    assert bool((knowing <= nearest * (1 + 1e-5)).all())
+    assert float(knowing.sum()) < 0.7 * float(diagonal.sum())
+    independent = hessian.diagonal().diag()
+    same = (
+        clipped_scales(weight, form, independent),
+        clipped_scales(weight, form, x.square().mean(0)),
+    )
+    assert float((same[0] != same[1]).float().mean()) < 0.02
+
+
 @pytest.mark.parametrize("form", FORMS[1:], ids=lambda form: form.name)
 def test_near_the_best_of_all_scales(form: MatrixFormat) -> None:
     weight, ones = heavy_tailed(40, 32, seed=1), torch.ones(32)
