@@ -81,3 +81,17 @@ def test_inputs_that_say_nothing_do_no_harm(
     torch.testing.assert_close(
         rows[:, KEPT] @ new + shifted, rows @ weight + bias, atol=1e-3, rtol=0
     )
+
+
+def test_inputs_without_their_correlations_mislead(
+    problem: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    """The control: each input by itself as it is, all of them out of step."""
+    rows, weight, bias = problem
+    generator = torch.Generator().manual_seed(0)
+    apart = torch.stack([each[torch.randperm(300, generator=generator)] for each in rows.T], 1)
+    errors = []
+    for text in (rows, apart):
+        new, shifted = reconstruct(moment_of(text), weight, bias, KEPT, ridge=0.0)
+        errors.append(removal_error(moment_of(rows), weight, KEPT, new, shifted - bias))
+    assert 2 * errors[0] < errors[1]
