@@ -91,7 +91,7 @@ def _gradient(network: GPT2, calibration: Calibration, units: Units) -> list[Ten
     counts = [units.count(config, layer) for layer in layers]
     device = network.wte.weight.device
     scores = [torch.zeros(count, dtype=torch.float64, device=device) for count in counts]
-    for tokens in torch.from_numpy(calibration.windows).to(device).split(4):
+    for tokens in torch.from_numpy(calibration.windows).to(device).split(2):
         gates = [torch.ones(len(tokens), count, 1, device=device) for count in counts]
         hooks = [
             units.project(network.h[layer]).register_forward_pre_hook(_gated(gates[layer]))  # type: ignore[arg-type]
