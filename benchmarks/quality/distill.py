@@ -37,7 +37,7 @@ from gpt2fast.train.run import train
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "distill.json"
 CONTEXT, DEPTH = 128, 2
-FULL = {"seeds": 3, "steps": 400, "batch_size": 16, "files": 1000, "characters": 400_000}
+FULL = {"seeds": 3, "steps": 150, "batch_size": 16, "files": 1000, "characters": 400_000}
 QUICK = {"seeds": 1, "steps": 12, "batch_size": 2, "files": 20, "characters": 8_000}
 
 
