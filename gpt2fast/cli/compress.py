@@ -105,10 +105,10 @@ def run(args: argparse.Namespace) -> int:
     )
     with _Lines() as lines:
         try:
-            report = compress(options, lines.say)
+            report = compress(options, lines.say, lines.result)
         except KeyboardInterrupt:
             work = options.work_directory
-            lines.say(f"interrupted; what is done is in {work}. Repeat the command to go on")
+            lines.result(f"interrupted; what is done is in {work}. Repeat the command to go on")
             return EXIT_INTERRUPTED
     streams.write((json.dumps(report, indent=2) if args.json else render(report, args.out)) + "\n")
     return 0
@@ -148,9 +148,14 @@ def render(report: dict[str, Any], out: str) -> str:
             f"{out}: {passes}; {len(report['search'])} recipes tried",
             *table,
             f"on {quality['protocol']['predicted_tokens']:,} tokens of {text['origin']} that no "
-            "pass and no choice saw; report.json has the rest",
+            f"pass saw{_verified(report)}; report.json has the rest",
         ]
     )
+
+
+def _verified(report: dict[str, Any]) -> str:
+    count = report["budget"]["verified"]
+    return "" if count == 1 else f" ({count} artifacts were held against it)"
 
 
 class _Lines:
@@ -161,18 +166,21 @@ class _Lines:
         self._logged = float("-inf")
 
     def say(self, text: str) -> None:
-        # Results of candidates have a colon and stay; the rest is of the moment.
-        is_result = "perplexity" in text or text.startswith("interrupted")
+        """What goes on; the next line takes its place."""
         now = time.perf_counter()
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
-            end = "\n" if is_result else ""
-            shown = text if is_result else text[:width]
-            sys.stderr.write(f"\r\x1b[K{shown}{end}")
+            sys.stderr.write(f"\r\x1b[K{text[:width]}")
             sys.stderr.flush()
-        elif is_result or now - self._logged >= _LOG_SECONDS:
+        elif now - self._logged >= _LOG_SECONDS:
             self._logged = now
             streams.say(text)
+
+    def result(self, text: str) -> None:
+        """What was found; it stays."""
+        if self._is_terminal:
+            sys.stderr.write("\r\x1b[K")
+        streams.say(text)
 
     def __enter__(self) -> _Lines:
         return self

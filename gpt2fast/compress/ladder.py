@@ -17,7 +17,7 @@ from gpt2fast.compress.quantize.mixed import num_weights
 from gpt2fast.compress.recipe import Recipe, parse_recipe
 from gpt2fast.compress.search import Candidate, Tried, best_first
 from gpt2fast.config import ModelConfig
-from gpt2fast.panel_layout import bytes_per_step, matrix_layouts, vector_bytes
+from gpt2fast.panel_layout import bytes_by_format, bytes_per_step, matrix_layouts, vector_bytes
 from gpt2fast.quantization import MatrixFormat, Quantization
 
 # Each more than the one before in loss, and in what it saves. GPTQ's clipping and error propagation
@@ -38,7 +38,10 @@ def ladder(config: ModelConfig, recipe: Recipe | None, budget: Budget) -> Iterat
     if recipe is not None:
         yield [Candidate(recipe, (0,), 0)]
         return
-    yield quantized(config)
+    formats = quantized(config)
+    most = budget.max_bytes
+    if most is None or min(candidate.num_bytes for candidate in formats) <= most:
+        yield formats
     if budget.min_speedup is not None or budget.max_bytes is not None:
         yield pruned(config)
 
@@ -57,7 +60,7 @@ def refined(
     """Mixed precision between the smallest candidate that keeps the budget and the largest of the
     smaller ones, which lose too much."""
     kept = best_first(tried, budget, share)
-    if not kept or len(kept[0].candidate.recipe.steps) > 1:
+    if not kept or budget.max_loss is None or len(kept[0].candidate.recipe.steps) > 1:
         return []  # nothing to go on from, or a model that is pruned and has other shapes
     best = kept[0].candidate.step_bytes
     below = [t.candidate.step_bytes for t in tried if t.candidate.step_bytes < best]
@@ -65,8 +68,8 @@ def refined(
         return []
     weights = num_weights(config, per_step=True)
     found = []
-    for level, share in enumerate(REFINED):
-        size = best - share * (best - max(below))
+    for level, part in enumerate(REFINED):
+        size = best - part * (best - max(below))
         bits = round(8 * (size - vector_bytes(config)) / weights, 3)
         passes = {"passes": [{"quantize-mixed": {"bits": bits, "per_step": True}}]}
         recipe = parse_recipe(passes, "the search", OPTIONS)
@@ -124,7 +127,8 @@ def _candidate(
     scheme = Quantization(_format(blocks), _format(head))
     layouts = matrix_layouts(config, "float32", scheme)
     recipe = parse_recipe({"passes": passes}, "the search", OPTIONS)
-    return Candidate(recipe, levels, bytes_per_step(layouts, config))
+    stored = sum(bytes_by_format(layouts, config).values())
+    return Candidate(recipe, levels, bytes_per_step(layouts, config), stored)
 
 
 def _format(label: str) -> MatrixFormat:

@@ -17,6 +17,7 @@ from gpt2fast.evaluate import Comparison, Window, paired_comparison, token_nats
 from gpt2fast.sampling_params import SamplingParams
 
 WARM_UP = 8  # tokens
+LEAST_SECONDS = 0.25  # of a timing: a tiny model writes all its tokens in less than a time slice
 
 Say = Callable[[str], None]
 
@@ -51,7 +52,7 @@ def measure_speed(
     tokens = rng.integers(0, original.config.vocab_size, prompt).tolist()
     pairs = []
     for llm in (original, compressed):
-        _rate(llm, tokens, WARM_UP)
+        _rate(llm, tokens, min(WARM_UP, new_tokens))
     for number in range(rounds):
         # Each goes first as often as the other: what runs second finds a warmer or busier machine.
         order = (original, compressed) if number % 2 == 0 else (compressed, original)
@@ -72,9 +73,11 @@ def measure_speed(
 
 def _rate(llm: LLM, tokens: list[int], count: int) -> float:
     params = SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True)
-    begin = time.perf_counter()
-    llm.generate(tokens, params)
-    return count / (time.perf_counter() - begin)
+    begin, done, elapsed = time.perf_counter(), 0, 0.0
+    while elapsed < LEAST_SECONDS:
+        llm.generate(tokens, params)
+        done, elapsed = done + count, time.perf_counter() - begin
+    return done / elapsed
 
 
 def as_windows(rows: NDArray[np.int64]) -> list[Window]:

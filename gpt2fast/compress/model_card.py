@@ -64,8 +64,9 @@ def _how_it_was_measured(report: dict[str, Any]) -> list[str]:
     protocol, machine = report["quality"]["protocol"], report["machine"]
     return [
         f"Quality: {protocol['predicted_tokens']:,} tokens in {protocol['windows']} windows of "
-        f"{protocol['window_tokens']}, from {protocol['text']}; no pass and no choice of settings "
-        f"saw them. Speed: {machine['processor']}, {machine['cpus']} CPUs, both models in turns, "
+        f"{protocol['window_tokens']}, from {protocol['text']}, that no pass saw; "
+        f"{report['budget']['verified']} artifact(s) were held against them. "
+        f"Speed: {machine['processor']}, {machine['cpus']} CPUs, both models in turns, "
         f"{report['speed']['rounds']} rounds. `report.json` has everything, also what else was "
         "tried.",
         "",

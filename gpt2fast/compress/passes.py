@@ -15,6 +15,7 @@ from gpt2fast.compress.prune.unstructured import WeightOptions, prune_weights
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
 from gpt2fast.compress.quantize.mixed import MixedOptions, mixed_formats
 from gpt2fast.compress.state import Model, open_model
+from gpt2fast.errors import OptionError
 from gpt2fast.quantization import HEAD
 
 
@@ -53,6 +54,11 @@ def _prune(function: Any) -> Any:
 
 
 def _quantize(model: Model, options: QuantizeOptions, context: Context) -> None:
+    if model.matrices:
+        raise OptionError(
+            "an earlier pass has quantized the model; let one pass do it, with 'overrides' for "
+            "matrices in other formats"
+        )
     journal = Journal(model, context.work)
     recorded = set(journal.restore())
 
@@ -64,6 +70,8 @@ def _quantize(model: Model, options: QuantizeOptions, context: Context) -> None:
         context.say(f"{done} of {total}")
 
     quantize(model, context.calibration, options, progress)
+    if recorded:  # done before an interruption: what they lost is not known any more
+        model.history[-1]["restored"] = sorted(recorded)
 
 
 def _quantize_mixed(model: Model, options: MixedOptions, context: Context) -> None:

@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ class Context:
     original: Path  # the checkpoint that is compressed: the teacher of a distillation
     work: Path  # a directory of this pass's own, for what it keeps while it goes on
     say: Say
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,6 @@ class Pipeline:
     passes: Mapping[str, Pass]
     open_original: Callable[[], Model]
     context: Context
-    done: dict[str, float] = field(default_factory=dict)  # seconds of passes that were run
 
     def run(self, recipe: Recipe) -> Model:
         """The model after all passes of ``recipe``; what is on the disk is not done again.
@@ -71,6 +69,10 @@ class Pipeline:
         for index in range(first, len(recipe.steps)):
             self._step(model, recipe, index)
         return model
+
+    def forget(self, recipe: Recipe) -> None:
+        """The model after ``recipe`` is saved elsewhere: its snapshot only takes room."""
+        shutil.rmtree(self._snapshot(recipe, len(recipe.steps)), ignore_errors=True)
 
     def _latest(self, recipe: Recipe) -> tuple[int, Model]:
         source = self.context.original
@@ -87,7 +89,6 @@ class Pipeline:
             self.context.original,
             self.context.work / "passes" / key,
             lambda text: self.context.say(f"{step.name}: {text}"),
-            self.context.seed,
         )
         context.work.mkdir(parents=True, exist_ok=True)
         begin, count = time.perf_counter(), len(model.history)
@@ -103,7 +104,6 @@ class Pipeline:
             entry.setdefault("pass", step.name)
         if len(model.history) > count:
             model.history[-1].setdefault("seconds", round(seconds, 2))
-        self.done[key] = seconds
         save_snapshot(model, self._snapshot(recipe, index + 1))
         shutil.rmtree(context.work, ignore_errors=True)
 

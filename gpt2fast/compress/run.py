@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2fast.checkpoint import Checkpoint, open_checkpoint
+from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.checkpoint.save import check_out
 from gpt2fast.compress.bias import bias_figures, bias_text
 from gpt2fast.compress.budget import Budget, BudgetError
@@ -25,13 +26,14 @@ from gpt2fast.compress.report import Outcome, make_report, weights_digest
 from gpt2fast.compress.search import Tried, best_first, nearest, search
 from gpt2fast.compress.state import open_model
 from gpt2fast.compress.texts import Sizes, Texts, split_texts, written_texts
-from gpt2fast.compress.trial import Trials
+from gpt2fast.compress.trial import HISTORY, Trials
 from gpt2fast.compress.verify import Verification, measured_of, verify
 from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.train.disk import clear_disk_errors
+from gpt2fast.train.export import write_json
 
 SHARE = 0.8  # of the allowed loss that the choice may use up; the rest is for chance
-MAX_THREADS = 1024
+MAX_THREADS, MAX_SEED = 1024, 2**31
 MOST_VERIFIED = 3  # artifacts: the more are tried on the same text, the less it proves
 
 
@@ -62,8 +64,11 @@ class CompressOptions:
             raise OptionError(f"--num-threads {threads} is not valid: give 1 to {MAX_THREADS}")
         if self.verify_text and not self.text:
             raise OptionError("--verify-text needs --text, the text that passes may see")
-        if self.work is not None and self.work.resolve() == self.out.resolve():
-            raise OptionError("--work and OUT are the same directory; choose another --work")
+        if not 0 <= self.seed < MAX_SEED:
+            raise OptionError(f"--seed {self.seed} is not valid: give 0 to {MAX_SEED - 1}")
+        work, out = self.work_directory.resolve(), self.out.resolve()
+        if work == out or work in out.parents or out in work.parents:
+            raise OptionError("--work and OUT lie in each other; choose another --work")
 
     @property
     def work_directory(self) -> Path:
@@ -71,25 +76,27 @@ class CompressOptions:
         return self.work or self.out.with_name(f"{self.out.name}.work")
 
 
-def compress(options: CompressOptions, say: Say) -> dict[str, Any]:
+def compress(options: CompressOptions, say: Say, result: Say = lambda line: None) -> dict[str, Any]:
     """Write ``options.out`` and return its report.
+
+    ``say`` is told what goes on, ``result`` what was measured of each candidate.
 
     Raises BudgetError where nothing that was tried keeps the budget, and then writes no artifact;
     OptionError and CheckpointError for what the user can put right. The input is only read. What is
     done is kept in the work directory, and found there when the same is asked again.
     """
     check_out(options.out)
-    with open_checkpoint(options.model, revision=options.revision) as checkpoint:
+    with ExitStack() as stack:
+        again = "repeat the command to go on"
+        stack.enter_context(clear_disk_errors(str(options.work_directory), "--work", again))
+        checkpoint = stack.enter_context(open_checkpoint(options.model, options.revision))
         _check_original(checkpoint, options)
         texts = _texts(checkpoint, options, say)
         work = _bind(options, checkpoint, texts)
-        context = Context(texts.calibration, checkpoint.path, work, say, options.seed)
+        context = Context(texts.calibration, checkpoint.path, work, say)
         config = checkpoint.config
-    pipeline = Pipeline(PASSES, lambda: open_model(context.original), context)
-    trials = Trials(pipeline, texts, options.budget, work, say, options.num_threads)
-    with ExitStack() as stack:
-        again = "repeat the command to go on"
-        stack.enter_context(clear_disk_errors(str(work), "--work", again))
+        pipeline = Pipeline(PASSES, lambda: open_model(context.original), context)
+        trials = Trials(pipeline, texts, options.budget, work, say, result, options.num_threads)
         stack.callback(trials.close)
         # With a recipe there is no choice, so chance on the text of a choice has no say in it.
         share = SHARE if options.recipe is None else 1.0
@@ -145,19 +152,19 @@ def _bind(options: CompressOptions, checkpoint: Checkpoint, texts: Texts) -> Pat
         "weights_sha256": weights_digest(checkpoint.path),
         "texts": texts.key,
         "seed": options.seed,
+        "num_threads": options.num_threads,  # which speeds depend on
     }
     record = work / "work.json"
     if record.is_file():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        if found != identity:
+        if read_json_object(record) != identity:
             raise OptionError(
-                f"{work} holds the work on another model, text or seed; delete it, or choose "
-                "another --work"
+                f"{work} holds the work on another model, text, seed or number of threads; delete "
+                "it, or choose another --work"
             )
         return work
     check_out(work)
     work.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(identity), encoding="utf-8")
+    write_json(record, identity)
     return work
 
 
@@ -166,7 +173,8 @@ def _verified(
 ) -> tuple[Tried, Verification, int]:
     """The smallest candidate that keeps the budget on the text set aside, too."""
     misses: list[str] = []
-    for count, item in enumerate(best_first(tried, budget, share)[:MOST_VERIFIED], 1):
+    for item in best_first(tried, budget, share)[:MOST_VERIFIED]:
+        count = trials.count_verified()
         trials.say(f"verifying {item.candidate.recipe.label}")
         with trials.open(item.candidate.recipe) as llm:
             verification = verify(trials.original, llm, trials.texts)
@@ -211,7 +219,7 @@ def _write(
             original=trials.pipeline.context.original,
             artifact=artifact,
             recipe=recipe,
-            passes=trials.history[recipe.key],
+            passes=trials.history(recipe),
             budget=options.budget,
             texts=trials.texts,
             verification=verification,
@@ -226,8 +234,19 @@ def _write(
     (artifact / "README.md").write_text(model_card(report, bias_text(bias)), encoding="utf-8")
     if len(tried) > 1:
         plot_pareto(tried, chosen, options.budget, artifact / "pareto.svg")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    if options.out.is_dir():
-        options.out.rmdir()  # an empty one, which check_out() lets pass
-    os.replace(artifact, options.out)
+    (artifact / HISTORY).unlink(missing_ok=True)  # the report has it
+    _move(artifact, options.out)
     return report
+
+
+def _move(artifact: Path, out: Path) -> None:
+    """By one rename, after a copy where the two are on different disks."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if artifact.stat().st_dev != out.parent.stat().st_dev:
+        stage = out.with_name(f".{out.name}.partial")
+        shutil.rmtree(stage, ignore_errors=True)
+        shutil.copytree(artifact, stage)
+        artifact = stage
+    if out.is_dir():
+        out.rmdir()  # an empty one, which check_out() lets pass
+    os.replace(artifact, out)

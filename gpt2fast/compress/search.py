@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gpt2fast.compress.budget import Budget, Measured
+from gpt2fast.compress.budget import Budget, BudgetError, Measured
 from gpt2fast.compress.recipe import Recipe
+
+_SLACK = 1.01  # of predicted bytes: vectors are padded in memory and not in the file
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Candidate:
     recipe: Recipe
     levels: tuple[int, ...]  # more is smaller, and loses more
     step_bytes: int  # of weights that a decode step will read
+    num_bytes: int = 0  # of the weights as they will be stored; 0 where that is not known
 
     def at_least(self, other: Candidate) -> bool:
         """Whether everything that ``other`` does is done here, or more of it."""
@@ -42,32 +45,53 @@ def search(
     try_out: Callable[[Candidate], Measured],
     share: float = 1.0,
 ) -> list[Tried]:
-    """Try candidates until no other can be smaller than the best one that keeps to ``budget``.
+    """Try candidates until no other can be better than the best one that keeps to ``budget``:
+    smaller, or where no loss is named as allowed, with less of it.
 
     ``share`` of the allowed loss is what the choice may use up, so that chance on the text of the
-    choice does not decide. Returns all that were tried, in that order.
+    choice does not decide. Returns all that were tried, in that order. Raises BudgetError where all
+    are known to be too large.
     """
     tried: list[Tried] = []
-    left = sorted(candidates, key=lambda c: c.step_bytes)
+    left = sorted(_small_enough(candidates, budget), key=lambda c: c.step_bytes)
     while left:
         candidate = left[len(left) // 2]
         measured = try_out(candidate)
         tried.append(Tried(candidate, measured))
         left.remove(candidate)
         keeps_loss, keeps_size = budget.holds_loss(measured, share), budget.holds_size(measured)
-        if not keeps_loss:
+        least_loss = keeps_size and budget.max_loss is None
+        if not keeps_loss or least_loss:
             left = [other for other in left if not other.at_least(candidate)]
-        if keeps_loss or not keeps_size:
+        if not keeps_size or (keeps_loss and not least_loss):
             # Others of its size would be no better, or too large as well.
             left = [other for other in left if other.step_bytes < candidate.step_bytes]
     return tried
 
 
+def _small_enough(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
+    """Without those whose bytes are known to be too many."""
+    if budget.max_bytes is None:
+        return list(candidates)
+    most = budget.max_bytes * _SLACK
+    found = [c for c in candidates if c.num_bytes <= most]
+    if candidates and not found:
+        least = min(c.num_bytes for c in candidates)
+        raise BudgetError(
+            f"--max-size {budget.max_bytes / 1e6:g} MB cannot be reached: the smallest of the "
+            f"{len(candidates)} recipes makes {least / 1e6:.1f} MB"
+        )
+    return found
+
+
 def best_first(tried: Sequence[Tried], budget: Budget, share: float = 1.0) -> list[Tried]:
-    """Those that keep to ``budget``, the smallest first."""
+    """Those that keep to ``budget``, the smallest first, or where no loss is named as allowed, the
+    one that loses least."""
     good = [
         t for t in tried if budget.holds_loss(t.measured, share) and budget.holds_size(t.measured)
     ]
+    if budget.max_loss is None:
+        return sorted(good, key=lambda t: t.measured.loss)
     return sorted(good, key=lambda t: t.candidate.step_bytes)
 
 

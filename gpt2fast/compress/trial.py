@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.compress.artifact import save_model
 from gpt2fast.compress.budget import Budget, Measured
 from gpt2fast.compress.measure import (
@@ -28,7 +29,9 @@ from gpt2fast.compress.search import Candidate
 from gpt2fast.compress.snapshot import replacing
 from gpt2fast.compress.texts import Texts
 from gpt2fast.engine.llm import LLM
+from gpt2fast.train.export import write_json
 
+HISTORY = "history.json"  # beside a candidate, until its report has it
 _HOPELESS = 3.0  # times the allowed loss: such a candidate's speed is not worth measuring twice
 
 
@@ -44,8 +47,9 @@ class TrialLog:
     def add(self, entry: dict[str, Any]) -> None:
         """Append ``entry``, which has a "key"."""
         self.entries[entry["key"]] = entry
+        # A line of its own even after one that was cut off.
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write("\n" + json.dumps(entry) + "\n")
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
@@ -66,6 +70,7 @@ class Trials:
     budget: Budget
     work: Path
     say: Say
+    result: Say
     num_threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -80,16 +85,11 @@ class Trials:
         """What ``recipe`` made, as saved."""
         return LLM(self.artifact(recipe), num_threads=self.num_threads)
 
-    def nats_of_original(self, part: str) -> NDArray[np.float64]:
-        """Of each predicted token of that part of the text."""
-        if part not in self._original_nats:
-            self.say(f"the original on the text of the {part}")
-            self._original_nats[part] = window_nats(self.original, self.texts.parts[part])
-        return self._original_nats[part]
-
     @cached_property
-    def _original_nats(self) -> dict[str, NDArray[np.float64]]:
-        return {}
+    def original_nats(self) -> NDArray[np.float64]:
+        """Of each predicted token of the text of the selection."""
+        self.say("the original on the text of the selection")
+        return window_nats(self.original, self.texts.parts["selection"])
 
     def try_out(self, candidate: Candidate) -> Measured:
         """Measure ``candidate`` on the text of the selection; what the log has is not repeated."""
@@ -98,7 +98,7 @@ class Trials:
             entry = self._measure(recipe)
             self.log.add(entry)
         measured = Measured(**entry["measured"])
-        self.say(
+        self.result(
             f"{recipe.label}: perplexity {measured.loss:+.2f} % "
             f"[{measured.loss_low:+.2f}, {measured.loss_high:+.2f}], "
             f"{measured.speedup:.2f}x as fast, {measured.num_bytes / 1e6:.1f} MB"
@@ -115,13 +115,22 @@ class Trials:
             self.say("saving")
             with replacing(directory) as stage:
                 save_model(model, stage)
-            self.history[recipe.key] = model.history
+                write_json(stage / HISTORY, {"passes": model.history})
+            self.pipeline.forget(recipe)
         return directory
 
-    @cached_property
-    def history(self) -> dict[str, list[dict[str, Any]]]:
-        """By the key of a recipe: what its passes said of themselves."""
-        return {key: entry["history"] for key, entry in self.log.entries.items()}
+    def history(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """What the passes of ``recipe`` said of themselves."""
+        passes: list[dict[str, Any]] = read_json_object(self.artifact(recipe) / HISTORY)["passes"]
+        return passes
+
+    def count_verified(self) -> int:
+        """How many artifacts have been verified on this text, this one and those of earlier
+        commands on the same work among them."""
+        path = self.work / "verified.json"
+        count = 1 + (read_json_object(path)["count"] if path.is_file() else 0)
+        write_json(path, {"count": count})
+        return int(count)
 
     def _directory(self, recipe: Recipe) -> Path:
         return self.work / "candidates" / recipe.key
@@ -132,8 +141,7 @@ class Trials:
         with self.open(recipe) as llm:
             self.say("measuring the loss")
             nats = window_nats(llm, self.texts.parts["selection"])
-            before = self.nats_of_original("selection")
-            loss = compare(before, nats, self.texts.parts["selection"])
+            loss = compare(self.original_nats, nats, self.texts.parts["selection"])
             self.say("measuring the speed")
             speed = self._speed(llm, loss.percent)
         measured = Measured(
@@ -149,7 +157,7 @@ class Trials:
             "label": recipe.label,
             "measured": dict(vars(measured)),
             "speed": speed.to_json(),
-            "history": self.history.get(recipe.key, []),
+            "history": self.history(recipe),
             "seconds": round(time.perf_counter() - begin, 1),
         }
 

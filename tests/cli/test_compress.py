@@ -63,6 +63,7 @@ def test_a_recipe(
         (["--max-loss", "1%", "--verify-text", "x"], "--verify-text needs --text"),
         (["--recipe", "none.yaml"], "none.yaml: cannot be read"),
         (["--max-loss", "1%", "--text", "{text}", "--work", "{out}"], "choose another --work"),
+        (["--max-loss", "1%", "--seed", "-1"], "--seed -1 is not valid"),
         (["--max-loss", "1%", "--text", "{short}"], "at least 8 are needed"),
         (["--num-threads", "0", "--max-loss", "1%"], "--num-threads 0 is not valid"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,13 +18,15 @@ from gpt2fast import LLM
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.compress import ladder as ladder_module
 from gpt2fast.compress import pipeline as pipeline_module
+from gpt2fast.compress import run as run_module
+from gpt2fast.compress import trial as trial_module
 from gpt2fast.compress.budget import Budget, BudgetError
 from gpt2fast.compress.passes import OPTIONS
 from gpt2fast.compress.recipe import Recipe, parse_recipe
 from gpt2fast.compress.report import weights_digest
 from gpt2fast.compress.run import CompressOptions, compress
 from gpt2fast.compress.texts import Sizes
-from gpt2fast.errors import OptionError
+from gpt2fast.errors import CheckpointError, OptionError
 
 SIZES = Sizes(length=48, calibration=16, selection=16, verification=24)
 ROUND = {"quantize": {"method": "rtn", "blocks": "int8-g64", "head_method": "rtn"}}
@@ -77,6 +80,9 @@ def test_a_recipe_becomes_an_artifact_with_its_proof(
     assert quality["percent_low"] <= quality["percent"] <= quality["percent_high"] <= 2.0
     assert quality["top1_agreement"] > 0.9
     assert report["budget"]["kept"] is True
+    assert report["budget"]["verified"] == 1
+    assert [entry["pass"] for entry in report["passes"]] == ["quantize"]
+    assert len(report["passes"][0]["relative_error"]) == 17
     assert report["original"]["weights_sha256"] == before
     assert report["artifact"]["bytes"] < 0.6 * report["original"]["bytes"], "of float16"
     left = {entry["name"] for entry in report["coverage"]["uncompressed"]}
@@ -164,7 +170,7 @@ def test_other_work_is_not_mixed_in(
     with pytest.raises(BudgetError):
         compress(options(work=work, budget=Budget(min_speedup=1e5)), say)
     assert (work / "log.jsonl").is_file(), "what was measured is kept"
-    with pytest.raises(OptionError, match="another model, text or seed"):
+    with pytest.raises(OptionError, match="another model, text, seed or number of threads"):
         compress(options(work=work, sizes=replace(SIZES, length=40)), say)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
@@ -209,3 +215,73 @@ def test_every_pass_and_option_is_documented() -> None:
         (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
         for field in dataclasses.fields(kind):
             assert f"`{field.name}`" in row, (name, field.name)
+
+
+@pytest.mark.parametrize("place", ["window_nats", "bias_figures"])
+def test_an_interrupted_measurement_is_made_again(
+    options: Callable[..., CompressOptions], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    home = trial_module if place == "window_nats" else run_module
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(home, place, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compress(options(), say)
+    report = compress(options(), say)
+    assert [entry["pass"] for entry in report["passes"]] == ["quantize"]
+
+
+def test_out_and_work_must_not_lie_in_each_other(
+    options: Callable[..., CompressOptions], tmp_path: Path
+) -> None:
+    for out, work in (("a", "a"), ("a/out", "a"), ("a", "a/work")):
+        with pytest.raises(OptionError, match="lie in each other"):
+            options(out=tmp_path / out, work=tmp_path / work)
+
+
+def test_work_on_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = made(tmp_path / "elsewhere" / "x")
+    real = Path.stat
+    far = os.stat_result([0, 0, -1, *[0] * 7])
+    monkeypatch.setattr(Path, "stat", lambda s, **k: far if s == artifact else real(s, **k))
+    run_module._move(artifact, tmp_path / "out" / "y")
+    assert (tmp_path / "out" / "y" / "file").read_text() == "content"
+    assert (artifact / "file").is_file(), "a copy was renamed"
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def made(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "file").write_text("content")
+    return directory
+
+
+def test_damaged_work_is_named(options: Callable[..., CompressOptions], tmp_path: Path) -> None:
+    with pytest.raises(BudgetError):
+        compress(options(budget=Budget(min_speedup=1e5)), say)
+    record = tmp_path / "out.work" / "work.json"
+    record.write_text("")
+    with pytest.raises(CheckpointError, match=r"work\.json: is not valid JSON"):
+        compress(options(), say)
+
+
+def test_quantizing_twice_is_refused(options: Callable[..., CompressOptions]) -> None:
+    with pytest.raises(OptionError, match="an earlier pass has quantized the model"):
+        compress(options(recipe=recipe(ROUND, ROUND)), say)
+
+
+def test_without_a_loss_the_best_that_fits_is_taken(
+    options: Callable[..., CompressOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder_module, "BLOCKS", ("int8-g64", "int3-g128"))
+    monkeypatch.setattr(ladder_module, "HEADS", ("int8-g64",))
+    report = compress(options(recipe=None, budget=Budget(max_bytes=5_000_000)), say)
+    assert report["recipe"]["passes"][0]["quantize"]["blocks"] == "int8-g64"
+
+
+def test_a_size_beyond_reach_is_refused_at_once(options: Callable[..., CompressOptions]) -> None:
+    with pytest.raises(BudgetError, match=r"cannot be reached: the smallest of the 48 recipes"):
+        compress(options(recipe=None, budget=Budget(max_loss=1.0, max_bytes=1000)), say)

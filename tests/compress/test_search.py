@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import product
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2fast.compress.budget import Budget, Measured
+from gpt2fast.compress.budget import Budget, BudgetError, Measured
 from gpt2fast.compress.recipe import Recipe
 from gpt2fast.compress.search import Candidate, Tried, best_first, nearest, pareto, search
 
@@ -68,3 +69,23 @@ def test_the_nearest_misses_least() -> None:
 def test_pareto_keeps_what_nothing_beats() -> None:
     a, b, c, d = tried(0.1, 2, 1), tried(0.5, 4, 1), tried(0.6, 3, 1), tried(0.5, 3, 1)
     assert pareto([d, c, b, a]) == [a, b]
+
+
+@given(worlds(), st.floats(1.0, 1.6))
+@settings(max_examples=100, deadline=None)
+def test_without_an_allowed_loss_the_least_is_found(
+    world: tuple[list[Candidate], dict[Candidate, Measured]], speed: float
+) -> None:
+    candidates, measured = world
+    budget = Budget(min_speedup=speed)
+    found = best_first(search(candidates, budget, measured.__getitem__), budget)
+    good = [c for c in candidates if budget.holds(measured[c])]
+    assert bool(found) == bool(good)
+    if good:
+        assert found[0].measured.loss == min(measured[c].loss for c in good)
+
+
+def test_what_is_known_to_be_too_large_is_not_tried() -> None:
+    candidates = [Candidate(Recipe(()), (n,), 100 - n, 100 - n) for n in range(10)]
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        search(candidates, Budget(max_bytes=50), {}.__getitem__)

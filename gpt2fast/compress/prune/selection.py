@@ -9,11 +9,21 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from gpt2fast.errors import OptionError
+
 Kept = list[Tensor]  # of each layer: indices of the units that stay, ascending
 
 
 def keep_uniform(importances: Sequence[Tensor], keep: float, multiple: int) -> Kept:
-    """The same fraction ``keep`` of every layer, in multiples of ``multiple``, at least one."""
+    """The same fraction ``keep`` of every layer, in multiples of ``multiple``, at least one.
+
+    Raises OptionError for layers of different widths, of which that makes no uniform ones.
+    """
+    if len({len(values) for values in importances}) > 1:
+        raise OptionError(
+            "uniform = true: the layers have different widths already, and the same fraction of "
+            "each leaves them different; prune uniformly first"
+        )
     wanted = [int(keep * len(values) + 1e-9) for values in importances]
     counts = [count if keep == 1 else max(1, count // multiple) * multiple for count in wanted]
     return [_top(values, count) for values, count in zip(importances, counts, strict=True)]

@@ -45,6 +45,8 @@ class WeightOptions:
         Pattern.parse(self.pattern, self.sparsity)
         if self.method not in METHODS:
             raise OptionError(f"method = {self.method!r} is none of {', '.join(METHODS)}")
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(f"seed = {self.seed} must be from 0 to 2**63 - 1")
         for name in ("damping", "norm_power"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise OptionError(f"{name} = {getattr(self, name)} must be 0 or more")

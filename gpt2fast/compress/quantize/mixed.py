@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.compress.calibration import Calibration
 from gpt2fast.compress.quantize.assign import assign_formats, matrix_bytes
 from gpt2fast.compress.quantize.options import METHODS, QuantizeOptions
@@ -17,6 +17,7 @@ from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
 from gpt2fast.panel_layout import matrix_layouts
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat, Quantization
+from gpt2fast.train.export import write_json
 
 _FORMATS = (MatrixFormat("int8", 64), MatrixFormat("int4", 64), MatrixFormat("int3", 64))
 
@@ -52,15 +53,22 @@ def mixed_formats(
     Raises OptionError where ``bits`` are fewer than the smallest format has.
     """
     if keep.is_file():
-        labels = json.loads(keep.read_text(encoding="utf-8"))
+        labels = read_json_object(keep)
         known = {form.label: form for form in options.formats}
         return _as_options({name: known[label] for name, label in labels.items()}, options.method)
     table = sensitivities(model, calibration, options.formats, progress=progress)
     sizes = matrix_bytes(model.config, options.formats, options.per_step)
-    budget = int(options.bits / 8 * num_weights(model.config, options.per_step))
+    weights = num_weights(model.config, options.per_step)
+    budget = int(options.bits / 8 * weights)
+    least = sum(min(row.values()) for row in sizes.values())
+    if least > budget:
+        raise OptionError(
+            f"bits = {options.bits:g} are too few: the smallest of the formats takes "
+            f"{8 * least / weights:.2f}; raise them, or allow smaller formats"
+        )
     chosen = assign_formats(table, sizes, budget)
     labels = {name: form.label for name, form in chosen.items()}
-    keep.write_text(json.dumps(labels), encoding="utf-8")
+    write_json(keep, labels)
     return _as_options(chosen, options.method)
 
 
