@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from gpt2fast.compress.budget import Budget, BudgetError, Measured
 from gpt2fast.compress.recipe import Recipe
 
+_SAME_SPEED = 0.95  # of the fastest: what two timings of one model may differ by
 _SLACK = 1.01  # of predicted bytes: vectors are padded in memory and not in the file
 
 
@@ -85,14 +86,21 @@ def _small_enough(candidates: Sequence[Candidate], budget: Budget) -> list[Candi
 
 
 def best_first(tried: Sequence[Tried], budget: Budget, share: float = 1.0) -> list[Tried]:
-    """Those that keep to ``budget``, the smallest first, or where no loss is named as allowed, the
-    one that loses least."""
+    """Those that keep to ``budget``, the fastest first, or where no loss is named as allowed, the
+    one that loses least. Of those as fast within what timings scatter the smallest is first.
+    """
     good = [
         t for t in tried if budget.holds_loss(t.measured, share) and budget.holds_size(t.measured)
     ]
     if budget.max_loss is None:
         return sorted(good, key=lambda t: t.measured.loss)
-    return sorted(good, key=lambda t: t.candidate.step_bytes)
+    fastest = max((t.measured.speedup for t in good), default=0.0)
+
+    def rank(item: Tried) -> tuple[float, int]:
+        behind = item.measured.speedup / fastest
+        return 0.0 if behind >= _SAME_SPEED else 1.0 - behind, item.candidate.step_bytes
+
+    return sorted(good, key=rank)
 
 
 def nearest(tried: Sequence[Tried], budget: Budget) -> Tried:
