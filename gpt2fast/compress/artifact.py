@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gpt2fast.checkpoint.checkpoint import QUANTIZATION_FIELD
@@ -23,6 +25,10 @@ from gpt2fast.panel_layout import PanelLayout, matrix_layouts
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat, Quantization
 
 _FLOAT = MatrixFormat("float32")
+_TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_LARGEST_FLOAT16 = 65504.0
+
+Make = Callable[[Model, str], NDArray[Any]]  # of the tensor of a name
 # Shapes and types of the original, which need not be those of what is written.
 _STALE = ("per_layer_config", "head_dim", "torch_dtype", "dtype", QUANTIZATION_FIELD)
 
@@ -44,13 +50,15 @@ def quantization_of(model: Model) -> Quantization | None:
 
 def save_model(model: Model, out: Path) -> None:
     """Write ``out``, which must be new or empty: quantized matrices in panels, the rest in float32.
-    Where nothing is quantized, and all layers have one shape, transformers loads it.
+    Where nothing is quantized, floats are of the original's type, and if all layers have one shape
+    transformers loads it.
 
     Raises OptionError where ``out`` cannot be written or the disk is full.
     """
     scheme = quantization_of(model)
     fields = _fields(model)
     if scheme is None:
+        fields["torch_dtype"] = _TORCH_DTYPES[_float_type(model)]
         save_checkpoint(out, model.source, fields, _plain_tensors(model), {"format": "pt"})
         return
     fields[QUANTIZATION_FIELD] = scheme.to_config()
@@ -83,13 +91,21 @@ def _first_integer(formats: dict[str, MatrixFormat]) -> MatrixFormat:
     return next(form for form in formats.values() if form.is_integer)
 
 
+def _float_type(model: Model) -> str:
+    """That of the original, unless a pass has made numbers that float16 does not hold."""
+    largest = max(float(value.abs().max()) for value in model.network.state_dict().values())
+    return "F32" if model.stored == "F16" and largest > _LARGEST_FLOAT16 else model.stored
+
+
 def _plain_tensors(model: Model) -> list[NewTensor]:
+    kind = _float_type(model)
+    makers: dict[str, Make] = {"F32": _values, "F16": _float16, "BF16": _bfloat16}
     return [
         NewTensor(
             name if name == HEAD else f"{PREFIX}{name}",
-            "F32",
+            kind,
             tuple(value.shape),
-            partial(_values, model, name),
+            partial(makers[kind], model, name),
         )
         for name, value in model.network.state_dict().items()
     ]
@@ -105,6 +121,17 @@ def _tensor(model: Model, name: str, layout: PanelLayout | None) -> NewTensor:
 
 def _values(model: Model, name: str) -> NDArray[np.float32]:
     values: NDArray[np.float32] = model.network.state_dict()[name].float().cpu().numpy()
+    return values
+
+
+def _float16(model: Model, name: str) -> NDArray[np.float16]:
+    return _values(model, name).astype(np.float16)
+
+
+def _bfloat16(model: Model, name: str) -> NDArray[np.uint16]:
+    """The bits: numpy has no such type."""
+    bits = model.network.state_dict()[name].bfloat16().cpu().contiguous().view(torch.int16)
+    values: NDArray[np.uint16] = bits.numpy().view(np.uint16)
     return values
 
 

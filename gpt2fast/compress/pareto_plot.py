@@ -71,13 +71,21 @@ def _points(axes: Any, tried: Sequence[Tried], chosen: Tried) -> None:
             capsize=2,
             zorder=3,
         )
-    labelled = [chosen, *[t for t in front if t != chosen]][:_LABELLED]
+    _labels(axes, [chosen, *[t for t in front if t != chosen]][:_LABELLED], tried, chosen)
+
+
+def _labels(axes: Any, labelled: Sequence[Tried], tried: Sequence[Tried], chosen: Tried) -> None:
+    speeds = [t.measured.speedup for t in tried]
+    middle = (min(speeds) + max(speeds)) / 2
     for number, item in enumerate(labelled):
+        # Towards the middle: a label that left the axes would take their room.
+        left = item.measured.speedup > middle
         axes.annotate(
             item.candidate.recipe.label + (" (chosen)" if item == chosen else ""),
             (item.measured.speedup, item.measured.loss),
-            xytext=(8, 8 if number % 2 == 0 else -14),
+            xytext=(-8 if left else 8, 8 if number % 2 == 0 else -14),
             textcoords="offset points",
+            ha="right" if left else "left",
             fontsize=8,
             color=_INK,
         )

@@ -64,7 +64,7 @@ class Recipe:
 
     @property
     def label(self) -> str:
-        """In a line: the passes, and what of their options is not the default."""
+        """In a line: the passes, their formats, and what else is not the default."""
         return " + ".join(map(_step_label, self.steps)) or "nothing"
 
 
@@ -78,7 +78,11 @@ def _plain(value: Any) -> Any:
 def _step_label(step: Step) -> str:
     fields = dataclasses.fields(step.options)
     given = [(field.name, getattr(step.options, field.name), field.default) for field in fields]
-    told = [f"{name}={_plain(value)}" for name, value, default in given if value != default]
+    told = [
+        f"{name}={_plain(value)}"
+        for name, value, default in given
+        if value != default or isinstance(value, MatrixFormat)
+    ]
     return f"{step.name}({', '.join(told)})" if told else step.name
 
 

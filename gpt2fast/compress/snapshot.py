@@ -37,6 +37,7 @@ def save_snapshot(model: Model, directory: Path) -> None:
             "config": model.config.to_dict(),
             "formats": formats_of(model.matrices),
             "history": model.history,
+            "stored": model.stored,
         }
         (stage / _STATE).write_text(json.dumps(state), encoding="utf-8")
 
@@ -53,7 +54,8 @@ def load_snapshot(directory: Path, source: Path) -> Model | None:
         network = GPT2(ModelConfig.from_dict(state["config"], str(directory / _STATE)))
         network.load_state_dict(load_file(directory / _NETWORK))
         matrices = unpack_matrices(load_file(directory / _MATRICES), state["formats"])
-        return Model(frozen(network), source, matrices, list(state["history"]))
+        history, stored = list(state["history"]), str(state["stored"])
+        return Model(frozen(network), source, matrices, history, stored)
     except (KeyError, RuntimeError, OSError, TypeError) as error:
         raise damaged(directory, error) from None
     except Exception as error:  # safetensors has an error of its own, of no public name

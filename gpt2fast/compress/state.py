@@ -21,6 +21,7 @@ from gpt2fast.model.gpt2 import GPT2
 from gpt2fast.model.weights import load_weights
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat
 
+SHORT_FLOATS = ("F16", "BF16")
 CONV1D_PARTS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # of a block, in order
 
 
@@ -46,6 +47,7 @@ class Model:
     source: Path  # the directory whose tokenizer and generation files go with it
     matrices: dict[str, QuantizedMatrix] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)  # what each pass did, as JSON
+    stored: str = "F32"  # what the original's matrices are: a model of floats is saved as that
 
     @property
     def config(self) -> ModelConfig:
@@ -93,7 +95,10 @@ def open_model(name_or_path: str | os.PathLike[str], revision: str | None = None
             )
         network = GPT2(checkpoint.config)
         load_weights(network, checkpoint)
-        return Model(frozen(network), checkpoint.path)
+        stored = checkpoint.tensor(EMBEDDING).dtype
+        return Model(
+            frozen(network), checkpoint.path, stored=stored if stored in SHORT_FLOATS else "F32"
+        )
 
 
 def frozen(network: GPT2) -> GPT2:

@@ -111,3 +111,28 @@ def test_tokenizer_and_fields_of_the_original_go_along(demo: Model, tmp_path: Pa
         assert fields[name] == before[name]
     with LLM(tmp_path / "out") as llm:
         assert llm.generate("import os")[0].outputs[0].text
+
+
+@pytest.mark.parametrize(("stored", "dtype"), [("F16", "float16"), ("BF16", "bfloat16")])
+def test_floats_have_the_original_type(
+    random_model: Callable[..., Model], tmp_path: Path, stored: str, dtype: str
+) -> None:
+    model = random_model()
+    model.stored = stored
+    save_model(model, tmp_path / "out")
+    again = open_model(tmp_path / "out")
+    assert again.stored == stored
+    for name, value in model.network.state_dict().items():
+        rounded = value.to(getattr(torch, dtype)).float()
+        assert torch.equal(again.network.state_dict()[name], rounded), name
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == dtype
+
+
+def test_what_float16_cannot_hold_is_float32(
+    random_model: Callable[..., Model], tmp_path: Path
+) -> None:
+    model = random_model()
+    model.stored = "F16"
+    model.network.ln_f.bias[0] = 1e6
+    save_model(model, tmp_path / "out")
+    assert float(open_model(tmp_path / "out").network.ln_f.bias[0]) == 1e6

@@ -27,12 +27,14 @@ def quantized(model: Model) -> Model:
 
 def test_there_and_back(random_model: Callable[..., Model], tmp_path: Path) -> None:
     model = quantized(random_model(tie_word_embeddings=False))
+    model.stored = "BF16"
     save_snapshot(model, tmp_path / "s")
     save_snapshot(model, tmp_path / "s")  # in place of the first
     again = load_snapshot(tmp_path / "s", model.source)
     assert again is not None
     assert again.config == model.config
     assert again.history == model.history
+    assert again.stored == model.stored == "BF16"
     for name, value in model.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], value), name
     assert again.matrices.keys() == model.matrices.keys()
