@@ -4,7 +4,7 @@ the loop of the trainer."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,10 +50,21 @@ def recover_model(
     grids = on_grids(model.matrices)
     zeros = pruned_weights(model.network) if options.keep_zeros else {}
     constraints: dict[str, Constraint] = {**zeros, **grids}
-    facts = recover(model.network, teacher, windows, work, options, constraints, progress)
+    layers = kept_layers(model.history, teacher.config.n_layer)
+    facts = recover(model.network, teacher, windows, work, options, constraints, progress, layers)
     for name, grid in grids.items():
         model.set_quantized(name, grid.matrix(model.network.get_parameter(name)))
     model.history.append({"pass": "recover", **facts})
+
+
+def kept_layers(history: Sequence[Mapping[str, Any]], count: int) -> list[int]:
+    """Which of ``count`` layers are left after the removals in a model's ``history``, each of which
+    counts the layers that there were at its time."""
+    kept = list(range(count))
+    for entry in history:
+        if entry.get("pass") in ("prune_layers", "prune-layers"):
+            kept = [layer for i, layer in enumerate(kept) if i not in entry["removed"]]
+    return kept
 
 
 def recover(
@@ -64,9 +75,13 @@ def recover(
     options: RecoverOptions,
     constraints: Mapping[str, Constraint] | None = None,
     progress: Progress | None = None,
+    layers: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Train ``network`` in place to predict as ``teacher`` does on ``windows`` (N, T + 1), under
     ``constraints`` by the name of their parameter. Returns what was done, as JSON.
+
+    ``layers``: the teacher's layers that hidden states are compared with, one for each layer of
+    ``network``; evenly spaced ones if not given.
 
     Checkpoints are kept in ``work``; the same call goes on from the last one, bit for bit. Raises
     OptionError if ``work`` is of another recovery, if the loss is not finite, if the disk is full.
@@ -80,8 +95,13 @@ def recover(
     with clear_disk_errors(options.out, "work in", "repeat it to go on"), clear_memory_errors():
         make_directory(options.out, out)
         _claim(out, options, network, teacher, windows, constraints or {})
+        torch.manual_seed(options.seed)
         try:
-            return _train(accelerator, options, model, network, teacher, windows, progress)
+            if layers is None:
+                layers = evenly_spaced(teacher.config.n_layer, network.config.n_layer)
+            cache = sampled(options, teacher, windows, accelerator)
+            objective = Distillation(options, teacher, network, layers, cache)
+            return _train(accelerator, options, model, network, windows, objective, progress)
         finally:
             accelerator.free_memory()
             frozen(network).to(home)
@@ -95,14 +115,10 @@ def _train(
     options: RecoverOptions,
     model: nn.Module,
     network: GPT2,
-    teacher: GPT2,
     windows: NDArray[np.int64],
+    objective: Distillation,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    torch.manual_seed(options.seed)
-    layers = evenly_spaced(teacher.config.n_layer, network.config.n_layer)
-    cache = sampled(options, teacher, windows, accelerator)
-    objective = Distillation(options, teacher, network, layers, cache)
     network.requires_grad_(True)
     for constraint in model.constraints.values() if isinstance(model, Constrained) else ():
         constraint.to(accelerator.device)

@@ -17,7 +17,11 @@ from gpt2fast.checkpoint import open_checkpoint  # noqa: E402
 from gpt2fast.compress.calibration import Calibration  # noqa: E402
 from gpt2fast.compress.distill.losses import FORWARD_KL, divergence  # noqa: E402
 from gpt2fast.compress.distill.options import RecoverOptions  # noqa: E402
-from gpt2fast.compress.distill.recover import recover, recover_model  # noqa: E402
+from gpt2fast.compress.distill.recover import (  # noqa: E402
+    kept_layers,
+    recover,
+    recover_model,
+)
 from gpt2fast.compress.distill.student import student_from  # noqa: E402
 from gpt2fast.compress.state import Model, QuantizedMatrix, frozen, open_model  # noqa: E402
 from gpt2fast.errors import OptionError  # noqa: E402
@@ -172,3 +176,13 @@ def test_a_teacher_is_worth_more_than_the_text_alone(tmp_path: Path) -> None:
         recover(student, teacher, windows[:64], tmp_path / name, options)
         losses[name] = next_token_loss(student, torch.from_numpy(windows[96:])).item()
     assert losses["taught"] < losses["alone"] - 0.1
+
+
+def test_the_layers_left_are_those_of_the_teacher() -> None:
+    history = [
+        {"pass": "prune-layers", "removed": [1, 4]},  # leaves 0 2 3 5
+        {"pass": "quantize"},
+        {"pass": "prune_layers", "removed": [2]},  # counts what is left: 3 goes
+    ]
+    assert kept_layers(history, 6) == [0, 2, 5]
+    assert kept_layers([], 3) == [0, 1, 2]
