@@ -51,5 +51,5 @@ def test_a_smaller_format_gives_more_tokens(
     assert num_blocks(config, 16, 5000, kv_cache_dtype="bfloat16") == -(-5000 // 16)
     with pytest.raises(OptionError, match=r"give at most 4000, or kv_cache_dtype='int8'"):
         num_blocks(config, 16, 5000)
-    with pytest.raises(OptionError, match="quantization='int8' or 'int4'"):
+    with pytest.raises(OptionError, match="quantization='int8', 'int4' or 'int3'"):
         num_blocks(config, 16, None, weight_bytes=memory)
