@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.compress.calibration import Calibration, draw
+from gpt2fast.compress.quantize.activations import rounded_activations
 from gpt2fast.compress.state import Model, open_model
 from gpt2fast.errors import OptionError
 from gpt2fast.evaluate import paired_comparison, plain_windows, token_nats
@@ -51,9 +52,10 @@ class Study:
         self.original = open_model(args.model)
         self.length = self.original.config.n_positions
         with open_checkpoint(args.model) as checkpoint:
-            self.tokenizer = checkpoint.load_tokenizer()
-        if self.tokenizer is None:
+            tokenizer = checkpoint.load_tokenizer()
+        if tokenizer is None:
             raise OptionError(f"{args.model} has no tokenizer.json; give a model with one")
+        self.tokenizer = tokenizer
         self.seen, unseen = _documents(args)
         self.windows = plain_windows(self._whole_contexts(unseen, args.held_out_windows))
         self.groups = groups_of(self.windows)
@@ -66,12 +68,13 @@ class Study:
         return draw(self.seen, self.tokenizer, self.args.windows, self.length, seed, end, names)
 
     def nats(self, model: Model) -> NDArray[np.float64]:
-        """Of each predicted token of the held-out text."""
+        """Of each predicted token of the held-out text, activations rounded before what is
+        quantized."""
 
         def scorer(tokens: object) -> NDArray[np.float32]:
             return np.asarray(model.network(torch.tensor([tokens]))[0])
 
-        with torch.no_grad():
+        with torch.no_grad(), rounded_activations(model):
             return token_nats(scorer, self.windows)
 
     def row(self, model: Model, facts: dict[str, Any]) -> dict[str, Any]:

@@ -15,66 +15,19 @@ under an int8 head.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import sys
-from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
-import numpy as np
-import torch
+from common import Study, parser
 
-from gpt2fast.checkpoint import open_checkpoint
-from gpt2fast.compress.calibration import Calibration, draw
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
-from gpt2fast.compress.quantize.activations import rounded_activations
-from gpt2fast.compress.state import Model, open_model
-from gpt2fast.errors import GPT2FastError, OptionError
-from gpt2fast.evaluate import paired_comparison, plain_windows, token_nats
-from gpt2fast.evaluate.windows import Window, groups_of
+from gpt2fast.compress.state import open_model
+from gpt2fast.errors import GPT2FastError
 from gpt2fast.quantization import MatrixFormat
-from gpt2fast.train.corpus import Document, load_corpus, read_documents
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "quality-quantize.jsonl"
 METHODS = ("rtn", "clip", "awq", "gptq")
-
-
-def documents_of(args: argparse.Namespace) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    """To calibrate on, and held out."""
-    if args.model == "demo" and not args.calibration:
-        corpus = load_corpus([], "python", 0.05)  # as the bundled model was trained
-        return corpus.train, corpus.held_out
-    if not args.calibration or not args.held_out:
-        raise OptionError("give --calibration FILES and --held-out FILE with a model")
-    return read_documents(args.calibration), read_documents([args.held_out])
-
-
-def held_out_windows(
-    model: Model, documents: tuple[Document, ...], tokenizer: object, count: int
-) -> list[Window]:
-    """``count`` whole contexts at most, spread evenly over the documents."""
-    length = model.config.n_positions
-    rows: list[np.ndarray] = []
-    for document in documents:
-        ids = np.array(tokenizer.encode(document.text).ids)  # type: ignore[attr-defined]
-        rows += list(ids[: len(ids) // length * length].reshape(-1, length))
-    if not rows:
-        raise OptionError(f"the held-out text has no window of {length} tokens")
-    count = min(count, len(rows))
-    return plain_windows(np.stack([rows[i * len(rows) // count] for i in range(count)]))
-
-
-def nats(model: Model, windows: list[Window]) -> np.ndarray:
-    """Of each predicted token."""
-
-    def scorer(tokens: object) -> np.ndarray:
-        logits: np.ndarray = model.network(torch.tensor([tokens]))[0].numpy()
-        return logits
-
-    with torch.no_grad(), rounded_activations(model):
-        return token_nats(scorer, windows)
 
 
 def cases(args: argparse.Namespace) -> list[tuple[str, MatrixFormat, int]]:
@@ -90,7 +43,30 @@ def cases(args: argparse.Namespace) -> list[tuple[str, MatrixFormat, int]]:
     return found
 
 
-def check(rows: list[dict[str, object]]) -> list[str]:
+def measure(study: Study, method: str, form: MatrixFormat, seed: int) -> dict[str, Any]:
+    """One row."""
+    text = study.calibration(seed)
+    model, begin = open_model(study.args.model), perf_counter()
+    own = "rtn" if method == "rtn" else "clip"
+    quantize(model, text, QuantizeOptions(method, form, head_method=own))
+    facts = {
+        "method": method,
+        "blocks": form.label,
+        "head": "int8-g64",
+        "seed": seed,
+        "calibration_tokens": text.num_tokens,
+        "seconds": round(perf_counter() - begin, 1),
+    }
+    row = study.row(model, facts)
+    print(
+        f"{form.label} {method:4} seed {seed}: {row['percent']:+.3f} % "
+        f"[{row['percent_low']:+.3f}, {row['percent_high']:+.3f}]  {row['seconds']:.0f} s",
+        flush=True,
+    )
+    return row
+
+
+def check(rows: list[dict[str, Any]]) -> list[str]:
     """What was promised and is not kept."""
     losses: dict[tuple[str, str], float] = {}
     for row in rows:
@@ -118,62 +94,13 @@ def check(rows: list[dict[str, object]]) -> list[str]:
 
 def main(argv: list[str]) -> int:
     """Measure, append the rows, and say what is kept."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--calibration", nargs="+", default=[])
-    parser.add_argument("--held-out")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--bits", nargs="+", type=int, default=[8, 4, 3], choices=[8, 4, 3])
-    parser.add_argument("--group", type=int, default=64, choices=[32, 64, 128])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--windows", type=int, default=32, help="of calibration, a context each")
-    parser.add_argument("--held-out-windows", type=int, default=40)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args(argv)
-    rows: list[dict[str, object]] = []
-    original = open_model(args.model)
-    with open_checkpoint(args.model) as checkpoint:
-        tokenizer = checkpoint.load_tokenizer()
-    seen, unseen = documents_of(args)
-    windows = held_out_windows(original, unseen, tokenizer, args.held_out_windows)
-    exact, groups = nats(original, windows), groups_of(windows)
-    end = next(iter(original.config.eos_token_ids), None)
-    texts: dict[int, Calibration] = {}
-    for method, form, seed in cases(args):
-        if seed not in texts:
-            length = original.config.n_positions
-            texts[seed] = draw(seen, tokenizer, args.windows, length, seed, end, ["training text"])
-        model, begin = open_model(args.model), perf_counter()
-        own = "rtn" if method == "rtn" else "clip"
-        quantize(model, texts[seed], QuantizeOptions(method, form, head_method=own))
-        seconds = perf_counter() - begin
-        loss = paired_comparison(exact, nats(model, windows), groups)
-        row = {
-            "model": args.model,
-            "method": method,
-            "blocks": form.label,
-            "head": "int8-g64",
-            "seed": seed,
-            "perplexity": float(np.exp(exact.mean() + loss.mean)),
-            "float_perplexity": float(np.exp(exact.mean())),
-            **{name: getattr(loss, name) for name in ("percent", "percent_low", "percent_high")},
-            "context": original.config.n_positions,
-            "held_out_tokens": len(exact),
-            "calibration_tokens": texts[seed].num_tokens,
-            "seconds": round(seconds, 1),
-            "date": datetime.date.today().isoformat(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        }
-        rows.append(row)
-        with args.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(
-            f"{form.label} {method:4} seed {seed}: {loss.percent:+.3f} % "
-            f"[{loss.percent_low:+.3f}, {loss.percent_high:+.3f}]  {seconds:.0f} s",
-            flush=True,
-        )
+    options = parser(__doc__, "quality-quantize.jsonl")
+    options.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    options.add_argument("--bits", nargs="+", type=int, default=[8, 4, 3], choices=[8, 4, 3])
+    options.add_argument("--group", type=int, default=64, choices=[32, 64, 128])
+    args = options.parse_args(argv)
+    study = Study(args)
+    rows = [measure(study, *case) for case in cases(args)]
     return 1 if check(rows) else 0
 
 
