@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from gpt2fast.train.disk import check_disk
 from gpt2fast.train.divergence import diverged, is_diverged
 from gpt2fast.train.evaluation import HeldOut, evaluate
 from gpt2fast.train.interrupt import TrainingInterrupted, deferred_interrupt
+from gpt2fast.train.memory import freed_memory_kept
 from gpt2fast.train.metrics import MetricsLog
 from gpt2fast.train.objective import Objective, next_token_loss
 from gpt2fast.train.plot import plot_losses
@@ -85,6 +87,11 @@ class Trainer:
 
     def run(self) -> int:
         """Take all steps that are left, up to ``stop_at`` if given; returns how many are done."""
+        on_cpu = self.accelerator.device.type == "cpu"
+        with freed_memory_kept() if on_cpu else nullcontext():
+            return self._run()
+
+    def _run(self) -> int:
         options, step = self.options, self.first_step
         last = min(options.steps, options.stop_at or options.steps)
         self.model.train()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
+import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -20,7 +22,11 @@ from gpt2fast.cli import main  # noqa: E402
 from gpt2fast.errors import CheckpointError, OptionError  # noqa: E402
 from gpt2fast.train import loop  # noqa: E402
 from gpt2fast.train.disk import check_disk, clear_disk_errors, human_size  # noqa: E402
-from gpt2fast.train.memory import check_memory, clear_memory_errors  # noqa: E402
+from gpt2fast.train.memory import (  # noqa: E402
+    check_memory,
+    clear_memory_errors,
+    freed_memory_kept,
+)
 from gpt2fast.train.metrics import MetricsLog  # noqa: E402
 from gpt2fast.train.options import TrainOptions  # noqa: E402
 from gpt2fast.train.prepare import prepare  # noqa: E402
@@ -97,6 +103,22 @@ def test_a_model_beyond_memory_is_refused() -> None:
     check_memory(10**6, on_cpu=True)
     with pytest.raises(OptionError, match="not enough memory"), clear_memory_errors():
         torch.empty(2**55)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone can be told")
+def test_freed_memory_is_kept_for_the_next_step_and_given_back_at_the_end() -> None:
+    def fresh_pages() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(16 * 2**20).sum()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    fresh_pages()
+    usual = fresh_pages()
+    with freed_memory_kept():  # where a small block stands in the way, it takes another place
+        kept = min(fresh_pages() for _ in range(8))
+    afterwards = fresh_pages()
+    assert kept < usual / 10
+    assert afterwards > usual / 2
 
 
 @pytest.mark.filterwarnings("ignore:--resume. .* has no checkpoint yet")
