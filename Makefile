@@ -14,6 +14,7 @@ help:
 	@echo "make test       all tests but the slow ones    make test-slow  minutes and gigabytes"
 	@echo "make lint       ruff, mypy, clang-format       make format     apply them"
 	@echo "make bench      the README's tables, every other system installed beside (half an hour)"
+	@echo "make bench-quality  what compression costs and brings (needs DATA=folder, hours)"
 	@echo "make bench-kernels  each kernel against its limit    make bench-gpu  all of it on an NVIDIA GPU"
 
 # The core and its compiled extension; nothing else is needed to run a model.
@@ -84,10 +85,31 @@ bench: $(PEERS)/.ready
 	sh benchmarks/readme.sh "$(BENCH)" build/bench
 	$(PEERS)/bin/python benchmarks/readme_tables.py build/bench
 
+# A larger model for the studies of compression: GPT-2's own vocabulary, an hour on two cores. DATA is
+# a folder with gpt2-tokenizer/, wikitext-2/ and tinyshakespeare.txt, which the project does not carry.
+STUDY := build/study
+$(STUDY)/model/training.json: | $(VENV)/.peers
+	test -d "$(DATA)" || { echo "give DATA=folder, see benchmarks/quality/study_text.py"; exit 2; }
+	rm -rf $(STUDY)/train $(STUDY)/held-out
+	$(PY) benchmarks/quality/study_text.py $(DATA) $(STUDY)
+	$(VENV)/bin/gpt2fast train $(STUDY)/train --held-out-data $(STUDY)/held-out --out $(STUDY)/model \
+		--tokenizer $(DATA)/gpt2-tokenizer --n-embd 320 --n-layer 6 --n-head 5 --n-positions 512 \
+		--batch-size 2 --grad-accum 2 --steps 2600 --lr 0.0012 --warmup 100 --precision bf16 \
+		--eval-every 650 --eval-tokens 32768
+study-model: $(STUDY)/model/training.json
+
+# What compression costs and brings: quality on both models, then speed; two hours without the training.
+OF_STUDY := --model $(STUDY)/model --calibration $(STUDY)/train --held-out $(STUDY)/held-out/wikitext-2-test.txt
+bench-quality: $(STUDY)/model/training.json
+	for study in quantize prune recover; do $(PY) benchmarks/quality/$$study.py || exit 1; done
+	$(PY) benchmarks/quality/distill.py
+	for study in quantize prune; do $(PY) benchmarks/quality/$$study.py $(OF_STUDY) || exit 1; done
+	for speed in artifact prune; do $(PY) benchmarks/quality/$${speed}_speed.py || exit 1; done
+
 bench-kernels: $(VENV)/.peers
 	for kernel in matmul attention layer_norm; do $(PY) benchmarks/kernels/$$kernel.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(PEERS) build *.egg-info gpt2fast/_C.*.so
 
-.PHONY: help demo test test-slow lint format bench bench-kernels bench-gpu clean
+.PHONY: help demo test test-slow lint format bench bench-kernels bench-gpu study-model bench-quality clean

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2fast.compress.calibration import Calibration
+from gpt2fast.errors import OptionError
 from gpt2fast.model.gpt2 import GPT2, Block, Conv1D
 
 Consume = Callable[[str, Tensor], None]  # part such as "attn.c_attn", its inputs (rows, K)
@@ -24,6 +25,12 @@ class HiddenStates:
     def __init__(self, network: GPT2, calibration: Calibration, batch: int = 8) -> None:
         self.network, self.batch = network, batch
         self.layer = 0  # of the block whose inputs ``states`` are
+        length, context = calibration.windows.shape[1], network.config.n_positions
+        if length > context:
+            raise OptionError(
+                f"calibration windows of {length} tokens exceed the context of {context}; give "
+                "shorter ones"
+            )
         tokens = torch.from_numpy(calibration.windows).to(network.wte.weight.device)
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         with torch.no_grad():

@@ -167,7 +167,8 @@ def _totals(
         return values * heavy, heavy
     _, index = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(index, values * heavy), np.bincount(index, heavy)
-    return sums.astype(np.float64), counts.astype(np.float64)
+    weighed = counts > 0  # a resample of groups without weight would have no mean
+    return sums[weighed].astype(np.float64), counts[weighed].astype(np.float64)
 
 
 def _tail(groups: int) -> float:

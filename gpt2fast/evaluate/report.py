@@ -96,12 +96,13 @@ def _measure_text(pair: Pair, text: Text, boot: Boot, step: Callable[..., Step])
         nats = token_nats(pair.model.logits, text.windows, each)
         return {"perplexity": perplexity(nats, text, **boot)}
     found = compare_logits(pair.reference.logits, pair.model.logits, text.windows, each)
+    counted: dict[str, Any] = {"groups": text.groups, "weights": text.weights, **boot}
     return {
         "perplexity": perplexity(found.nats, text, **boot),
         "reference_perplexity": perplexity(found.reference_nats, text, **boot),
         "comparison": compare_perplexity(found.reference_nats, found.nats, text, **boot).as_dict(),
-        "kl": interval(found.kl, text.groups, **boot).as_dict(),
-        "top1_agreement": interval(found.agrees, text.groups, **boot).as_dict(),
+        "kl": interval(found.kl, **counted).as_dict(),
+        "top1_agreement": interval(found.agrees, **counted).as_dict(),
     }
 
 

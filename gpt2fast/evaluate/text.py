@@ -126,6 +126,8 @@ def read_text(
         least = 1 if protocol.name == "lm-eval" else 2
         count = sum(map(len, text.documents))
         raise OptionError(f"{file} has {count} tokens; at least {least} are needed")
+    if text.bytes < 1:  # tokens of one character, whose bytes count at its last one
+        raise OptionError(f"{file} is a single character; give more text")
     return text
 
 

@@ -107,3 +107,12 @@ def test_what_cannot_be_compared() -> None:
         paired_comparison(np.ones(3), np.ones(4))
     with pytest.raises(OptionError, match="nothing to take a mean of"):
         interval(np.empty(0))
+
+
+def test_groups_without_weight_have_no_say() -> None:
+    """The last window of the transformers protocol may weigh nothing."""
+    values, groups = np.array([1.0, 2.0, 4.0, 3.0, 2.5, 9.0]), np.arange(6)
+    weights = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+    found = interval(values, groups, weights=weights)
+    assert found == interval(values[:5], groups[:5])
+    assert math.isfinite(found.low)

@@ -111,6 +111,7 @@ def test_bits_a_byte_where_a_window_leaves_a_token_out(tmp_path: Path, tokenizer
         (b"ab \xff\xfe", {}, "not UTF-8 .byte 0xff at 3"),
         (b"", {}, "has 0 tokens; at least 2"),
         (b" ", {}, "has 1 tokens; at least 2"),
+        ("€".encode(), {}, "is a single character"),
         (b"text", {"max_tokens": 0}, "at most 0 tokens"),
         (b"text", {"detokenizer": "moses"}, "detokenizer 'moses' is unknown; choose from none"),
     ],

@@ -39,6 +39,11 @@ class LossOptions(LoopOptions):
             value = getattr(self, name)
             self._check(name, value is None or math.isfinite(value), "a finite number")
             self._check(name, value is None or self.loss == "alpha-beta", "--loss alpha-beta too")
+        if sum(self.divergence) < 0:
+            raise OptionError(
+                f"--alpha and --beta add up to {sum(self.divergence):g}: below 0 the divergence "
+                "weighs what both models exclude without bound; give two that add up to 0 or more"
+            )
         self._check("temperature", 0 < self.temperature < math.inf, "above 0")
         for name in ("divergence_weight", "ce_weight", "hidden_weight"):
             self._check(name, 0 <= getattr(self, name) < math.inf, "0 or more")

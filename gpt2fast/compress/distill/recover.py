@@ -34,7 +34,7 @@ from gpt2fast.train.memory import clear_memory_errors
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_PRUNED = 0.02  # share of exact zeros from which on a matrix was pruned, and not met them by chance
+_PRUNED = 0.02  # share of zeros in a matrix above which they are no chance, but a pruning before
 
 
 def recover_model(
@@ -48,7 +48,9 @@ def recover_model(
     """Recover ``model`` in place as ``recover`` does: what is quantized stays on its grids, what
     was pruned weight by weight stays zero unless ``options`` say otherwise. Adds to its history."""
     grids = on_grids(model.matrices)
-    zeros = pruned_weights(model.network) if options.keep_zeros else {}
+    pruned = any(entry.get("pass") in ("prune_weights", "prune-weights") for entry in model.history)
+    least = 0.0 if pruned else _PRUNED
+    zeros = pruned_weights(model.network, least) if options.keep_zeros else {}
     constraints: dict[str, Constraint] = {**zeros, **grids}
     layers = kept_layers(model.history, teacher.config.n_layer)
     facts = recover(model.network, teacher, windows, work, options, constraints, progress, layers)
@@ -156,14 +158,14 @@ def sampled(
     return cache
 
 
-def pruned_weights(network: GPT2) -> dict[str, KeepZeros]:
-    """Constraints for the matrices of the blocks that were pruned weight by weight."""
+def pruned_weights(network: GPT2, least: float = _PRUNED) -> dict[str, KeepZeros]:
+    """Constraints for the matrices of the blocks more than ``least`` of which are zeros."""
     found = {}
     for layer in range(network.config.n_layer):
         for part in CONV1D_PARTS:
             name = f"h.{layer}.{part}.weight"
             weight = network.get_parameter(name)
-            if float((weight == 0).float().mean()) > _PRUNED:
+            if float((weight == 0).float().mean()) > least:
                 found[name] = KeepZeros(weight)
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from gpt2fast.compress.calibration import Calibration
 from gpt2fast.compress.state import Model
 from gpt2fast.errors import CheckpointError, OptionError
 
@@ -15,6 +16,13 @@ def require_float(model: Model) -> None:
             f"{len(model.matrices)} matrices are quantized already, {next(iter(model.matrices))} "
             "among them; prune before quantizing"
         )
+
+
+def require_predictions(calibration: Calibration, what: str) -> None:
+    """Raise OptionError for windows in which nothing is predicted, which ``what`` needs."""
+    length = calibration.windows.shape[1]
+    if length < 2:
+        raise OptionError(f"{what} needs calibration windows of 2 tokens at least, not {length}")
 
 
 def require_fraction(name: str, value: float) -> None:

@@ -33,7 +33,8 @@ def removal_costs(covariance: Tensor, weight: Tensor, size: int) -> Tensor:
     while len(left) > 1:
         cost = _costs(inverse, weight, size)
         order = cost.argsort()[: min(at_once, len(left) - 1)]
-        now = cost[order].clamp(min=floor)
+        order, now = _one_after_another(inverse, weight, order, cost, size)
+        now = now.clamp(min=floor).cummax(0).values
         costs[left[order]] = now
         floor = float(now[-1])
         weight, inverse = _without(inverse, weight, order, size)
@@ -62,6 +63,35 @@ def _costs(inverse: Tensor, weight: Tensor, size: int) -> Tensor:
     blocks = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (U, D, D)
     costs = (own * torch.linalg.solve(blocks, own)).sum((1, 2))
     return costs
+
+
+def _one_after_another(
+    inverse: Tensor, weight: Tensor, order: Tensor, cost: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Of the groups ``order``, by ascending ``cost`` alone, those that may go in one round, and
+    what each costs behind those before it. Of two that stand in for each other the second stays."""
+    if len(order) == 1:
+        return order, cost[order]
+    most = cost[order[-1]]
+    fits = _costs_behind(inverse, weight, order, size) <= most * (1 + 1e-9)
+    fits[0] = True  # also where rounding has left no factor, and no cost is a number
+    order = order[fits]
+    if len(order) == 1:
+        return order, cost[order]
+    # Without those that stay, the others cost no more than they did.
+    return order, _costs_behind(inverse, weight, order, size)
+
+
+def _costs_behind(inverse: Tensor, weight: Tensor, order: Tensor, size: int) -> Tensor:
+    """What each of the groups ``order`` (G,) adds when those before it are gone: their sum, the
+    cost of all, is ``W^T P^-1 W``, and a Cholesky factor of P shares it out in that order. NaN
+    where P has none."""
+    inputs = (order[:, None] * size + torch.arange(size, device=order.device)).flatten()
+    lower, failed = torch.linalg.cholesky_ex(inverse[inputs][:, inputs])
+    if int(failed):
+        return torch.full(order.shape, torch.nan, dtype=weight.dtype, device=weight.device)
+    shares = torch.linalg.solve_triangular(lower, weight[inputs], upper=False)
+    return shares.square().sum(1).unflatten(0, (-1, size)).sum(1)
 
 
 def _without(inverse: Tensor, weight: Tensor, groups: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gpt2fast.compress.calibration import Calibration
 from gpt2fast.compress.capture import HiddenStates
 from gpt2fast.compress.moments import SecondMoment
-from gpt2fast.compress.prune.checks import require_finite
+from gpt2fast.compress.prune.checks import require_finite, require_predictions
 from gpt2fast.compress.prune.elimination import removal_costs
 from gpt2fast.compress.prune.progress import Progress
 from gpt2fast.compress.prune.units import Units
@@ -37,6 +37,7 @@ def importance(
     nats a token, when the unit is taken out (Michel et al. 2019; Molchanov et al. 2019).
     """
     if method == "gradient":
+        require_predictions(calibration, 'importance = "gradient"')
         progress(f"{units.name}: gradients")
         scores = _gradient(model.network, calibration, units)
     else:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gpt2fast.compress.calibration import Calibration
 from gpt2fast.compress.capture import HiddenStates
-from gpt2fast.compress.prune.checks import require_finite, require_float
+from gpt2fast.compress.prune.checks import require_finite, require_float, require_predictions
 from gpt2fast.compress.prune.network import rebuilt
 from gpt2fast.compress.prune.progress import Progress, quiet
 from gpt2fast.compress.state import Model
@@ -114,6 +114,7 @@ def least_loss(
 ) -> list[dict[str, Any]]:
     """Layers in the order in which they go, each with the cross entropy (nats a token) without it
     and without those before it."""
+    require_predictions(calibration, 'method = "loss"')
     left = list(range(network.config.n_layer))
     steps: list[dict[str, Any]] = []
     for step in range(remove):

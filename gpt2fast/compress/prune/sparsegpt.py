@@ -22,12 +22,14 @@ def sparsegpt(
     Columns are taken in order. The error of zeroing one is shared out among the columns after it,
     in the proportions that least squares gives (a row of the Cholesky factor of the inverse). The
     mask of a block of columns is chosen when the errors before it have arrived: all weights of the
-    block compete, of all outputs, or those of a row's m for n:m. ``damping`` is in units of the
-    mean diagonal. Computed in float64, as the inverse of a singular moment needs.
+    block compete, of all outputs, or those of a row's m for n:m. Weights of inputs that are always
+    zero go first. ``damping`` is in units of the mean diagonal of the others. Computed in float64,
+    as the inverse of a singular moment needs.
     """
     rows, columns = weight.shape
     pattern.require_fit(columns)
     left = weight.to(torch.float64, copy=True)
+    alive = moment.diagonal() > 0
     factor = inverse_factor(moment.double(), damping)
     result = torch.empty_like(left)
     done = 0  # zeros so far
@@ -36,23 +38,27 @@ def sparsegpt(
         inner = factor[begin:end, begin:end]
         todo = round(pattern.sparsity * rows * end) - done
         done += todo
-        result[:, begin:end], errors = _block(left[:, begin:end], inner, pattern, todo)
+        part = left[:, begin:end]
+        result[:, begin:end], errors = _block(part, inner, alive[begin:end], pattern, todo)
         left[:, end:] -= errors @ factor[begin:end, end:]
     return result.to(weight.dtype)
 
 
-def _block(left: Tensor, factor: Tensor, pattern: Pattern, todo: int) -> tuple[Tensor, Tensor]:
+def _block(
+    left: Tensor, factor: Tensor, alive: Tensor, pattern: Pattern, todo: int
+) -> tuple[Tensor, Tensor]:
     """What the columns ``left`` (N, B) become, and the errors (N, B) that later columns take over,
-    each divided by its diagonal of ``factor`` (B, B)."""
+    each divided by its diagonal of ``factor`` (B, B). ``alive`` (B,): what is ever not zero."""
     left, diagonal = left.clone(), factor.diagonal()
+    worth = alive / diagonal
     errors = torch.empty_like(left)
     zero = torch.zeros_like(left, dtype=torch.bool)
     if pattern.group == 0:
-        zero = smallest((left / diagonal) ** 2, todo)
+        zero = smallest((left * worth) ** 2, todo)
     for column in range(left.shape[1]):
         if pattern.group and column % pattern.group == 0:
             group = slice(column, column + pattern.group)
-            loss = (left[:, group] / diagonal[group]) ** 2
+            loss = (left[:, group] * worth[group]) ** 2
             zero[:, group] = smallest_of_each(loss, pattern.zeros)
         new = left[:, column].masked_fill(zero[:, column], 0.0)
         errors[:, column] = (left[:, column] - new) / diagonal[column]
@@ -63,10 +69,11 @@ def _block(left: Tensor, factor: Tensor, pattern: Pattern, todo: int) -> tuple[T
 
 def inverse_factor(moment: Tensor, damping: float) -> Tensor:
     """Upper Cholesky factor (K, K) of the inverse of the damped ``moment``; an input that is always
-    zero is given a moment of its own, so that it disturbs no other."""
-    dead = moment.diagonal() == 0
-    moment = moment + torch.diag(dead.to(moment))
-    mean = moment.diagonal().mean()
+    zero is given the mean of the others, so that it disturbs none of them."""
+    diagonal = moment.diagonal()
+    alive = diagonal > 0
+    mean = diagonal[alive].mean() if bool(alive.any()) else diagonal.new_ones(())
+    moment = moment + torch.diag(torch.where(alive, 0.0, mean))
     eye = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
     while True:
         factor, failed = torch.linalg.cholesky_ex(moment + damping * mean * eye)

@@ -9,7 +9,7 @@ from gpt2fast.compress.capture import HiddenStates
 from gpt2fast.compress.quantize import awq, smooth
 from gpt2fast.compress.quantize.clip import round_clipped
 from gpt2fast.compress.quantize.gptq import GptqOptions, gptq
-from gpt2fast.compress.quantize.inputs import InputStatistics, collect, relative_error
+from gpt2fast.compress.quantize.inputs import InputStatistics, collect, damped, relative_error
 from gpt2fast.compress.quantize.options import QuantizeOptions
 from gpt2fast.compress.quantize.rtn import round_to_nearest
 from gpt2fast.compress.state import CONV1D_PARTS, Model, QuantizedMatrix
@@ -42,7 +42,8 @@ def quantize_block(
     _condition(block, todo, states, options)
     if options.method == "awq" and states is not None:
         values_fixed = {"attn.c_proj"} if "attn.c_attn" in done else set()
-        _scale(model, layer, {part: todo[part] for part in todo.keys() - values_fixed}, states)
+        scaled = {part: form for part, form in todo.items() if part not in values_fixed}
+        _scale(model, layer, scaled, states, options.damping)
     seen: dict[str, InputStatistics] = {}
     if states is not None and todo and options.method in ("clip", "awq"):
         seen = collect(states, tuple(todo))
@@ -104,11 +105,8 @@ def _round(
             return gptq(weight, hessian, form, GptqOptions(options.damping, options.act_order))
         except ArithmeticError:
             raise not_finite(name, "the sums over its inputs") from None
-    if hessian is not None:
-        # What never fired in this text may in another: it keeps a little weight.
-        added = options.damping * float(hessian.diagonal().mean())
-        hessian = hessian + added * torch.eye(len(hessian), dtype=hessian.dtype)
-    return round_clipped(weight, form, hessian)
+    seen = None if hessian is None else damped(hessian, options.damping)
+    return round_clipped(weight, form, seen)
 
 
 def _condition(
@@ -128,11 +126,17 @@ def _condition(
             smooth.smooth(block, part, seen[part].largest, options.smooth)
 
 
-def _scale(model: Model, layer: int, forms: dict[str, MatrixFormat], states: HiddenStates) -> None:
+def _scale(
+    model: Model,
+    layer: int,
+    forms: dict[str, MatrixFormat],
+    states: HiddenStates,
+    damping: float,
+) -> None:
     """Multiply channels by AWQ's factors, searched for while nothing of the block is rounded."""
     scaled = tuple(part for part in awq.SCALED_PARTS if part in forms)
     seen = collect(states, scaled) if scaled else {}
     for part in scaled:
         weight = model.weight(matrix_name(layer, part)).contiguous()
-        _, factors = awq.best_factors(weight, seen[part], forms[part])
+        _, factors = awq.best_factors(weight, seen[part], forms[part], damping)
         awq.scale_channels(states.block, part, factors)

@@ -21,6 +21,7 @@ from gpt2fast.quantization import INTEGER_RANGES, MatrixFormat
 
 _BLOCK = 128  # columns between updates of all that remain
 _MOST_DAMPING = 1.0
+_DEAD = 1e-6  # of the mean diagonal
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,13 @@ def gptq(
 
 
 def _damped(hessian: Tensor, damping: float) -> Tensor:
+    """What never fired has next to nothing on the diagonal, in units of what did: enough for a
+    factor, and no say in scales or in the order of columns."""
     diagonal = hessian.diagonal()
-    added = damping * float(diagonal.mean())
-    dead = diagonal <= 0
-    return hessian + torch.diag(torch.where(dead, max(added, 1.0 if added == 0 else 0.0), added))
+    alive = diagonal > 0
+    mean = float(diagonal[alive].mean()) if bool(alive.any()) else 1.0
+    least = max(damping, _DEAD) * mean
+    return hessian + torch.diag(torch.where(alive, damping * mean, least))
 
 
 def _inverse_factor(hessian: Tensor) -> Tensor:

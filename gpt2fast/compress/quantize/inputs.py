@@ -50,6 +50,13 @@ def collect(states: HiddenStates, parts: tuple[str, ...]) -> dict[str, InputStat
     return found
 
 
+def damped(hessian: Tensor, damping: float) -> Tensor:
+    """``hessian`` (K, K) with a little more on its diagonal, ``damping`` in units of its mean: an
+    input that never fired in this text may in another, and keeps some weight."""
+    added = damping * float(hessian.diagonal().mean())
+    return hessian + added * torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
+
+
 def output_error(error: Tensor, hessian: Tensor) -> float:
     """Sum over outputs of ``e H e^T`` for errors of weights (N, K): mean squared error of the
     outputs, times 2."""

@@ -60,5 +60,36 @@ def test_a_copy_costs_nothing_though_it_is_active() -> None:
     assert float(costs.min()) < 1e-6 * float(costs.median())
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_of_twins_one_stays_also_where_many_go_in_a_round(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elimination, "_DAMPING", 1e-4)  # as usual: the twins are nearly singular
+    groups = 256  # two a round
+    noise = torch.Generator().manual_seed(4)
+    first = torch.randn(2000, groups // 2, size, dtype=torch.float64, generator=noise)
+    rows = torch.stack([first, first], 2).flatten(1)  # each group is followed by its twin
+    rows = rows + 1e-2 * torch.randn(rows.shape, dtype=rows.dtype, generator=noise)
+    weight = torch.randn(len(rows.T), 5, dtype=torch.float64, generator=noise)
+    costs = removal_costs(moment_of(rows).covariance, weight, size)
+    gone = torch.zeros(groups, dtype=torch.bool)
+    gone[costs.argsort(stable=True)[: groups // 2]] = True
+    pairs = gone.view(-1, 2).sum(1)
+    assert int((pairs == 2).sum()) == 0
+
+
+def test_what_a_round_costs_is_what_its_groups_cost_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = rows_with_correlations(300, 24, 3)
+    weight = torch.randn(24, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    slow = removal_costs(moment_of(rows).covariance, weight, 2)
+    monkeypatch.setattr(elimination, "_ROUNDS", 4)  # three at once
+    fast = removal_costs(moment_of(rows).covariance, weight, 2)
+    assert float(fast.sum()) <= 2 * float(slow.sum())
+    best = slow.argsort()[:6].tolist()
+    assert len(set(best) & set(fast.argsort()[:6].tolist())) >= 4
+
+
 def test_one_group_is_never_removed() -> None:
     assert removal_costs(torch.eye(4, dtype=torch.float64), torch.ones(4, 2), 4).shape == (1,)

@@ -87,3 +87,31 @@ def test_dead_and_dependent_inputs() -> None:
     new = sparsegpt(weight, moment_of(rows).matrix, Pattern(0.5), damping=0.0)
     assert bool(new.isfinite().all())
     assert int((new == 0).sum()) == 64
+
+
+@pytest.mark.parametrize("text", ["unstructured", "2:4"])
+@pytest.mark.parametrize("size", [1.0, 0.03])
+def test_weights_of_dead_inputs_go_first_whatever_the_size_of_the_others(
+    text: str, size: float
+) -> None:
+    """They cost nothing: what is left to zero is as little as without them."""
+    rows, weight = size * rows_with_correlations(600, 64, 8), weights(12, 64)
+    rows[:, ::4] = 0
+    new = sparsegpt(weight, moment_of(rows).matrix, Pattern.parse(text, 0.5))
+    assert bool((new[:, ::4] == 0).all())
+    plain = wanda(weight, moment_of(rows).square, Pattern.parse(text, 0.5))
+    assert squared_error(rows, weight, new) < squared_error(rows, weight, plain)
+
+
+def test_of_two_and_four_those_go_that_cost_least() -> None:
+    """The diagonal of the inverse has a say: of the first four columns, before anything moved."""
+    rows, weight = rows_with_correlations(400, 32, 9), weights(12, 32)
+    moment = moment_of(rows).matrix
+    inverse = torch.linalg.inv(moment)
+    upper = torch.linalg.cholesky(inverse, upper=True).diagonal()
+    cost = (weight[:, :4] / upper[:4]) ** 2
+    expected = cost.argsort(1)[:, :2].sort(1).values
+    new = sparsegpt(weight, moment, Pattern.parse("2:4", 0.5), TINY)
+    zeros = (new[:, :4] == 0).nonzero()[:, 1].view(12, 2)
+    assert torch.equal(zeros, expected)
+    assert not torch.equal(expected, (weight[:, :4] ** 2).argsort(1)[:, :2].sort(1).values)

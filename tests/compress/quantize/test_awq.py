@@ -9,13 +9,15 @@ import torch
 
 from gpt2fast.compress.calibration import Calibration
 from gpt2fast.compress.capture import HiddenStates
+from gpt2fast.compress.quantize import QuantizeOptions, awq, quantize
 from gpt2fast.compress.quantize.awq import (
     SCALED_PARTS,
     best_factors,
     channel_factors,
     scale_channels,
 )
-from gpt2fast.compress.quantize.inputs import InputStatistics, collect, output_error
+from gpt2fast.compress.quantize.clip import round_clipped
+from gpt2fast.compress.quantize.inputs import InputStatistics, collect, damped, output_error
 from gpt2fast.compress.quantize.rtn import round_to_nearest
 from gpt2fast.compress.state import Model
 from gpt2fast.quantization import MatrixFormat
@@ -32,19 +34,51 @@ def seen_inputs(inputs: int) -> InputStatistics:
     return statistics
 
 
-def test_at_0_it_is_rounding_to_nearest() -> None:
+def test_at_0_it_is_rounding_without_factors(
+    monkeypatch: pytest.MonkeyPatch,
+    random_model: Callable[..., Model],
+    random_calibration: Callable[..., Calibration],
+) -> None:
+    """To nearest, and in the whole pass on the clipped scales that it rounds with."""
     weight = torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
-    alpha, factors = best_factors(weight, seen_inputs(64), INT3, alphas=(0.0,))
+    alpha, factors = best_factors(weight, seen_inputs(64), INT3, 0.01, alphas=(0.0,))
     assert alpha == 0.0
     assert torch.equal(factors, torch.ones(64))
     scaled = round_to_nearest(weight * factors, INT3)
     assert torch.equal(scaled.integers, round_to_nearest(weight, INT3).integers)
+    monkeypatch.setattr(awq, "ALPHAS", (0.0,))
+    found = {}
+    for method in ("awq", "clip"):
+        found[method] = random_model()
+        quantize(found[method], random_calibration(101), QuantizeOptions(method, INT3))
+    for name, matrix in found["awq"].matrices.items():
+        assert torch.equal(matrix.integers, found["clip"].matrices[name].integers)
+
+
+def test_factors_are_never_worse_than_none() -> None:
+    """By the error of the outputs, under the rounding that follows, whatever the inputs."""
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(20, 64, generator=generator)
+        statistics = InputStatistics(64)
+        mix = torch.randn(64, 64, generator=generator)
+        statistics.add(torch.randn(300, 64, generator=generator) @ mix)
+        hessian = statistics.hessian
+
+        def error(factors: torch.Tensor, w: torch.Tensor = weight, h: torch.Tensor = hessian):  # type: ignore[no-untyped-def]
+            seen = damped(h.float() / torch.outer(factors, factors), 0.01)
+            return output_error(
+                round_clipped(w * factors, INT3, seen).dequantize() / factors - w, h
+            )
+
+        _, factors = best_factors(weight, statistics, INT3, 0.01)
+        assert error(factors) <= error(torch.ones(64)) * (1 + 1e-5)
 
 
 def test_large_inputs_are_rounded_more_finely() -> None:
     weight = torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
     statistics = seen_inputs(64)
-    alpha, factors = best_factors(weight, statistics, INT3)
+    alpha, factors = best_factors(weight, statistics, INT3, 0.01)
     stored = round_to_nearest(weight * factors, INT3).dequantize() / factors
     nearest = round_to_nearest(weight, INT3).dequantize()
     ours, theirs = (
