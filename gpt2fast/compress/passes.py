@@ -15,6 +15,7 @@ from gpt2fast.compress.prune.unstructured import WeightOptions, prune_weights
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
 from gpt2fast.compress.quantize.mixed import MixedOptions, mixed_formats
 from gpt2fast.compress.state import Model, open_model
+from gpt2fast.compress.steps import Steps
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import HEAD
 
@@ -48,7 +49,7 @@ class Recovery:
 
 def _prune(function: Any) -> Any:
     def run(model: Model, options: Any, context: Context) -> None:
-        function(model, context.calibration, options, context.say)
+        function(model, context.calibration, options, context.say, Steps(context.work))
 
     return run
 
@@ -78,9 +79,9 @@ def _quantize_mixed(model: Model, options: MixedOptions, context: Context) -> No
     def progress(name: str, done: int, total: int) -> None:
         context.say(f"what {name} loses, {done} of {total}")
 
-    # Beside the journal's steps: a model that is rounded in part has no sensitivities any more.
-    keep = context.work / "formats.json"
-    chosen = mixed_formats(model, context.calibration, options, keep, progress)
+    # Before the journal gives blocks back: a model that is rounded in part has none of its losses.
+    steps = Steps(context.work)
+    chosen = mixed_formats(model, context.calibration, options, steps, progress)
     _quantize(model, chosen, context)
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from gpt2fast.compress.calibration import Calibration
 from gpt2fast.compress.recipe import Recipe
 from gpt2fast.compress.snapshot import (
-    damaged,
+    damage_named,
     formats_of,
     load_snapshot,
     pack_matrices,
@@ -140,13 +140,11 @@ class Journal:
             (stage / "step.json").write_text(json.dumps(facts), encoding="utf-8")
 
     def _restore(self, path: Path) -> str:
-        try:
+        with damage_named(path):
             facts = json.loads((path / "step.json").read_text(encoding="utf-8"))
             state = self._model.network.state_dict()
             for name, value in load_file(path / "network").items():
                 state[name].copy_(value)
             matrices = unpack_matrices(load_file(path / "matrices"), facts["formats"])
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise damaged(path, error) from None
         self._model.matrices |= matrices
         return str(facts["prefix"])

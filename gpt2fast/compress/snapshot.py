@@ -49,25 +49,32 @@ def load_snapshot(directory: Path, source: Path) -> Model | None:
     """
     if not (directory / _STATE).is_file():
         return None
-    state = read_json_object(directory / _STATE)
-    try:
+    with damage_named(directory):
+        state = read_json_object(directory / _STATE)
         network = GPT2(ModelConfig.from_dict(state["config"], str(directory / _STATE)))
         network.load_state_dict(load_file(directory / _NETWORK))
         matrices = unpack_matrices(load_file(directory / _MATRICES), state["formats"])
         history, stored = list(state["history"]), str(state["stored"])
         return Model(frozen(network), source, matrices, history, stored)
-    except (KeyError, RuntimeError, OSError, TypeError) as error:
-        raise damaged(directory, error) from None
-    except Exception as error:  # safetensors has an error of its own, of no public name
-        if type(error).__name__ != "SafetensorError":
+
+
+@contextmanager
+def damage_named(directory: Path) -> Iterator[None]:
+    """Raise CheckpointError, naming ``directory``, where this part of the work cannot be read."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        own = type(error).__name__ == "SafetensorError"  # which has no public name
+        if not own and not isinstance(
+            error, (KeyError, RuntimeError, OSError, TypeError, ValueError)
+        ):
             raise
-        raise damaged(directory, error) from None
-
-
-def damaged(directory: Path, error: Exception) -> CheckpointError:
-    """That a part of the work cannot be read."""
-    reason = " ".join(str(error).split())[:200]
-    return CheckpointError(f"{directory}: is damaged ({reason}); delete it to do its work again")
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{directory}: is damaged ({reason}); delete it to do its work again"
+        ) from None
 
 
 @contextmanager

@@ -90,8 +90,9 @@ def _costs_behind(inverse: Tensor, weight: Tensor, order: Tensor, size: int) -> 
     lower, failed = torch.linalg.cholesky_ex(inverse[inputs][:, inputs])
     if int(failed):
         return torch.full(order.shape, torch.nan, dtype=weight.dtype, device=weight.device)
-    shares = torch.linalg.solve_triangular(lower, weight[inputs], upper=False)
-    return shares.square().sum(1).unflatten(0, (-1, size)).sum(1)
+    shares: Tensor = torch.linalg.solve_triangular(lower, weight[inputs], upper=False)
+    costs: Tensor = shares.square().sum(1).unflatten(0, (-1, size)).sum(1)
+    return costs
 
 
 def _without(inverse: Tensor, weight: Tensor, groups: Tensor, size: int) -> tuple[Tensor, Tensor]:

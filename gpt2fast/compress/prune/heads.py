@@ -9,6 +9,7 @@ from gpt2fast.compress.prune.progress import Progress, quiet
 from gpt2fast.compress.prune.structured import StructuredOptions, prune_units
 from gpt2fast.compress.prune.units import HEADS
 from gpt2fast.compress.state import Model
+from gpt2fast.compress.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 
 
@@ -33,10 +34,11 @@ def prune_heads(
     calibration: Calibration,
     options: HeadOptions = HeadOptions(),
     progress: Progress = quiet,
+    steps: Steps = NO_STEPS,
 ) -> None:
     """Leave the fraction ``keep`` of all heads, one at least in every layer: columns of ``c_attn``
     and rows of ``c_proj`` go, and what is left of ``c_proj`` takes over by least squares.
 
     Raises OptionError for a quantized model, and CheckpointError, naming the layer, for NaN.
     """
-    prune_units(model, calibration, HEADS, options, False, 1, progress)
+    prune_units(model, calibration, HEADS, options, False, 1, progress, steps)

@@ -19,14 +19,21 @@ from gpt2fast.compress.prune.elimination import removal_costs
 from gpt2fast.compress.prune.progress import Progress
 from gpt2fast.compress.prune.units import Units
 from gpt2fast.compress.state import Model
+from gpt2fast.compress.steps import NO_STEPS, Steps
 from gpt2fast.model.gpt2 import GPT2
 
 IMPORTANCES = ("reconstruction", "activation", "gradient")
+_WINDOWS = 16  # whose gradients are a step
 Score = Callable[[HiddenStates, Units], Tensor]  # of the block at hand: (U,)
 
 
 def importance(
-    model: Model, calibration: Calibration, units: Units, method: str, progress: Progress
+    model: Model,
+    calibration: Calibration,
+    units: Units,
+    method: str,
+    progress: Progress,
+    steps: Steps = NO_STEPS,
 ) -> list[Tensor]:
     """Importance of each unit of each layer: (U,) float64 for each layer.
 
@@ -35,19 +42,22 @@ def importance(
     although the others take over by least squares (``elimination.py``). Both are relative to the
     mean squared length of the stream there. ``gradient``: the first-order change of the loss, in
     nats a token, when the unit is taken out (Michel et al. 2019; Molchanov et al. 2019).
+    ``steps`` keeps what was measured of a layer, or of some windows' gradients.
     """
     if method == "gradient":
         require_predictions(calibration, 'importance = "gradient"')
-        progress(f"{units.name}: gradients")
-        scores = _gradient(model.network, calibration, units)
+        scores = _gradient(model.network, calibration, units, progress, steps)
     else:
         score = {"activation": _activation, "reconstruction": _reconstruction}[method]
         scores = []
         states = HiddenStates(model.network, calibration)
         for layer in range(model.config.n_layer):
             progress(f"{units.name}: importance in block {layer + 1} of {model.config.n_layer}")
-            stream = states.states.square().sum(-1).mean(dtype=torch.float64)
-            scores.append(score(states, units) / stream)
+            if (done := steps.recall(f"importance-{layer}")) is None:
+                stream = states.states.square().sum(-1).mean(dtype=torch.float64)
+                done = {"scores": score(states, units) / stream}, None
+                steps.keep(f"importance-{layer}", *done)
+            scores.append(done[0]["scores"])
             states.advance()
     for layer, values in enumerate(scores):
         require_finite(values, f"the importance of {units.name} of h.{layer}")
@@ -85,14 +95,31 @@ def _reconstruction(states: HiddenStates, units: Units) -> Tensor:
     return removal_costs(moment.covariance, weight.double(), units.size(states.network.config))
 
 
-def _gradient(network: GPT2, calibration: Calibration, units: Units) -> list[Tensor]:
+def _gradient(
+    network: GPT2, calibration: Calibration, units: Units, progress: Progress, steps: Steps
+) -> list[Tensor]:
     """Mean over windows of ``|d loss / d gate|``, a gate of 1 on what each unit gives."""
-    config = network.config
-    layers = range(config.n_layer)
-    counts = [units.count(config, layer) for layer in layers]
+    layers = range(network.config.n_layer)
+    counts = [units.count(network.config, layer) for layer in layers]
     device = network.wte.weight.device
     scores = [torch.zeros(count, dtype=torch.float64, device=device) for count in counts]
-    for tokens in torch.from_numpy(calibration.windows).to(device).split(2):
+    parts = torch.from_numpy(calibration.windows).to(device).split(_WINDOWS)
+    for number, tokens in enumerate(parts):
+        progress(f"{units.name}: gradients, {number + 1} of {len(parts)}")
+        if (done := steps.recall(f"gradient-{number}")) is None:
+            slopes = _gate_slopes(network, tokens, units, counts)
+            done = {str(layer): slopes[layer] for layer in layers}, None
+            steps.keep(f"gradient-{number}", *done)
+        for layer in layers:
+            scores[layer] += done[0][str(layer)] / len(calibration.windows)
+    return scores
+
+
+def _gate_slopes(network: GPT2, windows: Tensor, units: Units, counts: list[int]) -> list[Tensor]:
+    """Sums over ``windows`` of ``|d loss / d gate|``: (U,) float64 for each layer."""
+    device, layers = windows.device, range(len(counts))
+    scores = [torch.zeros(count, dtype=torch.float64, device=device) for count in counts]
+    for tokens in windows.split(2):
         gates = [torch.ones(len(tokens), count, 1, device=device) for count in counts]
         hooks = [
             units.project(network.h[layer]).register_forward_pre_hook(_gated(gates[layer]))  # type: ignore[arg-type]
@@ -108,7 +135,7 @@ def _gradient(network: GPT2, calibration: Calibration, units: Units) -> list[Ten
             for hook in hooks:
                 hook.remove()
         for score, slope in zip(scores, slopes, strict=True):
-            score += slope[..., 0].abs().sum(0) / len(calibration.windows)
+            score += slope[..., 0].abs().sum(0)
     return scores
 
 

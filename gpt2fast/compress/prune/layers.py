@@ -19,6 +19,7 @@ from gpt2fast.compress.prune.checks import require_finite, require_float, requir
 from gpt2fast.compress.prune.network import rebuilt
 from gpt2fast.compress.prune.progress import Progress, quiet
 from gpt2fast.compress.state import Model
+from gpt2fast.compress.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 from gpt2fast.model.gpt2 import GPT2
 
@@ -41,12 +42,24 @@ class LayerOptions:
         if len(set(self.layers)) != len(self.layers) or any(layer < 0 for layer in self.layers):
             raise OptionError(f"layers = {self.layers} must be different layers, counted from 0")
 
+    def count_in(self, layers: int) -> int:
+        """How many go of ``layers``. Raises OptionError where that cannot be."""
+        if unknown := [layer for layer in self.layers if layer >= layers]:
+            raise OptionError(
+                f"layers: there is no layer {unknown[0]}; the model has 0 to {layers - 1}"
+            )
+        count = len(self.layers) or self.remove
+        if count >= layers:
+            raise OptionError(f"{count} of {layers} layers cannot be removed; one must stay")
+        return count
+
 
 def prune_layers(
     model: Model,
     calibration: Calibration,
     options: LayerOptions = LayerOptions(),
     progress: Progress = quiet,
+    steps: Steps = NO_STEPS,
 ) -> None:
     """Take layers out; the others go on computing what they did.
 
@@ -57,10 +70,7 @@ def prune_layers(
     """
     require_float(model)
     count = model.config.n_layer
-    remove = len(options.layers) or options.remove
-    if remove >= count or any(layer >= count for layer in options.layers):
-        what = f"layers {options.layers}" if options.layers else f"{remove} layers"
-        raise OptionError(f"cannot remove {what} of 0 to {count - 1}; one must stay")
+    remove = options.count_in(count)
     measured: list[dict[str, Any]] = []
     removed = options.layers
     if not removed and options.method == "influence":
@@ -68,7 +78,7 @@ def prune_layers(
         measured = [{"layer": i, "influence": value} for i, value in enumerate(influences)]
         removed = tuple(sorted(range(count), key=influences.__getitem__)[:remove])
     elif not removed:
-        measured = least_loss(model.network, calibration, remove, progress)
+        measured = least_loss(model.network, calibration, remove, progress, steps)
         removed = tuple(step["layer"] for step in measured)
     kept = [layer for layer in range(count) if layer not in removed]
     model.replace_network(keep_layers(model.network, kept))
@@ -110,20 +120,27 @@ def block_influence(
 
 
 def least_loss(
-    network: GPT2, calibration: Calibration, remove: int, progress: Progress = quiet
+    network: GPT2,
+    calibration: Calibration,
+    remove: int,
+    progress: Progress = quiet,
+    steps: Steps = NO_STEPS,
 ) -> list[dict[str, Any]]:
     """Layers in the order in which they go, each with the cross entropy (nats a token) without it
-    and without those before it."""
+    and without those before it; ``steps`` keeps each removal."""
     require_predictions(calibration, 'method = "loss"')
     left = list(range(network.config.n_layer))
-    steps: list[dict[str, Any]] = []
-    for step in range(remove):
-        progress(f"layers: removal {step + 1} of {remove}")
-        losses = losses_without(network, left, calibration)
-        layer = min(left, key=losses.__getitem__)
-        left.remove(layer)
-        steps.append({"layer": layer, "loss": losses[layer]})
-    return steps
+    removals: list[dict[str, Any]] = []
+    for number in range(remove):
+        progress(f"layers: removal {number + 1} of {remove}")
+        if (done := steps.recall(f"removal-{number}")) is None:
+            losses = losses_without(network, left, calibration)
+            layer = min(left, key=losses.__getitem__)
+            done = {}, {"layer": layer, "loss": losses[layer]}
+            steps.keep(f"removal-{number}", *done)
+        removals.append(done[1])
+        left.remove(done[1]["layer"])
+    return removals
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from gpt2fast.compress.prune.progress import Progress, quiet
 from gpt2fast.compress.prune.structured import StructuredOptions, prune_units
 from gpt2fast.compress.prune.units import NEURONS
 from gpt2fast.compress.state import Model
+from gpt2fast.compress.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 
 
@@ -30,6 +31,7 @@ def prune_neurons(
     calibration: Calibration,
     options: NeuronOptions = NeuronOptions(),
     progress: Progress = quiet,
+    steps: Steps = NO_STEPS,
 ) -> None:
     """Leave the fraction ``keep`` of all neurons, at most, so many times ``multiple`` in a layer:
     columns of ``c_fc`` and rows of ``c_proj`` go, and what is left of ``c_proj`` takes over by
@@ -37,4 +39,6 @@ def prune_neurons(
 
     Raises OptionError for a quantized model, and CheckpointError, naming the layer, for NaN.
     """
-    prune_units(model, calibration, NEURONS, options, options.uniform, options.multiple, progress)
+    prune_units(
+        model, calibration, NEURONS, options, options.uniform, options.multiple, progress, steps
+    )

@@ -24,6 +24,7 @@ from gpt2fast.compress.prune.reconstruct import reconstruct, removal_error
 from gpt2fast.compress.prune.selection import Kept, keep_global, keep_uniform
 from gpt2fast.compress.prune.units import Units
 from gpt2fast.compress.state import Model
+from gpt2fast.compress.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 
 
@@ -53,13 +54,14 @@ def prune_units(
     uniform: bool,
     multiple: int,
     progress: Progress,
+    steps: Steps,
 ) -> None:
     """Keep a fraction of the units of ``model``: see ``prune_heads`` and ``prune_neurons``."""
     require_float(model)
-    scores = importance(model, calibration, units, options.importance, progress)
+    scores = importance(model, calibration, units, options.importance, progress, steps)
     select = keep_uniform if uniform else keep_global
     kept = select(scores, options.keep, multiple)
-    layers = remove_units(model, calibration, units, kept, options, progress)
+    layers = remove_units(model, calibration, units, kept, options, progress, steps)
     for entry, values, stay in zip(layers, scores, kept, strict=True):
         entry["importance"] = _summary(values, stay)
     entry = {"pass": f"prune_{units.name}", **asdict(options), "layers": layers}
@@ -73,9 +75,11 @@ def remove_units(
     kept: Kept,
     options: StructuredOptions,
     progress: Progress,
+    steps: Steps = NO_STEPS,
 ) -> list[dict[str, Any]]:
     """Leave the units ``kept`` of each layer, and say for each how many stay of how many, and the
-    relative squared error of the projection's output before and after the fit."""
+    relative squared error of the projection's output before and after the fit. ``steps`` keeps
+    the blocks that are done."""
     network, config = copy.deepcopy(model.network), model.config
     states = HiddenStates(network, calibration)
     entries = []
@@ -83,12 +87,27 @@ def remove_units(
         progress(f"{units.name}: block {layer + 1} of {config.n_layer}")
         entry = {"kept": len(stay), "of": units.count(config, layer)}
         if entry["kept"] < entry["of"]:
-            entry |= _remove(states, units, stay, options)
+            entry |= _remove_or_recall(states, units, stay, options, steps)
         entries.append(entry)
         states.advance()
     shapes = [units.shape(config, layer, len(stay)) for layer, stay in enumerate(kept)]
     model.replace_network(rebuilt(config.with_layers(shapes), network.state_dict()))
     return entries
+
+
+def _remove_or_recall(
+    states: HiddenStates, units: Units, stay: Tensor, options: StructuredOptions, steps: Steps
+) -> dict[str, Any]:
+    name, block = f"block-{states.layer}", states.block
+    done = steps.recall(name)
+    if done is None:
+        errors = _remove(states, units, stay, options)
+        steps.keep(name, block.state_dict(), errors)
+        return errors
+    tensors, facts = done
+    units.remove(block, stay)
+    block.load_state_dict(tensors)
+    return dict(facts)
 
 
 def _remove(

@@ -24,6 +24,7 @@ from gpt2fast.compress.prune.reconstruct import output_error
 from gpt2fast.compress.prune.sparsegpt import sparsegpt
 from gpt2fast.compress.prune.wanda import wanda
 from gpt2fast.compress.state import CONV1D_PARTS, Model
+from gpt2fast.compress.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 from gpt2fast.model.gpt2 import Block, Conv1D
 
@@ -57,33 +58,47 @@ def prune_weights(
     calibration: Calibration,
     options: WeightOptions = WeightOptions(),
     progress: Progress = quiet,
+    steps: Steps = NO_STEPS,
 ) -> None:
     """Set weights of all matrices of all blocks to zero, block by block; the statistics of a block
-    are of what the pruned blocks before it give.
+    are of what the pruned blocks before it give. ``steps`` keeps the blocks that are done.
 
     Raises OptionError for a quantized model, and CheckpointError, naming the layer, for NaN.
     """
     require_float(model)
     network = copy.deepcopy(model.network)
     states = HiddenStates(network, calibration)
-    generator = torch.Generator().manual_seed(options.seed)
     layers: list[dict[str, Any]] = []
     for layer in range(network.config.n_layer):
         progress(f"{options.method}: block {layer + 1} of {network.config.n_layer}")
-        moments = _moments(states)
-        errors = {}
-        for part, moment in moments.items():
-            require_finite(moment.matrix, f"the input of h.{layer}.{part}")
-            matrix = _matrix(states.block, part)
-            new = _pruned(matrix.weight.T, moment, options, generator).T
-            require_finite(new, f"h.{layer}.{part}.weight after {options.method}")
-            errors[part] = output_error(moment, matrix.weight, new)
-            matrix.weight.copy_(new)
+        if (done := steps.recall(f"block-{layer}")) is None:
+            done = _prune_block(states, options)
+            steps.keep(f"block-{layer}", *done)
+        weights, errors = done
+        for part, values in weights.items():
+            _matrix(states.block, part).weight.copy_(values)
         layers.append({"error": errors})
         states.advance()
     model.replace_network(network)
     entry = {"pass": "prune_weights", **asdict(options), "layers": layers}
     model.history.append({**entry, "reached": sparsity(model), "calibration": calibration.origin})
+
+
+def _prune_block(
+    states: HiddenStates, options: WeightOptions
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The weights of the block at hand by part, with zeros, and the errors of their outputs."""
+    layer, weights, errors = states.layer, {}, {}
+    # Of a layer's own, so that a pass that goes on draws what a whole one draws.
+    generator = torch.Generator().manual_seed((options.seed + (layer << 40)) % 2**63)
+    for part, moment in _moments(states).items():
+        require_finite(moment.matrix, f"the input of h.{layer}.{part}")
+        weight = _matrix(states.block, part).weight
+        new = _pruned(weight.T, moment, options, generator).T
+        require_finite(new, f"h.{layer}.{part}.weight after {options.method}")
+        errors[part] = output_error(moment, weight, new)
+        weights[part] = new
+    return weights, errors
 
 
 def sparsity(model: Model) -> float:

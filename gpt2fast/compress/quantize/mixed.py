@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.compress.calibration import Calibration
 from gpt2fast.compress.quantize.assign import assign_formats, matrix_bytes
 from gpt2fast.compress.quantize.options import METHODS, QuantizeOptions
 from gpt2fast.compress.quantize.sensitivity import sensitivities
 from gpt2fast.compress.state import Model
+from gpt2fast.compress.steps import Steps
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
 from gpt2fast.panel_layout import matrix_layouts
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat, Quantization
-from gpt2fast.train.export import write_json
 
 _FORMATS = (MatrixFormat("int8", 64), MatrixFormat("int4", 64), MatrixFormat("int3", 64))
 
@@ -44,21 +42,25 @@ def mixed_formats(
     model: Model,
     calibration: Calibration,
     options: MixedOptions,
-    keep: Path,
+    steps: Steps,
     progress: Callable[[str, int, int], None],
 ) -> QuantizeOptions:
-    """The formats of least total loss within ``options.bits``, as options of ``quantize``. What was
-    found is kept in the file ``keep``, and read from there if it is there.
+    """The formats of least total loss within ``options.bits``, as options of ``quantize``;
+    ``steps`` keeps what each matrix loses.
 
     Raises OptionError where ``bits`` are fewer than the smallest format has.
     """
-    if keep.is_file():
-        labels = read_json_object(keep)
-        known = {form.label: form for form in options.formats}
-        return _as_options({name: known[label] for name, label in labels.items()}, options.method)
-    table = sensitivities(model, calibration, options.formats, progress=progress)
-    sizes = matrix_bytes(model.config, options.formats, options.per_step)
-    weights = num_weights(model.config, options.per_step)
+    budget, sizes = _budget(model.config, options)
+    table = sensitivities(model, calibration, options.formats, progress=progress, steps=steps)
+    return _as_options(assign_formats(table, sizes, budget), options.method)
+
+
+def _budget(
+    config: ModelConfig, options: MixedOptions
+) -> tuple[int, dict[str, dict[MatrixFormat, int]]]:
+    """Bytes of all matrices, and of each in each format."""
+    sizes = matrix_bytes(config, options.formats, options.per_step)
+    weights = num_weights(config, options.per_step)
     budget = int(options.bits / 8 * weights)
     least = sum(min(row.values()) for row in sizes.values())
     if least > budget:
@@ -66,10 +68,7 @@ def mixed_formats(
             f"bits = {options.bits:g} are too few: the smallest of the formats takes "
             f"{8 * least / weights:.2f}; raise them, or allow smaller formats"
         )
-    chosen = assign_formats(table, sizes, budget)
-    labels = {name: form.label for name, form in chosen.items()}
-    write_json(keep, labels)
-    return _as_options(chosen, options.method)
+    return budget, sizes
 
 
 def num_weights(config: ModelConfig, per_step: bool = False) -> int:

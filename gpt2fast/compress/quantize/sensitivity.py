@@ -18,6 +18,7 @@ from gpt2fast.compress.calibration import Calibration
 from gpt2fast.compress.quantize.activations import rounded_activations
 from gpt2fast.compress.quantize.clip import round_clipped
 from gpt2fast.compress.state import Model
+from gpt2fast.compress.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat
 
@@ -32,27 +33,28 @@ def sensitivities(
     formats: Sequence[MatrixFormat],
     activations: bool = True,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    steps: Steps = NO_STEPS,
 ) -> Sensitivities:
     """Mean KL in nats a token for each matrix in each of the ``formats`` (0 in float32), all others
     left float, over the first ``MAX_TOKENS`` tokens of the calibration text.
 
     Scales are clipped for the least error of the weights. With ``activations``, inputs of the
-    matrix are rounded to 8 bits as the C++ runner does. The model is left as it was; it must not be
-    quantized yet, else OptionError is raised.
+    matrix are rounded to 8 bits as the C++ runner does. ``steps`` keeps each matrix. The model is
+    left as it was; it must not be quantized yet, else OptionError is raised.
     """
     if model.matrices:
         raise OptionError("sensitivities are those of a float model; this one is quantized")
     probe, names, found = _Probe(model, calibration), model.matrix_names(), Sensitivities()
-    for done, name in enumerate(names, 1):
-        weight = model.weight(name).contiguous().clone()
-        found[name] = {}
-        for form in formats:
-            if not form.is_integer:
-                found[name][form] = 0.0
-                continue
-            with _rounded(model, name, weight, form, activations):
-                found[name][form] = probe.divergence(name)
-        progress(name, done, len(names))
+    for number, name in enumerate(names, 1):
+        if (done := steps.recall(f"loss-{name}")) is None:
+            weight, losses = model.weight(name).contiguous().clone(), {}
+            for form in (form for form in formats if form.is_integer):
+                with _rounded(model, name, weight, form, activations):
+                    losses[form.label] = probe.divergence(name)
+            done = {}, losses
+            steps.keep(f"loss-{name}", *done)
+        found[name] = {form: done[1].get(form.label, 0.0) for form in formats}
+        progress(name, number, len(names))
     return found
 
 

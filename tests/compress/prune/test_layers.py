@@ -120,7 +120,7 @@ def test_what_cannot_be_removed_is_refused(
     random_model: Make, calibration: Calibration, fields: dict[str, Any]
 ) -> None:
     model = random_model()
-    with pytest.raises(OptionError, match="cannot remove"):
+    with pytest.raises(OptionError, match=r"layers cannot be removed|there is no layer 2"):
         prune_layers(model, calibration, LayerOptions(**fields))
     assert model.config.n_layer == 2
     assert not model.history
