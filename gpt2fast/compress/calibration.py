@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _MAX_SEED = 2**63
+_AT_ONCE = 32  # windows that are written together
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +85,13 @@ def generate_calibration(
     seed: int,
     temperature: float = 1.0,
     num_threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
     """Text that the model in ``source`` writes itself: ``windows`` continuations of its end-of-text
     token, or of random tokens where it has none, sampled up to ``length`` tokens.
 
-    A function of the seed alone, on one instruction set. Raises OptionError for a window beyond the
+    A function of the seed alone, on one instruction set. ``progress`` is told how many windows of
+    how many are written. Raises OptionError for a window beyond the
     model's context.
     """
     _check(windows, length)
@@ -112,7 +115,11 @@ def generate_calibration(
             )
             for each in seeds
         ]
-        outputs = llm.generate(prompts, params)
+        outputs = []
+        for first_row in range(0, windows, _AT_ONCE):
+            part = slice(first_row, first_row + _AT_ONCE)
+            outputs += llm.generate(prompts[part], params[part])
+            progress(len(outputs), windows)
     rows = [
         [*prompt, *output.outputs[0].token_ids]
         for prompt, output in zip(prompts, outputs, strict=True)

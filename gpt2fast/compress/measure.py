@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -85,9 +86,22 @@ def as_windows(rows: NDArray[np.int64]) -> list[Window]:
     return [Window(tuple(row.tolist()), rows.shape[1] - 1, group) for group, row in enumerate(rows)]
 
 
-def window_nats(llm: LLM, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Negative log-likelihood of each predicted token of the rows (N, T): (N (T - 1),)."""
-    return token_nats(llm.logits, as_windows(rows))
+def window_nats(
+    llm: LLM, rows: NDArray[np.int64], told: Callable[[int], Callable[[], None]]
+) -> NDArray[np.float64]:
+    """Negative log-likelihood of each predicted token of the rows (N, T): (N (T - 1),). ``told``
+    is that of ``counted``."""
+    return token_nats(llm.logits, as_windows(rows), told(len(rows)))
+
+
+def counted(say: Say, what: str) -> Callable[[int], Callable[[], None]]:
+    """From a number of windows to what is called after each of them and says how many are done."""
+
+    def of(total: int) -> Callable[[], None]:
+        numbers = itertools.count(1)
+        return lambda: say(f"measuring {what}: {next(numbers)} of {total} windows")
+
+    return of
 
 
 def compare(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
+PLOT = "pareto.svg"  # beside the card, where recipes were searched for
 _MOST_TENSORS = 60  # of the table; report.json has all
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def model_card(report: dict[str, Any], bias: str) -> str:
@@ -15,7 +19,7 @@ def model_card(report: dict[str, Any], bias: str) -> str:
     return "\n".join(
         [
             "---",
-            f"base_model: {json.dumps(original['name'])}",
+            *_base_model(original),
             "library_name: gpt2fast",
             "pipeline_tag: text-generation",
             "tags: [gpt2, compressed]",
@@ -23,9 +27,7 @@ def model_card(report: dict[str, Any], bias: str) -> str:
             "",
             f"# {original['name']}, compressed",
             "",
-            f"Made by gpt2fast on {report['date']} from `{original['name']}` "
-            f"(SHA-256 of its weights: `{original['weights_sha256'][:16]}…`).",
-            "",
+            *_provenance(report),
             "    from gpt2fast import LLM",
             '    llm = LLM("this directory")',
             "",
@@ -40,7 +42,8 @@ def model_card(report: dict[str, Any], bias: str) -> str:
             f"{_megabytes(artifact['bytes'])} |",
             f"| parameters | {original['parameters']:,} | {artifact['parameters']:,} |",
             f"| tokens a second, batch 1 (the original in float32) | {speed['original']:.0f} | "
-            f"{speed['compressed']:.0f} ({speed['speedup']:.2f}x) |",
+            f"{speed['compressed']:.0f} ({speed['speedup']:.2f}x, in rounds {speed['low']:.2f} to "
+            f"{speed['high']:.2f}) |",
             "",
             *_how_it_was_measured(report),
             "## How it was made",
@@ -60,15 +63,53 @@ def model_card(report: dict[str, Any], bias: str) -> str:
     )
 
 
+def _base_model(original: dict[str, Any]) -> list[str]:
+    """Of what a hub may know; a directory means nothing there."""
+    name = original["name"]
+    known = _HUB_ID.fullmatch(name) and name != "demo" and not Path(name).exists()
+    return [f"base_model: {json.dumps(name)}"] if known else []
+
+
+def _provenance(report: dict[str, Any]) -> list[str]:
+    original, versions = report["original"], report["versions"]
+    revision = f" at revision `{original['revision']}`" if original["revision"] else ""
+    return [
+        f"Made on {report['date']} with gpt2fast {versions['gpt2fast']} (torch "
+        f"{versions['torch']}) from `{original['name']}`{revision}, whose weights have the SHA-256 "
+        f"`{original['weights_sha256']}`, by",
+        "",
+        f"    {report['command']}",
+        "",
+    ]
+
+
 def _how_it_was_measured(report: dict[str, Any]) -> list[str]:
     protocol, machine = report["quality"]["protocol"], report["machine"]
     return [
-        f"Quality: {protocol['predicted_tokens']:,} tokens in {protocol['windows']} windows of "
-        f"{protocol['window_tokens']}, from {protocol['text']}, that no pass saw; "
-        f"{report['budget']['verified']} artifact(s) were held against them. "
+        f"Quality: {protocol['predicted_tokens']:,} predicted tokens in {protocol['windows']} "
+        f"windows of {protocol['window_tokens']}, of {protocol['text']}, which no pass and no "
+        f"choice has seen; {_artifacts(report['budget']['verified'])} held against them. "
         f"Speed: {machine['processor']}, {machine['cpus']} CPUs, both models in turns, "
         f"{report['speed']['rounds']} rounds. `report.json` has everything, also what else was "
         "tried.",
+        "",
+        *_plot(report),
+    ]
+
+
+def _artifacts(count: int) -> str:
+    return "this artifact alone was" if count == 1 else f"{count} artifacts were"
+
+
+def _plot(report: dict[str, Any]) -> list[str]:
+    """Only a search has one."""
+    if len(report["search"]) < 2:
+        return []
+    return [
+        f"![loss against speed of what was tried]({PLOT})",
+        "",
+        "The plot has what was measured while recipes were chosen, on text of its own: its figures "
+        "differ a little from those of the table.",
         "",
     ]
 
@@ -83,7 +124,7 @@ def _passes(report: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"Passes saw {text['calibration_tokens']:,} tokens from {text['origin']}; settings were "
+        f"Passes saw {text['calibration_tokens']:,} tokens of {text['origin']}; settings were "
         f"chosen on {text['selection_tokens']:,} others.",
         "",
     ]
@@ -109,16 +150,27 @@ def _coverage(coverage: dict[str, Any]) -> list[str]:
 
 
 def _limits(report: dict[str, Any]) -> list[str]:
-    origin = report["text"]["origin"]
     return [
         "* What the original cannot do or does wrong, this model does as well. Its licence and its "
         "own card apply.",
-        f"* The loss is known for text like that from {origin}. Other text, other languages and "
-        "tasks may lose more; `gpt2fast eval` measures it.",
+        _known_for(report["text"]),
         "* Perplexity is a mean. Rare words and facts lose more than it shows.",
         "* The speed is that of one machine; on another one measure it with `gpt2fast bench`.",
         "",
     ]
+
+
+def _known_for(text: dict[str, Any]) -> str:
+    if text["written_by_the_model"]:
+        return (
+            "* The loss was measured on text that the model wrote itself. This tells how far the "
+            "distributions of the two models are apart, and not what is lost on yours: measure "
+            "that with `gpt2fast eval`."
+        )
+    return (
+        f"* The loss is known for text like that of {text['origin']}. Other text, other languages "
+        "and tasks may lose more; `gpt2fast eval` measures it."
+    )
 
 
 def _megabytes(count: int) -> str:

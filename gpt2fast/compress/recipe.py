@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -18,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2fast.errors import MissingDependencyError, OptionError, show
+from gpt2fast.compress.yaml_file import read_yaml
+from gpt2fast.errors import OptionError, show
 from gpt2fast.quantization import (
     DEFAULT_GROUP,
     FLOAT_FORMATS,
@@ -104,18 +107,7 @@ def read_recipe(path: Path, passes: Mapping[str, type]) -> Recipe:
         raise OptionError(f"--recipe {path}: is not UTF-8 text") from None
     if len(content) > MAX_BYTES:
         raise OptionError(f"--recipe {path}: is larger than {MAX_BYTES} bytes; is it a recipe?")
-    try:
-        import yaml
-    except ImportError:
-        raise MissingDependencyError(
-            "recipes need PyYAML: pip install 'gpt2fast[compress]'"
-        ) from None
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise OptionError(f"--recipe {path}: is not valid YAML: {reason}") from None
-    return parse_recipe(value, str(path), passes)
+    return parse_recipe(read_yaml(text, f"--recipe {path}"), str(path), passes)
 
 
 def parse_recipe(value: object, source: str, passes: Mapping[str, type]) -> Recipe:
@@ -153,7 +145,9 @@ def _make_options(kind: type, given: dict[Any, Any], where: str) -> Any:
     try:
         return kind(**values)
     except OptionError as error:
-        raise OptionError(f"{where}: {error}") from None
+        # Options that are flags of a command elsewhere are fields of a recipe here.
+        told = re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), str(error))
+        raise OptionError(f"{where}: {told}") from None
 
 
 def _convert(value: object, hint: Any, where: str) -> Any:
@@ -171,12 +165,32 @@ def _convert(value: object, hint: Any, where: str) -> Any:
             return tuple(_convert(item, arguments[0], where) for item in value)
         if len(arguments) == len(value):
             return tuple(map(_convert, value, arguments, [where] * len(value)))
-    if hint is float and type(value) in (int, float):
+    if hint is float and type(value) in (int, float) and abs(value) < math.inf:  # type: ignore[arg-type]
         return float(value)  # type: ignore[arg-type]
     if hint in (int, str, bool) and type(value) is hint:
         return value
-    name = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
-    raise OptionError(f"{where} = {show(value)} must be of the type {name}")
+    raise OptionError(f"{where} = {show(value)} must be {_described(hint)}")
+
+
+def _described(hint: Any) -> str:
+    """What a value of the type ``hint`` looks like, for a message."""
+    arguments = [argument for argument in typing.get_args(hint) if argument is not type(None)]
+    if typing.get_origin(hint) is not tuple:
+        return _LOOKS.get(arguments[0] if arguments else hint, str(hint))
+    if arguments[-1] is ...:
+        inner = arguments[0]
+        pair = typing.get_origin(inner) is tuple
+        return "a list of pairs" if pair else f"a list, each item {_described(inner)}"
+    return "a pair: " + ", ".join(map(_described, arguments))
+
+
+_LOOKS = {
+    float: "a finite number",
+    int: "a whole number",
+    str: "a word",
+    bool: "true or false",
+    MatrixFormat: "a format such as int4-g64",
+}
 
 
 def _parse_format(label: str, where: str) -> MatrixFormat:

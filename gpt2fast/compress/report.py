@@ -40,6 +40,8 @@ class Outcome:
     verified: int  # how many artifacts were verified until one kept the budget
     command: str
     seed: int
+    num_threads: int | None
+    revision: str | None
 
 
 def make_report(outcome: Outcome) -> dict[str, Any]:
@@ -49,9 +51,18 @@ def make_report(outcome: Outcome) -> dict[str, Any]:
         "command": outcome.command,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "seed": outcome.seed,
-        "original": {"name": outcome.model, **describe(outcome.original)},
+        "num_threads": outcome.num_threads,
+        "original": {
+            "name": outcome.model,
+            "revision": outcome.revision,
+            **describe(outcome.original),
+        },
         "artifact": describe(outcome.artifact),
-        "budget": {**outcome.budget.to_json(), "kept": True, "verified": outcome.verified},
+        "budget": {
+            **outcome.budget.to_json(),
+            "kept": None if outcome.budget == Budget() else True,  # where nothing was asked
+            "verified": outcome.verified,
+        },
         "recipe": outcome.recipe.to_json(),
         "passes": outcome.passes,
         "text": outcome.texts.facts(),

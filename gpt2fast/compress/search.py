@@ -54,7 +54,7 @@ def search(
     are known to be too large.
     """
     tried: list[Tried] = []
-    left = sorted(_small_enough(candidates, budget), key=lambda c: c.step_bytes)
+    left = sorted(small_enough(candidates, budget), key=lambda c: c.step_bytes)
     while left:
         candidate = left[len(left) // 2]
         measured = try_out(candidate)
@@ -70,8 +70,8 @@ def search(
     return tried
 
 
-def _small_enough(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
-    """Without those whose bytes are known to be too many."""
+def small_enough(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
+    """Without those whose bytes are known to be too many. Raises BudgetError where all are."""
     if budget.max_bytes is None:
         return list(candidates)
     most = budget.max_bytes * _SLACK

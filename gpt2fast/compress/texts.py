@@ -7,8 +7,9 @@ Windows are (N, T) token ids.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.compress.calibration import Calibration, generate_calibration
+from gpt2fast.compress.overlap import repeats
+from gpt2fast.compress.snapshot import damage_named
 from gpt2fast.errors import OptionError
 from gpt2fast.train.corpus import Document, read_documents
 from gpt2fast.train.data import tokenize
@@ -27,7 +30,10 @@ SHARES = {"calibration": 0.5, "selection": 0.2, "verification": 0.3}  # of each 
 LEAST_WINDOWS = 8  # of a part: fewer tell too little
 _WHOLE_DOCUMENTS = 24  # from so many on a document goes to one part as a whole
 
+WRITTEN = "text that the model wrote itself"
+
 Windows = NDArray[np.int64]
+Say = Callable[[str], None]  # is told what goes on
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Texts:
 
     parts: dict[str, Windows]
     origin: str
+    left_out: dict[str, int] = field(default_factory=dict)  # windows of a part: they repeat another
 
     @property
     def calibration(self) -> Calibration:
@@ -67,10 +74,16 @@ class Texts:
 
     def facts(self) -> dict[str, object]:
         """For the report."""
-        counts = {
-            f"{name}_tokens": int(windows[:, 1:].size) for name, windows in self.parts.items()
+        return {
+            "origin": self.origin,
+            "written_by_the_model": not self.left_out,
+            "key": self.key,
+            "calibration_tokens": int(self.parts["calibration"].size),
+            # Of these all but the first of each window is predicted.
+            "selection_tokens": int(self.parts["selection"][:, 1:].size),
+            "verification_tokens": int(self.parts["verification"][:, 1:].size),
+            "windows_left_out": self.left_out,
         }
-        return {"origin": self.origin, "key": self.key, **counts}
 
 
 def split_texts(
@@ -80,37 +93,71 @@ def split_texts(
     sizes: Sizes,
     verify_paths: Sequence[str] = (),
 ) -> Texts:
-    """Read files and share them out. ``verify_paths`` are verified on instead of a share.
+    """Read files and share them out. ``verify_paths`` are verified on instead of a share. Windows
+    that repeat a passage of a part before theirs, in whatever file, are left out.
 
     Raises OptionError that names a file that cannot be read, or says how much text is missing.
     """
     documents = _unique(read_documents(paths))
+    texts = [tokenize(tokenizer, [document], end_of_text) for document in documents]
     shares = dict(SHARES)
     parts: dict[str, list[NDArray[np.int32]]] = {name: [] for name in SHARES}
     if verify_paths:
         del shares["verification"]
-        known = {document.text for document in documents}
-        unseen = [d for d in _unique(read_documents(verify_paths)) if d.text not in known]
-        parts["verification"] = [tokenize(tokenizer, [d], end_of_text) for d in unseen]
-    for name, tokens in _shared_out(documents, tokenizer, end_of_text, shares):
+        verified = _unique(read_documents(verify_paths))
+        parts["verification"] = [tokenize(tokenizer, [d], end_of_text) for d in verified]
+    for name, tokens in _shared_out(documents, texts, shares):
         parts[name].append(tokens)
-    windows = {name: _windows(name, parts[name], sizes) for name in SHARES}
-    return Texts(windows, ", ".join([*paths, *verify_paths]))
+    windows, seen = {}, list[NDArray[np.int32]]()
+    left_out = {}
+    for name in SHARES:
+        windows[name], left_out[name] = _windows(name, parts[name], seen, sizes)
+        # Where other text is verified on, a passage across the border of two parts counts as well.
+        seen = texts if name == "selection" and verify_paths else [*seen, *parts[name]]
+    return Texts(windows, ", ".join([*paths, *verify_paths]), left_out)
 
 
-def written_texts(model: Path, sizes: Sizes, seed: int, num_threads: int | None) -> Texts:
-    """Three parts that the model writes itself, for who gives no text.
+def written_texts(
+    model: Path, sizes: Sizes, seed: int, num_threads: int | None, work: Path, say: Say
+) -> Texts:
+    """Three parts that the model writes itself, for who gives no text; ``work`` keeps each.
 
     On such text the mean rise of nats is an estimate of the KL divergence of the two models.
     """
     parts = {}
     for number, part in enumerate(SHARES):
-        own_seed = len(SHARES) * seed + number
-        written = generate_calibration(
-            model, sizes.of(part), sizes.length, own_seed, num_threads=num_threads
-        )
-        parts[part] = written.windows
-    return Texts(parts, "text that the model wrote itself")
+        file = work / f"{part}-{sizes.of(part)}x{sizes.length}.npy"
+        if not file.is_file():
+            _write_text(model, part, sizes, len(SHARES) * seed + number, num_threads, file, say)
+        parts[part] = _load(file)
+    return Texts(parts, WRITTEN)
+
+
+def _write_text(
+    model: Path,
+    part: str,
+    sizes: Sizes,
+    seed: int,
+    num_threads: int | None,
+    file: Path,
+    say: Say,
+) -> None:
+    def progress(done: int, total: int) -> None:
+        say(f"the model writes text for the {part}: {done} of {total} windows")
+
+    count, length = sizes.of(part), sizes.length
+    written = generate_calibration(
+        model, count, length, seed, num_threads=num_threads, progress=progress
+    )
+    stage = file.with_suffix(".partial.npy")
+    np.save(stage, written.windows)
+    os.replace(stage, file)
+
+
+def _load(file: Path) -> Windows:
+    with damage_named(file):
+        windows: Windows = np.load(file, allow_pickle=False)
+        return windows
 
 
 def _unique(documents: Sequence[Document]) -> list[Document]:
@@ -120,14 +167,12 @@ def _unique(documents: Sequence[Document]) -> list[Document]:
 
 def _shared_out(
     documents: Sequence[Document],
-    tokenizer: Tokenizer,
-    end_of_text: int | None,
+    texts: Sequence[NDArray[np.int32]],
     shares: dict[str, float],
 ) -> list[tuple[str, NDArray[np.int32]]]:
     bounds = np.cumsum([0.0, *shares.values()]) / sum(shares.values())
     found = []
-    for document in documents:
-        tokens = tokenize(tokenizer, [document], end_of_text)
+    for document, tokens in zip(documents, texts, strict=True):
         if len(documents) >= _WHOLE_DOCUMENTS:
             digest = hashlib.sha256(document.name.encode()).digest()
             rank = int.from_bytes(digest[:6], "big") / 2**48
@@ -139,21 +184,26 @@ def _shared_out(
     return found
 
 
-def _windows(part: str, pieces: list[NDArray[np.int32]], sizes: Sizes) -> Windows:
-    """Windows side by side in each piece, evenly spread where there are more than are used."""
+def _windows(
+    part: str, pieces: list[NDArray[np.int32]], seen: list[NDArray[np.int32]], sizes: Sizes
+) -> tuple[Windows, int]:
+    """Windows side by side in each piece, evenly spread where there are more than are used, and how
+    many were left out because they repeat what was ``seen``."""
     length = sizes.length
     cut = [
         piece[: len(piece) // length * length].reshape(-1, length).astype(np.int64)
         for piece in pieces
     ]
     whole = np.concatenate(cut) if cut else np.empty((0, length), np.int64)
+    known = repeats(whole, seen)
+    whole, left_out = whole[~known], int(known.sum())
     if len(whole) < LEAST_WINDOWS:
+        besides = f" besides {left_out} that repeat text of the other parts" if left_out else ""
         raise OptionError(
-            f"the {part} part of the text has {len(whole)} windows of {length} tokens, at least "
-            f"{LEAST_WINDOWS} are needed; give more text (about "
-            f"{LEAST_WINDOWS * length / min(SHARES.values()):,.0f} tokens in all), or a shorter "
-            "window"
+            f"the {part} part of the text has {len(whole)} windows of {length} tokens{besides}, at "
+            f"least {LEAST_WINDOWS} are needed; give more text, about "
+            f"{LEAST_WINDOWS * length / min(SHARES.values()):,.0f} tokens in all"
         )
     wanted = min(sizes.of(part), len(whole))
     chosen: Windows = whole[np.linspace(0, len(whole) - 1, wanted).round().astype(int)]
-    return chosen
+    return chosen, left_out

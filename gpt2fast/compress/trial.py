@@ -19,6 +19,7 @@ from gpt2fast.compress.budget import Budget, Measured
 from gpt2fast.compress.measure import (
     Speed,
     compare,
+    counted,
     measure_speed,
     stored_bytes,
     window_nats,
@@ -88,8 +89,8 @@ class Trials:
     @cached_property
     def original_nats(self) -> NDArray[np.float64]:
         """Of each predicted token of the text of the selection."""
-        self.say("the original on the text of the selection")
-        return window_nats(self.original, self.texts.parts["selection"])
+        told = counted(self.say, "the original on the text of the selection")
+        return window_nats(self.original, self.texts.parts["selection"], told)
 
     def try_out(self, candidate: Candidate) -> Measured:
         """Measure ``candidate`` on the text of the selection; what the log has is not repeated."""
@@ -121,16 +122,21 @@ class Trials:
 
     def history(self, recipe: Recipe) -> list[dict[str, Any]]:
         """What the passes of ``recipe`` said of themselves."""
+        entry = self.log.entries.get(recipe.key)
+        found = entry["history"] if entry else self._saved_history(recipe)
+        return list(found)
+
+    def _saved_history(self, recipe: Recipe) -> list[dict[str, Any]]:
         passes: list[dict[str, Any]] = read_json_object(self.artifact(recipe) / HISTORY)["passes"]
         return passes
 
-    def count_verified(self) -> int:
-        """How many artifacts have been verified on this text, this one and those of earlier
-        commands on the same work among them."""
+    def count_verified(self, recipe: Recipe) -> int:
+        """How many artifacts have been verified on this text, that of ``recipe`` and those of
+        earlier commands on the same work among them."""
         path = self.work / "verified.json"
-        count = 1 + (read_json_object(path)["count"] if path.is_file() else 0)
-        write_json(path, {"count": count})
-        return int(count)
+        keys = set(read_json_object(path)["recipes"]) if path.is_file() else set()
+        write_json(path, {"recipes": sorted(keys | {recipe.key})})
+        return len(keys | {recipe.key})
 
     def _directory(self, recipe: Recipe) -> Path:
         return self.work / "candidates" / recipe.key
@@ -139,8 +145,7 @@ class Trials:
         begin = time.perf_counter()
         directory = self.artifact(recipe)
         with self.open(recipe) as llm:
-            self.say("measuring the loss")
-            nats = window_nats(llm, self.texts.parts["selection"])
+            nats = window_nats(llm, self.texts.parts["selection"], counted(self.say, "the loss"))
             loss = compare(self.original_nats, nats, self.texts.parts["selection"])
             self.say("measuring the speed")
             speed = self._speed(llm, loss.percent)
@@ -157,7 +162,7 @@ class Trials:
             "label": recipe.label,
             "measured": dict(vars(measured)),
             "speed": speed.to_json(),
-            "history": self.history(recipe),
+            "history": self._saved_history(recipe),
             "seconds": round(time.perf_counter() - begin, 1),
         }
 

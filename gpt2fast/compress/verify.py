@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from gpt2fast.compress.budget import Measured
-from gpt2fast.compress.measure import Speed, as_windows, compare, measure_speed
+from gpt2fast.compress.measure import (
+    Say,
+    Speed,
+    as_windows,
+    compare,
+    counted,
+    measure_speed,
+)
 from gpt2fast.compress.texts import Texts
 from gpt2fast.engine.llm import LLM
 from gpt2fast.evaluate import Comparison, compare_logits
@@ -26,10 +33,11 @@ class Verification:
     speed: Speed
 
 
-def verify(original: LLM, compressed: LLM, texts: Texts) -> Verification:
+def verify(original: LLM, compressed: LLM, texts: Texts, say: Say) -> Verification:
     """Compare both on the part of the text that was set aside, and time them in turns."""
     rows = texts.parts["verification"]
-    measured = compare_logits(original.logits, compressed.logits, as_windows(rows))
+    step = counted(say, "both on the text set aside")(len(rows))
+    measured = compare_logits(original.logits, compressed.logits, as_windows(rows), step)
     before, after = measured.reference_nats, measured.nats
     comparison = compare(before, after, rows)
     quality = {
@@ -49,6 +57,7 @@ def verify(original: LLM, compressed: LLM, texts: Texts) -> Verification:
         "kl_nats_per_token": float(np.mean(measured.kl)),
         "top1_agreement": float(np.mean(measured.agrees)),
     }
+    say("measuring the speed")
     return Verification(comparison, quality, measure_speed(original, compressed, rounds=ROUNDS))
 
 

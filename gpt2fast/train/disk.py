@@ -31,11 +31,7 @@ def _nearest(out: str) -> Path:
 def check_disk(out: str, num_parameters: int, keep: int) -> None:
     """Raise OptionError unless ``out`` can be written to and has room for ``keep`` checkpoints and
     the model. Writes nothing."""
-    place = _nearest(out)
-    if not place.is_dir():
-        raise _not_writable(out, f"{place} is a file, not a directory")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise _not_writable(out, f"no permission to write in {place}")
+    place = check_place(out)
     # A checkpoint holds weights and two moments in fp32; one more exists while it is being written.
     needed = num_parameters * 4 * (3 * (keep + 1) + 1)
     room = shutil.disk_usage(place)
@@ -48,14 +44,25 @@ def check_disk(out: str, num_parameters: int, keep: int) -> None:
         )
 
 
-def make_directory(out: str, directory: Path) -> None:
+def check_place(out: str, flag: str = "--out") -> Path:
+    """The directory that ``out``, given by ``flag``, is or will be made in. Raises OptionError
+    unless it can be written to."""
+    place = _nearest(out)
+    if not place.is_dir():
+        raise _not_writable(out, f"{place} is a file, not a directory", flag)
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _not_writable(out, f"no permission to write in {place}", flag)
+    return place
+
+
+def make_directory(out: str, directory: Path, flag: str = "--out") -> None:
     """Make ``directory``, which lies in ``out``. Raises OptionError where that cannot be."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if error.errno in _FULL:
             raise
-        raise _not_writable(out, error.strerror or str(error)) from None
+        raise _not_writable(out, error.strerror or str(error), flag) from None
 
 
 def _not_writable(out: str, reason: str, flag: str = "--out") -> OptionError:

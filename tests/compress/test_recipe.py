@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from gpt2fast.compress.passes import OPTIONS
 from gpt2fast.compress.recipe import Recipe, parse_recipe, read_recipe
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import MatrixFormat
@@ -46,6 +49,25 @@ def test_options_are_typed_and_the_rest_are_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("number", "value"), [("1e-4", 1e-4), ("5E-1", 0.5), ("1.0e-3", 1e-3), (".5", 0.5), ("1", 1.0)]
+)
+def test_numbers_are_what_they_look_like(tmp_path: Path, number: str, value: float) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"passes: [{{shrink: {{keep: {number}}}}}]")
+    assert read_recipe(file, PASSES).steps[0].options.keep == value
+
+
+def test_recipes_of_the_documentation(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compression.md").read_text()
+    found = re.findall(r"^    passes:\n(?:      .*\n)+", page, re.MULTILINE)
+    assert found
+    for text in found:
+        file = tmp_path / "recipe.yaml"
+        file.write_text(textwrap.dedent(text))
+        assert read_recipe(file, OPTIONS).steps
+
+
+@pytest.mark.parametrize(
     ("label", "form"),
     [
         ("int3", MatrixFormat("int3", 64)),
@@ -79,13 +101,23 @@ def test_json_and_back_is_the_same_recipe() -> None:
         ("passes: [{shrink: 3}]", "must be a mapping"),
         ("passes: [{shrink: {}, grow: {}}]", "a pass is"),
         ("passes: [{shrink: {size: 3}}]", "no option 'size'; it has keep"),
-        ("passes: [{shrink: {keep: yes}}]", "keep = True must be of the type float"),
-        ("passes: [{shrink: {exact: 1}}]", "exact = 1 must be of the type bool"),
-        ("passes: [{shrink: {limit: 1.5}}]", "limit = 1.5 must be of the type int"),
-        ("passes: [{shrink: {layers: [a]}}]", "layers = 'a' must be of the type int"),
+        ("passes: [{shrink: {keep: yes}}]", "keep = True must be a finite number"),
+        ("passes: [{shrink: {keep: .inf}}]", "keep = inf must be a finite number"),
+        ("passes: [{shrink: {keep: 1e999}}]", "keep = inf must be a finite number"),
+        ("passes: [{shrink: {exact: 1}}]", "exact = 1 must be true or false"),
+        ("passes: [{shrink: {limit: 1.5}}]", "limit = 1.5 must be a whole number"),
+        ("passes: [{shrink: {layers: [a]}}]", "layers = 'a' must be a whole number"),
+        ("passes: [{shrink: {layers: 3}}]", "layers = 3 must be a list, each item a whole number"),
+        ("passes: [{shrink: {pairs: 3}}]", "pairs = 3 must be a list of pairs"),
+        ("passes: [{shrink: {keep: 0.5, keep: 0.9}}]", "the key 'keep' stands there twice"),
+        ("passes: [shrink]\npasses: [shrink]", "the key 'passes' stands there twice"),
+        ("passes: 2024-13-45", "not valid YAML"),
+        ("passes: 0b_", "not valid YAML"),
+        ('passes: [!!int "x"]', "not valid YAML"),
+        ("passes: [" + "9" * 6000 + "]", "not valid YAML"),
         ("passes: [{shrink: {form: int5}}]", "form = 'int5' is no format"),
         ("passes: [{shrink: {form: int4-g65}}]", "is no format"),
-        ("passes: [{shrink: {form: 4}}]", "form = 4 must be of the type MatrixFormat"),
+        ("passes: [{shrink: {form: 4}}]", "form = 4 must be a format such as int4-g64"),
         ("passes: [{shrink: {keep: 2}}]", "keep = 2.0 must be above 0"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,11 +17,13 @@ import pytest
 
 from gpt2fast import LLM
 from gpt2fast.checkpoint import open_checkpoint
+from gpt2fast.compress import deliver as deliver_module
 from gpt2fast.compress import ladder as ladder_module
 from gpt2fast.compress import pipeline as pipeline_module
 from gpt2fast.compress import run as run_module
 from gpt2fast.compress import trial as trial_module
 from gpt2fast.compress.budget import Budget, BudgetError
+from gpt2fast.compress.deliver import deliver
 from gpt2fast.compress.passes import OPTIONS
 from gpt2fast.compress.recipe import Recipe, parse_recipe
 from gpt2fast.compress.report import weights_digest
@@ -92,7 +95,8 @@ def test_a_recipe_becomes_an_artifact_with_its_proof(
         entry["bytes"] for entry in report["coverage"]["uncompressed"]
     )
     card = (out / "README.md").read_text()
-    assert card.startswith('---\nbase_model: "demo"')
+    assert card.startswith("---\nlibrary_name: gpt2fast\n"), "the hub knows no model of that name"
+    assert report["original"]["weights_sha256"] in card
     assert "wpe.weight" in card
     assert "## Bias" in card
     assert not (tmp_path / "out.work").exists()
@@ -247,10 +251,103 @@ def test_work_on_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     real = Path.stat
     far = os.stat_result([0, 0, -1, *[0] * 7])
     monkeypatch.setattr(Path, "stat", lambda s, **k: far if s == artifact else real(s, **k))
-    run_module._move(artifact, tmp_path / "out" / "y")
+    deliver(artifact, tmp_path / "out" / "y")
     assert (tmp_path / "out" / "y" / "file").read_text() == "content"
     assert (artifact / "file").is_file(), "a copy was renamed"
     assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_a_disk_that_is_full_in_the_end_costs_nothing(
+    options: Callable[..., CompressOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The artifact is not made, nor verified as another one, again; nothing half-written stays."""
+
+    real = shutil.copyfile
+
+    def full(source: Path, place: Path) -> object:
+        if Path(place).parent.name != ".out.partial":
+            return real(source, place)
+        Path(place).write_text("half")
+        raise OSError(28, "No space left on device", str(place))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deliver_module, "_rename", lambda a, b: deliver_module._copy(a, b))
+        patch.setattr(shutil, "copyfile", full)
+        with pytest.raises(OptionError, match=r"^OUT .*/out: cannot write there .*disk is full"):
+            compress(options(), say)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.work"]
+    with monkeypatch.context() as patch:
+        patch.setattr(trial_module, "save_model", None)
+        report = compress(options(), say)
+    assert report["budget"]["verified"] == 1
+    assert [entry["pass"] for entry in report["passes"]] == ["quantize"]
+    assert not (tmp_path / "out" / "history.json").exists()
+
+
+def test_artifacts_are_counted_and_not_attempts(
+    options: Callable[..., CompressOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, "verify", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                compress(options(), say)
+    assert compress(options(), say)["budget"]["verified"] == 1
+
+
+@pytest.mark.parametrize(
+    ("passes", "message"),
+    [
+        ([{"prune-layers": {"layers": [7]}}], "prune-layers: layers: there is no layer 7"),
+        ([{"prune-layers": {"remove": 4}}], "prune-layers: 4 of 4 layers cannot be removed"),
+        ([{"prune-layers": {"remove": 2}}] * 2, "prune-layers: 2 of 2 layers cannot be removed"),
+        ([ROUND, ROUND], "quantize: an earlier pass has quantized the model"),
+        ([ROUND, {"prune-neurons": {}}], "prune-neurons: an earlier pass has quantized"),
+        ([{"quantize-mixed": {"bits": 2.0}}], "quantize-mixed: bits = 2 are too few"),
+        (
+            [
+                {"prune-layers": {}},
+                {"quantize": {"overrides": [["h.3.mlp.c_fc.weight", "int8"]]}},
+            ],
+            "quantize: overrides: the model has no matrix h.3.mlp.c_fc.weight",
+        ),
+    ],
+)
+def test_what_a_model_cannot_have_is_refused_before_any_work(
+    options: Callable[..., CompressOptions],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    passes: list[dict[str, Any]],
+    message: str,
+) -> None:
+    monkeypatch.setattr(run_module, "open_work", None)
+    with pytest.raises(OptionError) as error:
+        compress(options(recipe=recipe(*passes)), say)
+    assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_that_cannot_be_written_are_named_before_any_work(
+    options: Callable[..., CompressOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "open_work", None)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OptionError, match=r"^OUT .*file/out: cannot write there"):
+        compress(options(out=tmp_path / "file" / "out"), say)
+    with pytest.raises(OptionError, match=r"^--work .*file/w: cannot write there"):
+        compress(options(work=tmp_path / "file" / "w"), say)
+
+
+def test_the_card_says_what_text_of_the_models_own_tells(
+    options: Callable[..., CompressOptions], tmp_path: Path
+) -> None:
+    compress(options(text=(), sizes=replace(SIZES, calibration=4)), say)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "measured on text that the model wrote itself" in card
+    assert "and not what is lost on yours" in card
 
 
 def made(directory: Path) -> Path:
@@ -268,11 +365,6 @@ def test_damaged_work_is_named(options: Callable[..., CompressOptions], tmp_path
         compress(options(), say)
 
 
-def test_quantizing_twice_is_refused(options: Callable[..., CompressOptions]) -> None:
-    with pytest.raises(OptionError, match="an earlier pass has quantized the model"):
-        compress(options(recipe=recipe(ROUND, ROUND)), say)
-
-
 def test_without_a_loss_the_best_that_fits_is_taken(
     options: Callable[..., CompressOptions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +374,9 @@ def test_without_a_loss_the_best_that_fits_is_taken(
     assert report["recipe"]["passes"][0]["quantize"]["blocks"] == "int8-g64"
 
 
-def test_a_size_beyond_reach_is_refused_at_once(options: Callable[..., CompressOptions]) -> None:
+def test_a_size_beyond_reach_is_refused_at_once(
+    options: Callable[..., CompressOptions], tmp_path: Path
+) -> None:
     with pytest.raises(BudgetError, match=r"cannot be reached: the smallest of the 48 recipes"):
         compress(options(recipe=None, budget=Budget(max_loss=1.0, max_bytes=1000)), say)
+    assert not list(tmp_path.iterdir())

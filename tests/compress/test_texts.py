@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from gpt2fast.checkpoint import open_checkpoint
-from gpt2fast.compress.texts import SHARES, Sizes, split_texts
-from gpt2fast.errors import OptionError
+from gpt2fast.compress import texts as texts_module
+from gpt2fast.compress.texts import SHARES, Sizes, split_texts, written_texts
+from gpt2fast.errors import CheckpointError, OptionError
 
 SIZES = Sizes(length=16, calibration=20, selection=9, verification=11)
 
@@ -75,3 +76,33 @@ def test_too_little_text_and_missing_files(tmp_path: Path, tokenizer: Any) -> No
         split_texts(write(tmp_path / "t", 1, 100), tokenizer, 0, SIZES)
     with pytest.raises(OptionError, match=r"none\.txt: no text files there"):
         split_texts([str(tmp_path / "none.txt")], tokenizer, 0, SIZES)
+
+
+def test_repeated_passages_are_verified_on_by_nobody(tmp_path: Path, tokenizer: Any) -> None:
+    """Neither a file that has its text twice nor a copy with another beginning gets through."""
+    (file,) = write(tmp_path / "a", 1, 3000)
+    once = (tmp_path / "a" / "0-0.txt").read_text()
+    (tmp_path / "b.txt").write_text("another beginning " + once)
+    with pytest.raises(OptionError, match=r"besides \d+ that repeat text of the other parts"):
+        split_texts([file], tokenizer, 0, SIZES, [str(tmp_path / "b.txt")])
+    more = " ".join(f"{number:06d}" for number in range(700_000, 703_000))
+    (tmp_path / "c.txt").write_text(once[:10_000] + more + once[:5000])  # the end repeats
+    texts = split_texts([str(tmp_path / "c.txt")], tokenizer, 0, SIZES)
+    assert texts.left_out["verification"] > 10
+    found = [numbers(texts.parts[name], tokenizer) for name in SHARES]
+    assert len(found[0] & found[2]) <= 2, "at the ends of what is repeated alone"
+
+
+def test_text_that_the_model_wrote_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_checkpoint("demo") as checkpoint:
+        model = checkpoint.path
+    sizes, told = Sizes(length=12, calibration=40, selection=3, verification=2), list[str]()
+    first = written_texts(model, sizes, 1, 1, tmp_path, told.append)
+    assert first.facts()["written_by_the_model"]
+    assert "32 of 40 windows" in told[0]
+    monkeypatch.delattr(texts_module, "generate_calibration")
+    again = written_texts(model, sizes, 1, 1, tmp_path, told.append)
+    assert first.key == again.key
+    (tmp_path / "selection-3x12.npy").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"selection-3x12\.npy: is damaged"):
+        written_texts(model, sizes, 1, 1, tmp_path, told.append)

@@ -50,15 +50,16 @@ def mixed_formats(
 
     Raises OptionError where ``bits`` are fewer than the smallest format has.
     """
-    budget, sizes = _budget(model.config, options)
+    budget, sizes = bytes_within(model.config, options)
     table = sensitivities(model, calibration, options.formats, progress=progress, steps=steps)
     return _as_options(assign_formats(table, sizes, budget), options.method)
 
 
-def _budget(
+def bytes_within(
     config: ModelConfig, options: MixedOptions
 ) -> tuple[int, dict[str, dict[MatrixFormat, int]]]:
-    """Bytes of all matrices, and of each in each format."""
+    """Bytes that all matrices may take, and what each takes in each format. Raises OptionError
+    where even the smallest take more."""
     sizes = matrix_bytes(config, options.formats, options.per_step)
     weights = num_weights(config, options.per_step)
     budget = int(options.bits / 8 * weights)

@@ -15,6 +15,7 @@ from gpt2fast.compress.quantize.block import matrix_name, quantize_block, quanti
 from gpt2fast.compress.quantize.inputs import InputStatistics
 from gpt2fast.compress.quantize.options import QuantizeOptions
 from gpt2fast.compress.state import CONV1D_PARTS, Model
+from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import EMBEDDING, HEAD
 
@@ -64,7 +65,15 @@ def _check(model: Model, calibration: Calibration | None, options: QuantizeOptio
         raise OptionError(
             f"method {options.method!r} needs text to calibrate on; give some, or use 'clip'"
         )
-    if unknown := {name for name, _ in options.overrides} - set(model.matrix_names()):
+    check_overrides(options, model.config, model.config.n_layer)
+
+
+def check_overrides(options: QuantizeOptions, config: ModelConfig, layers: int) -> None:
+    """Raise OptionError for an override of a matrix that a model of ``config`` with so many
+    ``layers`` does not have."""
+    known = {EMBEDDING} if config.tie_word_embeddings else {EMBEDDING, HEAD}
+    known |= {matrix_name(layer, part) for layer in range(layers) for part in CONV1D_PARTS}
+    if unknown := {name for name, _ in options.overrides} - known:
         raise OptionError(f"overrides: the model has no matrix {', '.join(sorted(unknown))}")
 
 
