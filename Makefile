@@ -51,7 +51,17 @@ test: $(VENV)/.dev lint
 	$(PY) -m pytest -m "not slow" -n auto $(COMPILED)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PY) -m pytest -m "not slow" -n auto --ignore $(COMPILED) $(INTERPRETED)
 
-test-slow: $(VENV)/.dev
+# lm-evaluation-harness brings sixty packages with it: an environment of its own.
+HARNESS := .venv-lm-eval
+$(HARNESS)/.ready: $(SOURCES) constraints.txt
+	test -x $(HARNESS)/bin/python || $(PYTHON) -m venv $(HARNESS)
+	$(HARNESS)/bin/pip install -q -c constraints.txt setuptools pybind11 pytest pytest-timeout hypothesis
+	$(HARNESS)/bin/pip install -q -c constraints.txt lm_eval==0.4.13 numpy safetensors tokenizers huggingface_hub
+	$(HARNESS)/bin/pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+test-slow: $(VENV)/.dev $(HARNESS)/.ready
+	$(HARNESS)/bin/python -m pytest --rootdir . tests/evaluate/test_lm_eval.py
 	$(PY) -m pytest -m slow --timeout 3600 --ignore $(COMPILED)
 	$(PY) -m pytest -m slow --timeout 3600 -n auto $(COMPILED)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 GPT2FAST_THOROUGH=1 $(PY) -m pytest --timeout 3600 -n auto $(INTERPRETED)
@@ -110,6 +120,6 @@ bench-kernels: $(VENV)/.peers
 	for kernel in matmul attention layer_norm; do $(PY) benchmarks/kernels/$$kernel.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(PEERS) build *.egg-info gpt2fast/_C.*.so
+	rm -rf $(VENV) $(PEERS) $(HARNESS) build *.egg-info gpt2fast/_C.*.so
 
 .PHONY: help demo test test-slow lint format bench bench-kernels bench-gpu study-model bench-quality clean

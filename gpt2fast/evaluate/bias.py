@@ -73,8 +73,9 @@ def read_sentences(file: str | Path = TEMPLATES) -> tuple[Sentence, ...]:
             for word in category["words"]
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise OptionError(
-            f"{file} is not a file of templates ({type(error).__name__}: {error}); "
+            f"{file} is not a file of templates ({reason}); "
             "gpt2fast/assets/bias_templates.json shows the form"
         ) from None
     for sentence in sentences:

@@ -151,7 +151,7 @@ def test_in_the_report(tmp_path: Path) -> None:
     [
         ("nothing", "not a file of templates"),
         ("[]", "not a file of templates"),
-        ('{"categories": [{"name": "x"}]}', "KeyError: 'templates'"),
+        ('{"categories": [{"name": "x"}]}', "it lacks 'templates'"),
         ('{"categories": []}', "has no sentences"),
     ],
 )

@@ -8,20 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from gpt2fast import LLM, SamplingParams
 from gpt2fast.checkpoint.names import expected_shapes
+from gpt2fast.compress.artifact import save_model
 from gpt2fast.compress.calibration import Calibration
 from gpt2fast.compress.prune import HeadOptions, NeuronOptions, prune_heads, prune_neurons
 from gpt2fast.compress.prune.importance import IMPORTANCES, importance
 from gpt2fast.compress.prune.progress import quiet
 from gpt2fast.compress.prune.structured import StructuredOptions, remove_units
 from gpt2fast.compress.prune.units import HEADS, NEURONS, Units
+from gpt2fast.compress.quantize import QuantizeOptions, quantize
 from gpt2fast.compress.state import Model, QuantizedMatrix
 from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.quantization import MatrixFormat
 
+INT8 = MatrixFormat("int8", 32)
 PLAIN = StructuredOptions(reconstruct=False)
 Make = Callable[..., Any]
 
@@ -166,18 +171,40 @@ def test_stock_transformers_loads_uniform_shapes(
     model: Model, calibration: Calibration, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    from safetensors.torch import save_file
-
     prune_neurons(model, calibration, NeuronOptions(keep=0.5, uniform=True))
     assert not model.config.layers
     assert model.config.n_inner == 48
-    tensors = {f"transformer.{k}": v for k, v in model.network.state_dict().items()}
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text(json.dumps(model.config.to_dict()))
-    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    save_model(model, tmp_path / "out")
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
         found = theirs(torch.from_numpy(calibration.windows)).logits
     torch.testing.assert_close(found, logits(model, calibration), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", ["cpu", "torch"])
+def test_runners_load_what_was_pruned(
+    model: Model, calibration: Calibration, tmp_path: Path, device: str
+) -> None:
+    """Layers of different shapes, in floats and in 8 bits, whole and token by token."""
+    prune_heads(model, calibration, HeadOptions(keep=0.6))
+    prune_neurons(model, calibration, NeuronOptions(keep=0.6, multiple=1))
+    assert len(set(model.config.layer_shapes)) > 1
+    save_model(model, tmp_path / "floats")
+    expected = logits(model, calibration)[0].numpy()
+    tokens = calibration.windows[0].tolist()
+    with LLM(tmp_path / "floats", device=device) as llm:
+        np.testing.assert_allclose(llm.logits(tokens), expected, atol=2e-4, rtol=1e-4)
+        greedy = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
+        ids = tokens[:4]
+        for token in llm.generate(ids, greedy)[0].outputs[0].token_ids:
+            assert token == int(model.network(torch.tensor([ids]))[0, -1].argmax())
+            ids = [*ids, token]
+    quantize(model, calibration, QuantizeOptions("rtn", INT8, INT8, head_method="rtn"))
+    save_model(model, tmp_path / "int8")
+    with LLM(tmp_path / "int8", device=device) as llm:
+        found = llm.logits(tokens)
+    exact = logits(model, calibration)[0].numpy()
+    assert np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
 
 
 def test_uniform_heads_are_refused() -> None:
