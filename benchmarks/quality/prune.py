@@ -144,11 +144,13 @@ def main(argv: list[str]) -> int:
         default=["weights", "units", "layers"],
         choices=["weights", "units", "layers"],
     )
+    options.add_argument("--patterns", nargs="+", default=["unstructured", "2:4"])
     options.add_argument("--importances", nargs="+", default=["reconstruction"])
     options.add_argument("--keep", nargs="+", type=float, default=[0.75, 0.5])
     args = options.parse_args(argv)
     study = Study(args)
-    cases = weight_cases("unstructured") + weight_cases("2:4") if "weights" in args.only else []
+    patterns = args.patterns if "weights" in args.only else []
+    cases = [case for pattern in patterns for case in weight_cases(pattern)]
     if "units" in args.only:
         for importance in args.importances:
             cases += [case for keep in args.keep for case in unit_cases(keep, importance)]

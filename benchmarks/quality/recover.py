@@ -44,7 +44,11 @@ from gpt2fast.model.gpt2 import GPT2
 
 PRUNED_ON = 32  # windows
 RECOVER: dict[str, Any] = {"lr": 3e-4}
-SCRATCH: dict[str, Any] = {"lr": 1.5e-3, "divergence_weight": 0.0, "ce_weight": 1.0}  # random weights need more
+SCRATCH: dict[str, Any] = {
+    "lr": 1.5e-3,
+    "divergence_weight": 0.0,
+    "ce_weight": 1.0,
+}  # random weights need more
 
 
 def pruned(study: Study, text: Calibration) -> Model:

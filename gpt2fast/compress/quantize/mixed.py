@@ -94,7 +94,4 @@ def _as_options(chosen: dict[str, MatrixFormat], method: str) -> QuantizeOptions
     head = chosen[EMBEDDING]
     own = {name: head if name in (EMBEDDING, HEAD) else blocks for name in chosen}
     overrides = tuple((name, form) for name, form in chosen.items() if form != own[name])
-    head_method = method if method != "awq" else "clip"  # nothing stands before the head to scale
-    return QuantizeOptions(
-        method=method, blocks=blocks, head=head, head_method=head_method, overrides=overrides
-    )
+    return QuantizeOptions(method=method, blocks=blocks, head=head, overrides=overrides)

@@ -8,7 +8,7 @@ from gpt2fast.errors import OptionError, show
 from gpt2fast.quantization import EMBEDDING, HEAD, INTEGER_FORMATS, MatrixFormat
 
 METHODS = ("rtn", "clip", "awq", "gptq")
-HEAD_METHODS = ("rtn", "clip", "gptq")
+HEAD_METHODS = ("auto", "rtn", "clip", "gptq")
 _INT4, _INT8 = MatrixFormat("int4", 64), MatrixFormat("int8", 64)
 
 
@@ -17,13 +17,14 @@ class QuantizeOptions:
     """Raises OptionError naming a field that is out of range.
 
     The embedding has a format and a method of its own: tied, it is also the head, whose errors
-    reach the logits directly.
+    reach the logits directly. Even in 8 bits they are felt: rounded to nearest, each token's row is
+    off by a fixed amount in the direction that all last states share. GPTQ takes that out.
     """
 
     method: str = "gptq"  # of the blocks' matrices: "rtn", "clip", "awq" or "gptq"
     blocks: MatrixFormat = _INT4  # of the blocks' matrices; "float32" leaves them
     head: MatrixFormat = _INT8  # of embedding and head
-    head_method: str = "clip"  # "rtn", "clip" or "gptq"
+    head_method: str = "auto"  # "rtn", "clip", "gptq"; "auto" is that of the blocks
     overrides: tuple[tuple[str, MatrixFormat], ...] = ()  # canonical matrix name -> its own format
     balance: bool = True  # move factors of weights and LayerNorms, as the loader does
     smooth: float | None = None  # SmoothQuant's alpha, in [0, 1], of factors from calibration text
@@ -42,6 +43,13 @@ class QuantizeOptions:
         if not 0.0 <= self.damping <= 1.0:
             raise OptionError(f"damping = {self.damping} must be from 0 to 1")
 
+    @property
+    def head_rounding(self) -> str:
+        """How embedding and head are rounded: "rtn", "clip" or "gptq"."""
+        if self.head_method != "auto":
+            return self.head_method
+        return "clip" if self.method == "awq" else self.method  # nothing before the head to scale
+
     def format_of(self, name: str) -> MatrixFormat:
         """The format of the matrix of canonical ``name``."""
         usual = self.head if name in (EMBEDDING, HEAD) else self.blocks
@@ -53,7 +61,7 @@ class QuantizeOptions:
         return (
             self.method in ("awq", "gptq")
             or self.smooth is not None
-            or (self.head_method == "gptq" and self.head.is_integer)
+            or (self.head_rounding == "gptq" and self.head.is_integer)
         )
 
     @property

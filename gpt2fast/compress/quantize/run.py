@@ -87,10 +87,10 @@ def _embedding(model: Model, options: QuantizeOptions) -> dict[str, float]:
     """Round the embedding before the blocks, so that they are calibrated on what it became; not
     where it is the head as well and waits for the inputs of that."""
     form = options.format_of(EMBEDDING)
-    waits = model.config.tie_word_embeddings and options.head_method == "gptq"
+    waits = model.config.tie_word_embeddings and options.head_rounding == "gptq"
     if waits or not form.is_integer or EMBEDDING in model.matrices:
         return {}
-    method = "rtn" if options.head_method == "rtn" else "clip"
+    method = "rtn" if options.head_rounding == "rtn" else "clip"
     return {EMBEDDING: quantize_matrix(model, EMBEDDING, form, None, method, options)}
 
 
@@ -101,7 +101,7 @@ def _head(model: Model, states: HiddenStates | None, options: QuantizeOptions) -
     if not form.is_integer or name in model.matrices:
         return {}
     seen = None if states is None else _head_inputs(model, states)
-    return {name: quantize_matrix(model, name, form, seen, options.head_method, options)}
+    return {name: quantize_matrix(model, name, form, seen, options.head_rounding, options)}
 
 
 def _head_inputs(model: Model, states: HiddenStates) -> InputStatistics:
@@ -120,6 +120,7 @@ def _record(
     fields = asdict(options)
     for name in ("blocks", "head"):
         fields[name] = getattr(options, name).label
+    fields["head_method"] = options.head_rounding
     fields["overrides"] = {name: form.label for name, form in options.overrides}
     return {
         "pass": "quantize",
