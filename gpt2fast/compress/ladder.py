@@ -107,14 +107,8 @@ def pruned(config: ModelConfig) -> list[Candidate]:
 
 
 def _quantize(blocks: str, head: str) -> dict[str, Any]:
-    return {
-        "quantize": {
-            "blocks": blocks,
-            "method": "rtn" if blocks.startswith("int8") else "gptq",
-            "head": head,
-            "head_method": "gptq",
-        }
-    }
+    own = {"method": "rtn", "head_method": "gptq"} if blocks.startswith("int8") else {}
+    return {"quantize": {"blocks": blocks, "head": head, **own}}
 
 
 def _candidate(

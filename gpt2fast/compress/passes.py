@@ -79,8 +79,9 @@ def _quantize_mixed(model: Model, options: MixedOptions, context: Context) -> No
     def progress(name: str, done: int, total: int) -> None:
         context.say(f"what {name} loses, {done} of {total}")
 
-    # Before the journal gives blocks back: a model that is rounded in part has none of its losses.
-    steps = Steps(context.work)
+    # Before the journal gives blocks back: a model that is rounded in part has none of its losses,
+    # which are the same for any number of bits.
+    steps = Steps(context.shared / "-".join(form.label for form in options.formats))
     chosen = mixed_formats(model, context.calibration, options, steps, progress)
     _quantize(model, chosen, context)
 

@@ -42,6 +42,8 @@ class Context:
     original: Path  # the checkpoint that is compressed: the teacher of a distillation
     work: Path  # a directory of this pass's own, for what it keeps while it goes on
     say: Say
+    # A pass has one more, with all passes that follow the same ones: for what no option touches.
+    shared: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Pipeline:
             self.context.original,
             self.context.work / "passes" / key,
             lambda text: self.context.say(f"{step.name}: {text}"),
+            self.context.work / "shared" / recipe.prefix_key(index),
         )
         context.work.mkdir(parents=True, exist_ok=True)
         begin, count = time.perf_counter(), len(model.history)

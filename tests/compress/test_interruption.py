@@ -96,6 +96,18 @@ def test_one_step_at_most_is_lost(
         assert resumed.matrices.keys() == whole.matrices.keys()
 
 
+def test_what_matrices_lose_is_measured_once_for_all_bits(
+    run: Callable[[str, str], Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Record(monkeypatch)
+    run("mixed", "work")
+    first = [name for name in record.names if name.startswith("loss-")]
+    monkeypatch.setitem(CASES, "mixed", ("quantize-mixed", {"bits": 6.0, "method": "rtn"}))
+    run("mixed", "work")
+    assert [name for name in record.names if name.startswith("loss-")] == first
+    assert len(first) == 17
+
+
 def test_every_pass_is_tried() -> None:
     """A recovery is interrupted in tests/compress/distill/test_recover.py."""
     assert {name for name, _ in CASES.values()} | {"recover"} == PASSES.keys()
