@@ -10,6 +10,7 @@ import argparse
 import datetime
 import json
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,7 @@ from gpt2fast.compress.calibration import Calibration, draw
 from gpt2fast.compress.quantize.activations import rounded_activations
 from gpt2fast.compress.state import Model, open_model
 from gpt2fast.errors import OptionError
-from gpt2fast.evaluate import paired_comparison, plain_windows, token_nats
-from gpt2fast.evaluate.windows import groups_of
+from gpt2fast.evaluate import paired_comparison
 from gpt2fast.train.corpus import Document, load_corpus, read_documents
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -36,16 +36,16 @@ def parser(description: str | None, results: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--model", default="demo")
     made.add_argument("--calibration", nargs="+", default=[], metavar="FILE")
-    made.add_argument("--held-out", metavar="FILE")
+    made.add_argument("--held-out", nargs="+", metavar="FILE", help="each is measured by itself")
     made.add_argument("--seeds", type=int, default=3, help="of the choice of calibration text")
     made.add_argument("--windows", type=int, default=32, help="of calibration, a context each")
-    made.add_argument("--held-out-windows", type=int, default=40)
+    made.add_argument("--held-out-windows", type=int, default=40, help="of each file")
     made.add_argument("--out", type=Path, default=RESULTS / results)
     return made
 
 
 class Study:
-    """A model and its text."""
+    """A model and its text, and the model's distributions over each token of it."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -57,9 +57,10 @@ class Study:
             raise OptionError(f"{args.model} has no tokenizer.json; give a model with one")
         self.tokenizer = tokenizer
         self.seen, unseen = _documents(args)
-        self.windows = plain_windows(self._whole_contexts(unseen, args.held_out_windows))
-        self.groups = groups_of(self.windows)
-        self.exact = self.nats(self.original)
+        self.files, self.rows = self._whole_contexts(unseen, args.held_out_windows)
+        self.groups = np.repeat(np.arange(len(self.rows)), self.length - 1)
+        self.log_p = list(self._log_probabilities(self.original))  # in memory, for all models
+        self.exact, _ = self.losses(self.original)
 
     def calibration(self, seed: int) -> Calibration:
         """Other windows for each seed."""
@@ -67,27 +68,35 @@ class Study:
         names = self.args.calibration or ["the training side of the bundled corpus"]
         return draw(self.seen, self.tokenizer, self.args.windows, self.length, seed, end, names)
 
+    def losses(self, model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Nats of each predicted token of the held-out text, and how far the distribution over it
+        is from the original's (KL divergence, nats): (N,) each. Activations are rounded before
+        what is quantized."""
+        nats, divergences = [], []
+        found = self._log_probabilities(model)
+        for tokens, log_q, log_p in zip(self.rows, found, self.log_p, strict=True):
+            nats.append(-log_q.gather(-1, torch.tensor(tokens[1:, None]))[:, 0])
+            divergences.append((log_p.exp() * (log_p - log_q)).sum(-1))
+        return torch.cat(nats).double().numpy(), torch.cat(divergences).double().numpy()
+
     def nats(self, model: Model) -> NDArray[np.float64]:
-        """Of each predicted token of the held-out text, activations rounded before what is
-        quantized."""
-
-        def scorer(tokens: object) -> NDArray[np.float32]:
-            return np.asarray(model.network(torch.tensor([tokens]))[0])
-
-        with torch.no_grad(), rounded_activations(model):
-            return token_nats(scorer, self.windows)
+        """The first of ``losses``."""
+        return self.losses(model)[0]
 
     def row(self, model: Model, facts: dict[str, Any]) -> dict[str, Any]:
-        """``facts`` with what ``model`` loses against the original, appended to the results."""
-        loss = paired_comparison(self.exact, self.nats(model), self.groups)
+        """``facts`` with what ``model`` loses against the original, appended to the results; for
+        each file of the held-out text, too, where there are several."""
+        nats, divergences = self.losses(model)
+        files = np.array(self.files)[self.groups]
+        names = sorted(set(self.files))
+        each = {name: self._loss(nats, divergences, files == name) for name in names}
         row = {
             "model": str(self.args.model),
             **facts,
-            "perplexity": float(np.exp(self.exact.mean() + loss.mean)),
-            "dense_perplexity": float(np.exp(self.exact.mean())),
-            **{name: getattr(loss, name) for name in ("percent", "percent_low", "percent_high")},
+            **self._loss(nats, divergences, np.ones(len(nats), np.bool_)),
+            **({"texts": each} if len(names) > 1 else {}),
             "context": self.length,
-            "held_out_tokens": len(self.exact),
+            "held_out_tokens": len(nats),
             "date": datetime.date.today().isoformat(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
         }
@@ -95,18 +104,54 @@ class Study:
             file.write(json.dumps(row) + "\n")
         return row
 
+    def _loss(
+        self,
+        nats: NDArray[np.float64],
+        divergences: NDArray[np.float64],
+        chosen: NDArray[np.bool_],
+    ) -> dict[str, float]:
+        exact = self.exact[chosen]
+        loss = paired_comparison(exact, nats[chosen], self.groups[chosen])
+        return {
+            "perplexity": float(np.exp(nats[chosen].mean())),
+            "dense_perplexity": float(np.exp(exact.mean())),
+            **{name: getattr(loss, name) for name in ("percent", "percent_low", "percent_high")},
+            "kl": float(divergences[chosen].mean()),
+        }
+
+    @torch.no_grad()
+    def _log_probabilities(self, model: Model) -> Iterator[torch.Tensor]:
+        """(T - 1, V) of each window."""
+        with rounded_activations(model):
+            for tokens in self.rows:
+                yield model.network(torch.from_numpy(tokens[None]))[0, :-1].log_softmax(-1)
+
     def _whole_contexts(
         self, documents: tuple[Document, ...], count: int
-    ) -> NDArray[np.integer[Any]]:
-        """``count`` windows at most, spread evenly over the documents."""
-        rows: list[NDArray[np.int64]] = []
+    ) -> tuple[list[str], NDArray[np.int64]]:
+        """``count`` windows at most, spread evenly over each file's, as many of each file, and the
+        name of the file of each."""
+        by_file: dict[str, list[NDArray[np.int64]]] = {}
         for document in documents:
             ids = np.array(self.tokenizer.encode(document.text).ids)
-            rows += list(ids[: len(ids) // self.length * self.length].reshape(-1, self.length))
+            cut = ids[: len(ids) // self.length * self.length].reshape(-1, self.length)
+            name = Path(document.name).name if self.args.held_out else "held out"
+            by_file.setdefault(name, []).extend(cut)
+        rows = [(name, pick) for name, of in by_file.items() for pick in _spread(of, count)]
         if not rows:
             raise OptionError(f"the held-out text has no window of {self.length} tokens")
-        count = min(count, len(rows))
-        return np.stack([rows[i * len(rows) // count] for i in range(count)])
+        return [name for name, _ in rows], np.stack([row for _, row in rows])
+
+
+def told(row: dict[str, Any]) -> str:
+    """What each of several held-out texts says, for a line."""
+    each = row.get("texts", {}).items()
+    return "".join(f"; {name} {part['percent']:+.2f} %, KL {part['kl']:.5f}" for name, part in each)
+
+
+def _spread(rows: list[NDArray[np.int64]], count: int) -> list[NDArray[np.int64]]:
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def _documents(
@@ -118,4 +163,4 @@ def _documents(
         return corpus.train, corpus.held_out
     if not args.calibration or not args.held_out:
         raise OptionError("give --calibration FILES and --held-out FILE with a model")
-    return read_documents(args.calibration), read_documents([args.held_out])
+    return read_documents(args.calibration), read_documents(args.held_out)

@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from common import Study, parser
+from common import Study, parser, told
 
 from gpt2fast.compress.calibration import Calibration
 from gpt2fast.compress.prune import (
@@ -182,8 +182,8 @@ def measure(study: Study, case: Case, seed: int) -> dict[str, Any]:
     row = study.row(model, facts)
     print(
         f"{case.group}, {case.label}, seed {seed}: perplexity {row['perplexity']:.3f}, "
-        f"{row['percent']:+.2f} % [{row['percent_low']:+.2f}, {row['percent_high']:+.2f}]  "
-        f"{seconds:.0f} s",
+        f"{row['percent']:+.2f} % [{row['percent_low']:+.2f}, {row['percent_high']:+.2f}], KL "
+        f"{row['kl']:.4f}{told(row)}  {seconds:.0f} s",
         flush=True,
     )
     return row

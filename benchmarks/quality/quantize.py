@@ -21,7 +21,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from common import Study, parser
+from common import Study, parser, told
 
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
 from gpt2fast.compress.state import open_model
@@ -60,7 +60,8 @@ def measure(study: Study, method: str, form: MatrixFormat, seed: int) -> dict[st
     row = study.row(model, facts)
     print(
         f"{form.label} {method:4} seed {seed}: {row['percent']:+.3f} % "
-        f"[{row['percent_low']:+.3f}, {row['percent_high']:+.3f}]  {row['seconds']:.0f} s",
+        f"[{row['percent_low']:+.3f}, {row['percent_high']:+.3f}], KL {row['kl']:.5f}"
+        f"{told(row)}  {row['seconds']:.0f} s",
         flush=True,
     )
     return row

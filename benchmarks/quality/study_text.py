@@ -4,8 +4,8 @@
 
 ``DATA`` has WikiText-2 (``wikitext-2/valid.txt``, ``wikitext-2/test.txt``) and
 ``tinyshakespeare.txt``. Writes ``OUT/train`` (documents of the validation split, of Shakespeare,
-and of Python's own documentation and standard library) and ``OUT/held-out`` (the test split, whole;
-it is in no other file).
+and of Python's own documentation and standard library) and ``OUT/held-out`` (the test split, whole,
+and files of the standard library that are in no other file).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gpt2fast.train.corpus import python_documents
 PROSE_COPIES = 3  # of prose for one of source
 SOURCE_BYTES = 3_000_000  # of Python's own, of which there is far more than prose
 PIECE = 20_000  # characters of a document
+HELD_OUT_CHARACTERS = 1_000_000  # of the source that is not trained on
 
 
 def main(data: Path, out: Path) -> None:
@@ -35,14 +36,17 @@ def main(data: Path, out: Path) -> None:
             for number, begin in enumerate(range(start, len(text), PIECE)):
                 piece = text[begin : begin + PIECE]
                 (train / f"{file.stem}-{copy}-{number:04d}.txt").write_text(piece, encoding="utf-8")
-    room = SOURCE_BYTES
+    room, unseen = SOURCE_BYTES, []
     ranked = sorted(python_documents(), key=lambda d: hashlib.sha256(d.name.encode()).digest())
     for document in ranked:
         room -= len(document.text.encode())
         if room < 0:
-            break
+            unseen.append(document.text)
+            continue
         name = document.name.replace("/", "-")
         (train / f"python-{name}.txt").write_text(document.text, encoding="utf-8")
+    text = "\n".join(unseen)[:HELD_OUT_CHARACTERS]
+    (held_out / "python.txt").write_text(text, encoding="utf-8")
     test = data / "wikitext-2" / "test.txt"
     (held_out / "wikitext-2-test.txt").write_text(test.read_text(encoding="utf-8"), "utf-8")
 
