@@ -109,7 +109,7 @@ $(STUDY)/model/training.json: | $(VENV)/.peers
 study-model: $(STUDY)/model/training.json
 
 # What compression costs and brings: quality on both models, then speed; two hours without the training.
-OF_STUDY := --model $(STUDY)/model --calibration $(STUDY)/train --held-out $(wildcard $(STUDY)/held-out/*)
+OF_STUDY := --model $(STUDY)/model --calibration $(STUDY)/train --held-out $(STUDY)/held-out/*.txt
 bench-quality: $(STUDY)/model/training.json
 	for study in quantize prune recover; do $(PY) benchmarks/quality/$$study.py || exit 1; done
 	$(PY) benchmarks/quality/distill.py
