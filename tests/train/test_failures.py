@@ -6,9 +6,10 @@ import json
 import math
 import os
 import platform
-import resource
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from gpt2fast.train.disk import check_disk, clear_disk_errors, human_size  # noq
 from gpt2fast.train.memory import (  # noqa: E402
     check_memory,
     clear_memory_errors,
-    freed_memory_kept,
 )
 from gpt2fast.train.metrics import MetricsLog  # noqa: E402
 from gpt2fast.train.options import TrainOptions  # noqa: E402
@@ -105,18 +105,29 @@ def test_a_model_beyond_memory_is_refused() -> None:
         torch.empty(2**55)
 
 
+_FRESH_PAGES = """
+import resource, torch
+from gpt2fast.train.memory import freed_memory_kept
+
+def fresh_pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 * 2**20).sum()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+fresh_pages()
+usual = fresh_pages()
+with freed_memory_kept():  # where a small block stands in the way, it takes another place
+    kept = min(fresh_pages() for _ in range(8))
+print(usual, kept, fresh_pages())
+"""
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone can be told")
 def test_freed_memory_is_kept_for_the_next_step_and_given_back_at_the_end() -> None:
-    def fresh_pages() -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(16 * 2**20).sum()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    fresh_pages()
-    usual = fresh_pages()
-    with freed_memory_kept():  # where a small block stands in the way, it takes another place
-        kept = min(fresh_pages() for _ in range(8))
-    afterwards = fresh_pages()
+    """In a process of its own: one whose memory has run out before has left glibc's main arena."""
+    done = subprocess.run([sys.executable, "-c", _FRESH_PAGES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    usual, kept, afterwards = map(int, done.stdout.split())
     assert kept < usual / 10
     assert afterwards > usual / 2
 
