@@ -81,31 +81,23 @@ def test_awq_moves_factors_and_is_no_worse_than_clipping(quantized: Callable[...
 
 def test_each_matrix_is_rounded_for_what_those_before_it_in_its_block_leave(
     quantized: Callable[..., Model],
+    random_model: Callable[..., Model],
+    random_calibration: Callable[..., Calibration],
 ) -> None:
     """With the values of its first three matrices given, the fourth comes to the same integers."""
     whole, name = quantized("gptq", balance=False), "h.0.mlp.c_proj.weight"
     earlier = [f"h.0.{part}.weight" for part in CONV1D_PARTS[:3]]
-
-    def fourth(values: Model | None, random: Callable[..., Model]) -> torch.Tensor:
-        model = random()
-        for each in earlier:
-            if values is not None:
-                model.set_weight(each, values.weight(each))
-        overrides = tuple((each, FLOAT) for each in earlier)
-        options = QuantizeOptions("gptq", INT3, FLOAT, balance=False, overrides=overrides)
-        quantize(model, text, options)
-        return model.matrices[name].integers
-
-    random, text = _factories(quantized)
-    assert torch.equal(fourth(whole, random), whole.matrices[name].integers)
-    assert not torch.equal(fourth(None, random), whole.matrices[name].integers)
-
-
-def _factories(quantized: Callable[..., Model]) -> tuple[Callable[..., Model], Calibration]:
-    """What the fixture is made of: closures have no other handle."""
-    cells = {cell.cell_contents for cell in quantized.__closure__ or ()}
-    makers = {maker.__qualname__.split(".")[0]: maker for maker in cells}
-    return makers["random_model"], makers["random_calibration"](101, windows=8)
+    overrides = tuple((each, FLOAT) for each in earlier)
+    options = QuantizeOptions("gptq", INT3, FLOAT, balance=False, overrides=overrides)
+    fourth = []
+    for given in (True, False):
+        model = random_model()
+        for each in earlier if given else ():
+            model.set_weight(each, whole.weight(each))
+        quantize(model, random_calibration(101, windows=8), options)
+        fourth.append(model.matrices[name].integers)
+    assert torch.equal(fourth[0], whole.matrices[name].integers)
+    assert not torch.equal(fourth[1], whole.matrices[name].integers)
 
 
 def test_damping_and_order_have_a_say(quantized: Callable[..., Model]) -> None:
