@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2fast.compress.texts import Say
 from gpt2fast.engine.llm import LLM
 from gpt2fast.evaluate import Comparison, Window, paired_comparison, token_nats
 from gpt2fast.sampling_params import SamplingParams
 
 WARM_UP = 8  # tokens
 LEAST_SECONDS = 0.25  # of a timing: a tiny model writes all its tokens in less than a time slice
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -86,22 +85,16 @@ def as_windows(rows: NDArray[np.int64]) -> list[Window]:
     return [Window(tuple(row.tolist()), rows.shape[1] - 1, group) for group, row in enumerate(rows)]
 
 
-def window_nats(
-    llm: LLM, rows: NDArray[np.int64], told: Callable[[int], Callable[[], None]]
-) -> NDArray[np.float64]:
-    """Negative log-likelihood of each predicted token of the rows (N, T): (N (T - 1),). ``told``
-    is that of ``counted``."""
-    return token_nats(llm.logits, as_windows(rows), told(len(rows)))
+def window_nats(llm: LLM, rows: NDArray[np.int64], step: Callable[[], None]) -> NDArray[np.float64]:
+    """Negative log-likelihood of each predicted token of the rows (N, T): (N (T - 1),). ``step`` is
+    called after each row."""
+    return token_nats(llm.logits, as_windows(rows), step)
 
 
-def counted(say: Say, what: str) -> Callable[[int], Callable[[], None]]:
-    """From a number of windows to what is called after each of them and says how many are done."""
-
-    def of(total: int) -> Callable[[], None]:
-        numbers = itertools.count(1)
-        return lambda: say(f"measuring {what}: {next(numbers)} of {total} windows")
-
-    return of
+def counted(say: Say, what: str, total: int) -> Callable[[], None]:
+    """What is called after each of ``total`` windows and says how many are done."""
+    numbers = itertools.count(1)
+    return lambda: say(f"measuring {what}: {next(numbers)} of {total} windows")
 
 
 def compare(

@@ -29,9 +29,8 @@ from gpt2fast.compress.snapshot import (
     unpack_matrices,
 )
 from gpt2fast.compress.state import Model, is_finite
+from gpt2fast.compress.texts import Say
 from gpt2fast.errors import GPT2FastError
-
-Say = Callable[[str], None]  # is told what goes on
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from gpt2fast.compress.model_card import PLOT, model_card
 from gpt2fast.compress.options import CompressOptions
 from gpt2fast.compress.pareto_plot import plot_pareto
 from gpt2fast.compress.passes import PASSES
-from gpt2fast.compress.pipeline import Context, Pipeline, Say
+from gpt2fast.compress.pipeline import Context, Pipeline
 from gpt2fast.compress.report import Outcome, make_report
 from gpt2fast.compress.search import Tried, best_first, nearest, search
 from gpt2fast.compress.state import open_model
+from gpt2fast.compress.texts import Say
 from gpt2fast.compress.trial import Trials
 from gpt2fast.compress.verify import Verification, measured_of, verify
 from gpt2fast.compress.work import open_work

@@ -24,11 +24,11 @@ from gpt2fast.compress.measure import (
     stored_bytes,
     window_nats,
 )
-from gpt2fast.compress.pipeline import Pipeline, Say
+from gpt2fast.compress.pipeline import Pipeline
 from gpt2fast.compress.recipe import Recipe
 from gpt2fast.compress.search import Candidate
 from gpt2fast.compress.snapshot import replacing
-from gpt2fast.compress.texts import Texts
+from gpt2fast.compress.texts import Say, Texts
 from gpt2fast.engine.llm import LLM
 from gpt2fast.train.export import write_json
 
@@ -89,8 +89,9 @@ class Trials:
     @cached_property
     def original_nats(self) -> NDArray[np.float64]:
         """Of each predicted token of the text of the selection."""
-        told = counted(self.say, "the original on the text of the selection")
-        return window_nats(self.original, self.texts.parts["selection"], told)
+        rows = self.texts.parts["selection"]
+        step = counted(self.say, "the original on the text of the selection", len(rows))
+        return window_nats(self.original, rows, step)
 
     def try_out(self, candidate: Candidate) -> Measured:
         """Measure ``candidate`` on the text of the selection; what the log has is not repeated."""
@@ -145,8 +146,9 @@ class Trials:
         begin = time.perf_counter()
         directory = self.artifact(recipe)
         with self.open(recipe) as llm:
-            nats = window_nats(llm, self.texts.parts["selection"], counted(self.say, "the loss"))
-            loss = compare(self.original_nats, nats, self.texts.parts["selection"])
+            rows = self.texts.parts["selection"]
+            nats = window_nats(llm, rows, counted(self.say, "the loss", len(rows)))
+            loss = compare(self.original_nats, nats, rows)
             self.say("measuring the speed")
             speed = self._speed(llm, loss.percent)
         measured = Measured(

@@ -10,14 +10,13 @@ import numpy as np
 
 from gpt2fast.compress.budget import Measured
 from gpt2fast.compress.measure import (
-    Say,
     Speed,
     as_windows,
     compare,
     counted,
     measure_speed,
 )
-from gpt2fast.compress.texts import Texts
+from gpt2fast.compress.texts import Say, Texts
 from gpt2fast.engine.llm import LLM
 from gpt2fast.evaluate import Comparison, compare_logits
 
@@ -36,7 +35,7 @@ class Verification:
 def verify(original: LLM, compressed: LLM, texts: Texts, say: Say) -> Verification:
     """Compare both on the part of the text that was set aside, and time them in turns."""
     rows = texts.parts["verification"]
-    step = counted(say, "both on the text set aside")(len(rows))
+    step = counted(say, "both on the text set aside", len(rows))
     measured = compare_logits(original.logits, compressed.logits, as_windows(rows), step)
     before, after = measured.reference_nats, measured.nats
     comparison = compare(before, after, rows)

@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from gpt2fast.checkpoint import Checkpoint
 from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.checkpoint.save import check_out
 from gpt2fast.compress.options import CompressOptions
 from gpt2fast.compress.report import weights_digest
-from gpt2fast.compress.texts import Sizes, Texts, split_texts, written_texts
+from gpt2fast.compress.texts import SHARES, Say, Sizes, Texts, split_texts, written_texts
 from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.train.disk import make_directory
 from gpt2fast.train.export import write_json
 
-_PARTS = ("calibration", "selection", "verification")
 
-
-def open_work(options: CompressOptions, checkpoint: Checkpoint, say: Any) -> tuple[Path, Texts]:
+def open_work(options: CompressOptions, checkpoint: Checkpoint, say: Say) -> tuple[Path, Texts]:
     """The work directory, made or gone on with, and the text in three parts.
 
     Raises OptionError where it holds the work on another model, text, seed or number of threads.
     """
     length = min(options.sizes.length, checkpoint.config.n_positions)
-    sizes = Sizes(length, *(options.sizes.of(part) for part in _PARTS))
+    sizes = Sizes(length, *(options.sizes.of(part) for part in SHARES))
     texts = _read(options, checkpoint, sizes) if options.text else None
-    work, identity = (
-        options.work_directory,
-        {
-            "weights_sha256": weights_digest(checkpoint.path),
-            "texts": None if texts is None else texts.key,  # the model's own follow from the seed
-            "seed": options.seed,
-            "num_threads": options.num_threads,  # which speeds depend on
-        },
-    )
+    work = options.work_directory
+    identity = {
+        "weights_sha256": weights_digest(checkpoint.path),
+        "texts": None if texts is None else texts.key,  # the model's own follow from the seed
+        "seed": options.seed,
+        "num_threads": options.num_threads,  # which speeds depend on
+    }
     record = work / "work.json"
     if not record.is_file():
         check_out(work)
