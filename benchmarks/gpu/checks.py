@@ -51,9 +51,11 @@ def run(recorder: rows.Recorder) -> None:
 
 def tests(recorder: rows.Recorder) -> None:
     """Counts of the GPU tests, run in parallel where pytest-xdist is there."""
-    # The project's options have a -q; a second one would hide the counts.
+    # The project's options have a -q; a second one would hide the counts. With -vv each test is
+    # named as it ends: what failed is known where there was no time for the rest.
     files = [str(file) for pattern in TESTS for file in sorted(ROOT.glob(pattern))]
-    command = [sys.executable, "-m", "pytest", *files, "-m", "not slow", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *files, "-m", "not slow", "-vv"]
+    command += ["-p", "no:cacheprovider", "--disable-warnings"]
     if _is_there("xdist"):
         command += ["-n", str(_PROCESSES)]
     seed = random.SystemRandom().randrange(1 << 32)
@@ -118,7 +120,7 @@ def _sanitizer_row(name: str, code: int | None, text: str) -> rows.Row:
 
 def _failures(text: str) -> str:
     """Names of the tests that failed, so that they survive a long tail."""
-    return " ".join(re.findall(r"^FAILED (\S+)", text, re.MULTILINE)[:12])
+    return " ".join(dict.fromkeys(re.findall(r"\bFAILED (\S+)", text)[:12]))
 
 
 def _is_there(module: str) -> bool:

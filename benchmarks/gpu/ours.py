@@ -13,7 +13,7 @@ from gpt2fast import LLM, SamplingParams
 
 Tokens = list[list[int]]
 
-_MOST_SEQUENCES, _CACHED_TOKENS, _STEP_TOKENS = 128, 32_768, 2048
+_MOST_SEQUENCES, _CACHED_TOKENS, _STEP_TOKENS = 128, 20_480, 2048
 _SHORT, _LONG = 64, 128
 _RUNTIME = re.compile(r"cu(da)?[A-Z]\w*")
 _WAITS = re.compile(r"\w+Synchronize|cudaMemcpy|cudaMemcpy2D|cudaMemset")

@@ -3,22 +3,25 @@
     python benchmarks/quality/study_text.py DATA OUT
 
 ``DATA`` has WikiText-2 (``wikitext-2/valid.txt``, ``wikitext-2/test.txt``) and
-``tinyshakespeare.txt``. Writes ``OUT/train`` (documents of the validation split, of Shakespeare,
-and of Python's own documentation and standard library) and ``OUT/held-out`` (the test split, whole,
-and files of the standard library that are in no other file).
+``tinyshakespeare.txt``. Writes ``OUT/train`` (documents of the validation split, of Shakespeare, of
+Python's own documentation and standard library, and of installed packages) and ``OUT/held-out``
+(the test split, whole, and files of the standard library that are in no other file).
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
-from gpt2fast.train.corpus import python_documents
+from gpt2fast.train.corpus import Document, python_documents
 
-PROSE_COPIES = 3  # of prose for one of source
-SOURCE_BYTES = 3_000_000  # of Python's own, of which there is far more than prose
-PIECE = 20_000  # characters of a document
+SOURCE_BYTES = 3_000_000  # of Python's own; the rest of it is held out
+PACKAGES = ("matplotlib", "numpy", "sympy", "torch", "transformers")
+PACKAGE_BYTES = 60_000_000
+PIECE = 20_000  # characters of a document of prose
 HELD_OUT_CHARACTERS = 1_000_000  # of the source that is not trained on
 
 
@@ -27,28 +30,46 @@ def main(data: Path, out: Path) -> None:
     train, held_out = out / "train", out / "held-out"
     train.mkdir(parents=True)
     held_out.mkdir()
-    prose = [data / "wikitext-2" / "valid.txt", data / "tinyshakespeare.txt"]
-    for file in prose:
-        text = file.read_text(encoding="utf-8")
-        for copy in range(PROSE_COPIES):
-            # Cut at other places in each copy, so that documents begin differently.
-            start = copy * PIECE // PROSE_COPIES
-            for number, begin in enumerate(range(start, len(text), PIECE)):
-                piece = text[begin : begin + PIECE]
-                (train / f"{file.stem}-{copy}-{number:04d}.txt").write_text(piece, encoding="utf-8")
-    room, unseen = SOURCE_BYTES, []
-    ranked = sorted(python_documents(), key=lambda d: hashlib.sha256(d.name.encode()).digest())
-    for document in ranked:
-        room -= len(document.text.encode())
-        if room < 0:
-            unseen.append(document.text)
-            continue
-        name = document.name.replace("/", "-")
-        (train / f"python-{name}.txt").write_text(document.text, encoding="utf-8")
-    text = "\n".join(unseen)[:HELD_OUT_CHARACTERS]
+    own, unseen = divide(list(python_documents()), SOURCE_BYTES)
+    packages, _ = divide(list(package_documents()), PACKAGE_BYTES)
+    for document in [*prose(data), *own, *packages]:
+        name = document.name.replace("/", "-").removesuffix(".txt")
+        (train / f"{name}.txt").write_text(document.text, encoding="utf-8")
+    text = "\n".join(document.text for document in unseen)[:HELD_OUT_CHARACTERS]
     (held_out / "python.txt").write_text(text, encoding="utf-8")
     test = data / "wikitext-2" / "test.txt"
     (held_out / "wikitext-2-test.txt").write_text(test.read_text(encoding="utf-8"), "utf-8")
+
+
+def prose(data: Path) -> Iterator[Document]:
+    """The validation split and Shakespeare, in pieces."""
+    for file in (data / "wikitext-2" / "valid.txt", data / "tinyshakespeare.txt"):
+        text = file.read_text(encoding="utf-8")
+        for number, begin in enumerate(range(0, len(text), PIECE)):
+            yield Document(f"{file.stem}-{number:04d}", text[begin : begin + PIECE])
+
+
+def package_documents() -> Iterator[Document]:
+    """The Python source of ``PACKAGES`` as they are installed, without tests."""
+    for package in PACKAGES:
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            sys.exit(f"study_text: {package} is not installed, and its source is part of the text")
+        root = Path(spec.origin).parent
+        for file in sorted(root.rglob("*.py")):
+            name = f"{package}/{file.relative_to(root).as_posix()}"
+            if "/tests/" not in name and "/test/" not in name:
+                yield Document(name, file.read_text(encoding="utf-8", errors="ignore"))
+
+
+def divide(documents: list[Document], size: int) -> tuple[list[Document], list[Document]]:
+    """Documents of ``size`` bytes in all, drawn by the hash of their names, and the others."""
+    chosen: list[Document] = []
+    others: list[Document] = []
+    for document in sorted(documents, key=lambda d: hashlib.sha256(d.name.encode()).digest()):
+        size -= len(document.text.encode())
+        (chosen if size >= 0 else others).append(document)
+    return chosen, others
 
 
 if __name__ == "__main__":

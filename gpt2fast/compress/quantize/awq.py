@@ -3,8 +3,7 @@
 A row of weights that is multiplied by s before rounding and whose input is divided by s has its
 error divided by s, as long as the largest weight of the group is another. s is ``mean|x|^alpha``,
 the exponent searched for under the rounding that follows, with scales clipped for the error of the
-outputs. The inverse goes where it is exact: into the LayerNorm before c_attn and
-c_fc, into the values that c_attn makes for attn.c_proj. Nothing linear is before mlp.c_proj.
+outputs. Where the inverse goes, ``smooth.py`` says.
 Shapes: N outputs, K inputs.
 """
 
@@ -15,12 +14,9 @@ from torch import Tensor
 
 from gpt2fast.compress.quantize.clip import round_clipped
 from gpt2fast.compress.quantize.inputs import InputStatistics, damped, output_error
-from gpt2fast.compress.quantize.smooth import NORMS, move, parts_of
-from gpt2fast.model.gpt2 import Block
 from gpt2fast.quantization import MatrixFormat
 
 ALPHAS = tuple(step / 20 for step in range(20))
-SCALED_PARTS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc")
 _OUTPUTS = 256  # that the search looks at: more tell the same
 _LEAST = 1e-4  # of the mean magnitude: a channel that is hardly ever on has no say
 
@@ -54,14 +50,3 @@ def best_factors(
             best = loss, alpha, factors
     assert best is not None
     return best[1], best[2]
-
-
-def scale_channels(block: Block, part: str, factors: Tensor) -> None:
-    """Multiply the rows of ``part`` by ``factors`` (K,) and divide what makes its inputs."""
-    if part in NORMS:
-        move(*parts_of(block, part), factors)
-        return
-    width = len(factors)  # the values are the last third of what c_attn makes
-    block.attn.c_attn.weight[:, -width:].div_(factors)
-    block.attn.c_attn.bias[-width:].div_(factors)
-    block.attn.c_proj.weight.mul_(factors[:, None])

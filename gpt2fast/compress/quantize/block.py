@@ -9,12 +9,18 @@ from gpt2fast.compress.capture import HiddenStates
 from gpt2fast.compress.quantize import awq, smooth
 from gpt2fast.compress.quantize.clip import round_clipped
 from gpt2fast.compress.quantize.gptq import GptqOptions, gptq
-from gpt2fast.compress.quantize.inputs import InputStatistics, collect, damped, relative_error
+from gpt2fast.compress.quantize.inputs import (
+    InputStatistics,
+    collect,
+    damped,
+    relative_error,
+    sample,
+)
 from gpt2fast.compress.quantize.options import QuantizeOptions
 from gpt2fast.compress.quantize.rtn import round_to_nearest
 from gpt2fast.compress.state import CONV1D_PARTS, Model, QuantizedMatrix
 from gpt2fast.errors import GPT2FastError
-from gpt2fast.model.gpt2 import Block
+from gpt2fast.model.gpt2 import Block, Conv1D
 from gpt2fast.quantization import MatrixFormat
 
 
@@ -39,11 +45,16 @@ def quantize_block(
     forms = {part: options.format_of(matrix_name(layer, part)) for part in CONV1D_PARTS}
     done = {part for part in CONV1D_PARTS if matrix_name(layer, part) in model.matrices}
     todo = {part: form for part, form in forms.items() if form.is_integer and part not in done}
-    _condition(block, todo, states, options)
-    if options.method == "awq" and states is not None:
-        values_fixed = {"attn.c_proj"} if "attn.c_attn" in done else set()
-        scaled = {part: form for part, form in todo.items() if part not in values_fixed}
-        _scale(model, layer, scaled, states, options.damping)
+    if options.balance:
+        for part in smooth.NORMS.keys() & todo.keys():
+            smooth.balance(block, part)
+    # What makes their inputs can still be changed.
+    free = {part: form for part, form in todo.items() if part in smooth.NORMS
+            or (part == smooth.VALUES and "attn.c_attn" not in done)}  # fmt: skip
+    if states is not None and free:
+        _smooth(block, free, states, options)
+        if options.method == "awq":
+            _scale(model, layer, free, states, options.damping)
     seen: dict[str, InputStatistics] = {}
     if states is not None and todo and options.method in ("clip", "awq"):
         seen = collect(states, tuple(todo))
@@ -109,21 +120,29 @@ def _round(
     return round_clipped(weight, form, seen)
 
 
-def _condition(
-    block: Block,
-    forms: dict[str, MatrixFormat],
-    states: HiddenStates | None,
-    options: QuantizeOptions,
+def _smooth(
+    block: Block, forms: dict[str, MatrixFormat], states: HiddenStates, options: QuantizeOptions
 ) -> None:
-    """Move factors between the parts to be rounded and what comes before them."""
-    normed = tuple(part for part in smooth.NORMS if part in forms)
-    if options.balance:
-        for part in normed:
-            smooth.balance(block, part)
-    if options.smooth is not None and states is not None and normed:
-        seen = collect(states, normed)
-        for part in normed:
-            smooth.smooth(block, part, seen[part].largest, options.smooth)
+    """Make inputs and weights alike to round: by SmoothQuant's factors of a given exponent, or of
+    the one that is best for each matrix whose activations are rounded as finely as its weights."""
+    alpha = options.smooth
+    if alpha == "auto":
+        wanted = options.method in ("clip", "gptq")
+        forms = {part: form for part, form in forms.items() if wanted and form.name == "int8"}
+    # Values first: what they get changes the matrix that makes them.
+    for part in sorted(forms, key=lambda part: part != smooth.VALUES):
+        matrix = block.get_submodule(part)
+        assert isinstance(matrix, Conv1D)
+        weight = matrix.weight.T
+        if alpha == "auto":
+            rows = sample(states, part, smooth.ROWS)
+            shift, factors = smooth.condition(weight, rows, forms[part])
+            smooth.shift_channels(block, part, shift)
+            smooth.scale_channels(block, part, factors)
+        elif isinstance(alpha, (int, float)):
+            largest = collect(states, (part,))[part].largest
+            factors = smooth.smoothing_factors(weight, largest, alpha)
+            smooth.scale_channels(block, part, factors)
 
 
 def _scale(
@@ -134,9 +153,8 @@ def _scale(
     damping: float,
 ) -> None:
     """Multiply channels by AWQ's factors, searched for while nothing of the block is rounded."""
-    scaled = tuple(part for part in awq.SCALED_PARTS if part in forms)
-    seen = collect(states, scaled) if scaled else {}
-    for part in scaled:
+    seen = collect(states, tuple(forms))
+    for part, form in forms.items():
         weight = model.weight(matrix_name(layer, part)).contiguous()
-        _, factors = awq.best_factors(weight, seen[part], forms[part], damping)
-        awq.scale_channels(states.block, part, factors)
+        _, factors = awq.best_factors(weight, seen[part], form, damping)
+        smooth.scale_channels(states.block, part, factors)

@@ -50,6 +50,14 @@ def collect(states: HiddenStates, parts: tuple[str, ...]) -> dict[str, InputStat
     return found
 
 
+def sample(states: HiddenStates, part: str, rows: int) -> Tensor:
+    """About ``rows`` inputs (R, K) of a ``part``, spread over the calibration text."""
+    every = max(1, states.states.shape[0] * states.states.shape[1] // rows)
+    found: list[Tensor] = []
+    states.inputs((part,), lambda _part, x: found.append(x[::every].clone()))
+    return torch.cat(found)
+
+
 def damped(hessian: Tensor, damping: float) -> Tensor:
     """``hessian`` (K, K) with a little more on its diagonal, ``damping`` in units of its mean: an
     input that never fired in this text may in another, and keeps some weight."""

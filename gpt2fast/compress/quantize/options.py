@@ -27,7 +27,9 @@ class QuantizeOptions:
     head_method: str = "auto"  # "rtn", "clip", "gptq"; "auto" is that of the blocks
     overrides: tuple[tuple[str, MatrixFormat], ...] = ()  # canonical matrix name -> its own format
     balance: bool = True  # move factors of weights and LayerNorms, as the loader does
-    smooth: float | None = None  # SmoothQuant's alpha, in [0, 1], of factors from calibration text
+    # SmoothQuant's alpha, in [0, 1], of factors from calibration text; "auto" searches for one for
+    # each matrix of 8 bits, with "clip" and "gptq"
+    smooth: float | str | None = "auto"
     damping: float = 0.01  # of GPTQ, relative to the mean of the hessian's diagonal
     act_order: bool = True  # GPTQ visits columns of large inputs first
 
@@ -38,8 +40,11 @@ class QuantizeOptions:
             if form.name not in (*INTEGER_FORMATS, "float32"):
                 known = ", ".join((*INTEGER_FORMATS, "float32"))
                 raise OptionError(f"{name}: cannot be made {form.label}; use one of {known}")
-        if self.smooth is not None and not 0.0 <= self.smooth <= 1.0:
-            raise OptionError(f"smooth = {self.smooth} must be from 0 to 1")
+        alpha = self.smooth
+        if not (alpha is None or alpha == "auto" or isinstance(alpha, (int, float))):
+            raise OptionError(f'smooth = {show(alpha)} is not known; give "auto" or 0 to 1')
+        if isinstance(alpha, (int, float)) and not 0.0 <= alpha <= 1.0:
+            raise OptionError(f"smooth = {alpha} must be from 0 to 1")
         if not 0.0 <= self.damping <= 1.0:
             raise OptionError(f"damping = {self.damping} must be from 0 to 1")
 
@@ -60,7 +65,7 @@ class QuantizeOptions:
         """Whether inputs of matrices must be known."""
         return (
             self.method in ("awq", "gptq")
-            or self.smooth is not None
+            or isinstance(self.smooth, (int, float))
             or (self.head_rounding == "gptq" and self.head.is_integer)
         )
 

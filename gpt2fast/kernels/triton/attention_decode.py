@@ -20,6 +20,7 @@ from gpt2fast.kernels.triton.paged import check_cache, key_offsets
 from gpt2fast.kernels.triton.variant import Variant, element
 
 SPLITS = (1, 4, 16)  # what a runner chooses from
+TILES = (32, 64)  # tokens at a time, likewise
 
 
 @triton.jit
@@ -181,12 +182,13 @@ def attention_decode(
     scale: float,
     splits: int = 1,
     workspace: SplitWorkspace | None = None,
+    tile: int = TILES[-1],
 ) -> Tensor:
     """Store the new token's key and value, then attend: qkv (S, 3 H D) -> (S, H D).
 
     cache (blocks, 2, H, block tokens, D) of qkv's dtype; contexts (S,) and tables (S, M) int32, as
-    in ``StepBatch``. The result depends on ``splits`` in its last bits, and on nothing else that is
-    not its input. More than one split needs a ``workspace``.
+    in ``StepBatch``. The result depends on ``splits`` and ``tile`` in its last bits, and on nothing
+    else that is not its input. More than one split needs a ``workspace``.
     """
     sequences, width = qkv.shape[0], qkv.shape[1] // 3
     block_tokens = check_cache(cache, heads, width // heads)
@@ -202,7 +204,7 @@ def attention_decode(
             f"the workspace is too small for {sequences} sequences of {heads} heads in {splits} "
             "splits; make one for the largest step"
         )
-    chosen = plan(heads, width // heads, block_tokens, splits, qkv.dtype)
+    chosen = plan(heads, width // heads, block_tokens, splits, qkv.dtype, tile)
     where = (contexts, tables, workspace.partial, workspace.arrived, tables.shape[1])
     chosen.launch((splits, heads, sequences), qkv.device, qkv, cache, out, *where, scale)
     return out
@@ -213,8 +215,16 @@ def _block_d(head_size: int) -> int:
 
 
 @cache
-def plan(heads: int, head_size: int, block_tokens: int, splits: int, dtype: torch.dtype) -> Variant:
-    """The kernel and its constants: a tile holds 8 KB of keys and as many of values."""
+def plan(
+    heads: int,
+    head_size: int,
+    block_tokens: int,
+    splits: int,
+    dtype: torch.dtype,
+    tile: int = TILES[-1],
+) -> Variant:
+    """The kernel and its constants. ``tile`` tokens at a time where a head has 64 values of 16
+    bits: as many bytes in any case, and 64 of keys a thread."""
     kind, block_d = element(dtype), _block_d(head_size)
     types = dict.fromkeys(("qkv_ptr", "cache_ptr", "out_ptr"), f"*{kind}")
     types |= dict.fromkeys(("contexts_ptr", "tables_ptr"), "*i32")
@@ -225,15 +235,16 @@ def plan(heads: int, head_size: int, block_tokens: int, splits: int, dtype: torc
         "D": head_size,
         "BLOCK_D": block_d,
         "BLOCK_TOKENS": block_tokens,
-        "BLOCK_N": max((2048 if dtype == torch.float32 else 4096) // block_d, 1),
+        "BLOCK_N": max(tile * 64 * 16 // (block_d * torch.finfo(dtype).bits), 1),
         "SPLITS": splits,
         "BLOCK_S": triton.next_power_of_2(splits),
     }
-    name = f"attention_decode {heads}x{head_size} {kind} splits={splits}"
-    return Variant(name, attention_decode_kernel, types, constants, 8)
+    name = f"attention_decode {heads}x{head_size} {kind} splits={splits} tile={tile}"
+    return Variant(name, attention_decode_kernel, types, constants, 2)
 
 
 def variants(heads: int, head_size: int, dtype: str) -> Iterator[Variant]:
     """As used for a model of these heads, with blocks of 16 tokens, whole and split."""
     for splits in SPLITS:
-        yield plan(heads, head_size, 16, splits, getattr(torch, dtype))
+        for tile in TILES:
+            yield plan(heads, head_size, 16, splits, getattr(torch, dtype), tile)

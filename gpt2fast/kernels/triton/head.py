@@ -16,10 +16,15 @@ from torch import Tensor
 
 from gpt2fast.kernels.triton.choose import choose_among_tiles, last_to_arrive, leave_best
 from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
-from gpt2fast.kernels.triton.product import MATVEC_ROWS, Constants, Product, Sizes, row_class
-from gpt2fast.kernels.triton.products import matmul, matvec, row_statistics
+from gpt2fast.kernels.triton.many_rows import normalized
+from gpt2fast.kernels.triton.product import MATVEC_ROWS, Constants, Product, Sizes
+from gpt2fast.kernels.triton.products import matmul, matvec
 from gpt2fast.kernels.triton.row_state import FIELDS, MOST_STEPS
 from gpt2fast.kernels.triton.variant import Variant, element
+
+# Rows of a tile on the matrix units. Each class is a kernel more to compile; the noise of a tile of
+# more than 64 would not fit into the registers.
+MATMUL_ROWS = (16, 64)
 
 
 @triton.jit(do_not_specialize=["rows", "capacity"])
@@ -47,7 +52,6 @@ def head_matvec_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
     NORM: tl.constexpr,
-    STATISTICS_K: tl.constexpr,
     DRAWS: tl.constexpr,
     TILES: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -64,12 +68,8 @@ def head_matvec_kernel(
     # The plan of a step is the host's, and no kernel writes it.
     at = tl.load(picked_ptr + row).to(tl.int64) * K
     x = x_ptr + tl.sum(at, axis=0)
-    acc = matvec(x, weight_ptr, scales_ptr, gain_ptr, n, K, N, BITS, GROUP, BLOCK_K, BLOCK_N, NORM,
-                 DEPENDENT)[None, :]  # fmt: skip
-    if NORM:
-        mean, scale = row_statistics(x_ptr, at, row < rows, epsilon, K, STATISTICS_K)
-        sums = tl.load(column_sums_ptr + n, mask=n < N, other=0.0)
-        acc = (acc - mean[:, None] * sums[None, :]) * scale[:, None]
+    acc = matvec(x, weight_ptr, scales_ptr, gain_ptr, column_sums_ptr, epsilon, n, K, N, BITS,
+                 GROUP, BLOCK_K, BLOCK_N, NORM, DEPENDENT)[None, :]  # fmt: skip
     acc += tl.load(bias_ptr + n, mask=n < N, other=0.0)[None, :]
     inside = (row < rows)[:, None] & (n < N)[None, :]
     if DRAWS:
@@ -85,12 +85,9 @@ def head_matvec_kernel(
 
 @triton.jit(do_not_specialize=["rows", "capacity"])
 def head_matmul_kernel(
-    x_ptr,  # (T, K)
-    picked_ptr,  # (R,): the rows of x whose logits are wanted
+    x_ptr,  # (R, K), normalized
     weight_ptr,  # see products.py
     scales_ptr,
-    gain_ptr,  # (K,) of the LayerNorm
-    column_sums_ptr,  # as in head_matvec_kernel; not used
     bias_ptr,  # (N,) float32
     logits_ptr,  # (R, N) float32
     state_ptr,  # (FIELDS, capacity)
@@ -100,7 +97,6 @@ def head_matmul_kernel(
     history_ptr,  # (R, MOST_STEPS)
     rows,
     capacity,
-    epsilon,
     K: tl.constexpr,
     N: tl.constexpr,
     BITS: tl.constexpr,
@@ -108,8 +104,6 @@ def head_matmul_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    NORM: tl.constexpr,
-    STATISTICS_K: tl.constexpr,
     PRECISION: tl.constexpr,
     DRAWS: tl.constexpr,
     TILES: tl.constexpr,
@@ -117,19 +111,18 @@ def head_matmul_kernel(
     MOST_STEPS: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    """As head_matvec_kernel, a tile a program. Grid (N / BLOCK_N, R / BLOCK_M)."""
+    """logits = x weight^T + bias, or the tokens chosen from them if DRAWS, a tile a program.
+
+    Grid (N / BLOCK_N, R / BLOCK_M). The counters are left at zero for the next launch.
+    """
     let_next_start(DEPENDENT)
     row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     present = row < rows
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    at = tl.load(picked_ptr + row, mask=present, other=0).to(tl.int64) * K
-    mean = tl.zeros((BLOCK_M,), tl.float32)
-    scale = tl.zeros((BLOCK_M,), tl.float32)
+    at = tl.where(present, row, 0).to(tl.int64) * K
     wait_for_previous(DEPENDENT)
-    if NORM:
-        mean, scale = row_statistics(x_ptr, at, present, epsilon, K, STATISTICS_K)
-    acc = matmul(x_ptr, at, mean, scale, weight_ptr, scales_ptr, gain_ptr, n, K, N, BITS, GROUP,
-                 BLOCK_M, BLOCK_K, BLOCK_N, NORM, PRECISION)  # fmt: skip
+    acc = matmul(x_ptr, at, weight_ptr, scales_ptr, n, K, N, BITS, GROUP, BLOCK_M, BLOCK_K, BLOCK_N,
+                 PRECISION)  # fmt: skip
     acc += tl.load(bias_ptr + n, mask=n < N, other=0.0)[None, :]
     inside = present[:, None] & (n < N)[None, :]
     if DRAWS:
@@ -156,7 +149,7 @@ class Choice:
         self.state = torch.zeros(FIELDS, self.capacity, dtype=torch.int32, device=device)
         self.history = torch.zeros(self.capacity, MOST_STEPS, dtype=torch.int32, device=device)
         bests = 0
-        for most in (MATVEC_ROWS, 16, self.capacity):
+        for most in (MATVEC_ROWS, *MATMUL_ROWS, self.capacity):
             bests = max(bests, most * plan(sizes, True, most, dtype).constants["TILES"])
         self.best = torch.empty(bests, device=device)
         self.best_token = torch.empty(bests, dtype=torch.int32, device=device)
@@ -186,42 +179,64 @@ def _launch(
     results: tuple[Tensor, ...],
     capacity: int,
 ) -> None:
-    chosen = plan(product.sizes, draws, len(picked), x.dtype)
-    constants = chosen.constants
-    grid = (
-        triton.cdiv(product.sizes.outputs, constants["BLOCK_N"]),
-        triton.cdiv(len(picked), constants.get("BLOCK_M", 1)),
-    )
-    inputs = (x, picked, *product.weight_arguments, product.gain, product.column_sums, product.bias)
-    numbers = (len(picked), capacity, product.epsilon)
-    chosen.launch(grid, x.device, *inputs, *results, *numbers)
+    rows, sizes = len(picked), product.sizes
+    chosen = plan(sizes, draws, rows, x.dtype)
+    weights = product.weight_arguments
+    tiles, shift = chosen.constants["TILES"], (product.bias, *results)
+    if rows <= MATVEC_ROWS:
+        inputs = (x, picked, *weights, product.gain, product.column_sums)
+        numbers = (rows, capacity, product.epsilon)
+        chosen.launch((tiles, rows), x.device, *inputs, *shift, *numbers)
+        return
+    x = normalized(x.index_select(0, picked), product)
+    grid = (tiles, triton.cdiv(rows, chosen.constants["BLOCK_M"]))
+    chosen.launch(grid, x.device, x, *weights, *shift, rows, capacity)
 
 
 def plan(sizes: Sizes, draws: bool, rows: int, dtype: torch.dtype) -> Variant:
-    """The kernel and its constants for so many rows. The noise of a tile of more than 64 would not
-    fit into the registers."""
-    return _plan(sizes, draws, min(row_class(rows), 64), dtype)
+    """The kernel and its constants for so many rows."""
+    most = next((most for most in MATMUL_ROWS if rows <= most), MATMUL_ROWS[-1])
+    return _plan(sizes, draws, MATVEC_ROWS if rows <= MATVEC_ROWS else most, dtype)
 
 
 @cache
 def _plan(sizes: Sizes, draws: bool, rows: int, dtype: torch.dtype) -> Variant:
     kind = element(dtype)
-    types = {"x_ptr": f"*{kind}", "picked_ptr": "*i32", **sizes.weight_types(kind)}
-    types |= {"gain_ptr": f"*{kind}", "column_sums_ptr": "*fp32", "bias_ptr": "*fp32"}
-    types |= {"logits_ptr": "*fp32", "state_ptr": "*i32", "best_ptr": "*fp32"}
-    types |= dict.fromkeys(("best_token_ptr", "arrived_ptr", "history_ptr"), "*i32")
-    types |= {"rows": "i32", "capacity": "i32", "epsilon": "fp32"}
+    weights = sizes.weight_types(kind)
+    results = {"bias_ptr": "*fp32", "logits_ptr": "*fp32", "state_ptr": "*i32", "best_ptr": "*fp32"}
+    results |= dict.fromkeys(("best_token_ptr", "arrived_ptr", "history_ptr"), "*i32")
+    results |= {"rows": "i32", "capacity": "i32"}
+    constants: Constants = {"DRAWS": draws, "MOST_STEPS": MOST_STEPS}
     if rows <= MATVEC_ROWS:
         kernel, stages = head_matvec_kernel, 1
         blocks, warps = sizes.matvec_blocks()
+        types = {"x_ptr": f"*{kind}", "picked_ptr": "*i32", **weights, "gain_ptr": f"*{kind}"}
+        types |= {"column_sums_ptr": "*fp32", **results, "epsilon": "fp32"}
+        constants |= sizes.constants
     else:
         kernel = head_matmul_kernel
-        blocks, warps, stages = sizes.matmul_blocks(rows, dtype)
+        blocks, warps, stages = matmul_blocks(sizes, rows, dtype)
+        types = {"x_ptr": f"*{kind}", **weights, **results}
+        constants |= {n: v for n, v in sizes.constants.items() if n != "NORM"}
     tiles = triton.cdiv(sizes.outputs, blocks["BLOCK_N"])
     together = min(triton.next_power_of_2(tiles), 4096 // blocks.get("BLOCK_M", 1))
-    constants: Constants = {**sizes.constants, **blocks, "DRAWS": draws, "TILES": tiles}
-    constants |= {"BLOCK_T": together, "MOST_STEPS": MOST_STEPS}
+    constants |= {**blocks, "TILES": tiles, "BLOCK_T": together}
     return Variant(f"head {sizes} {kind} {rows} {draws}", kernel, types, constants, warps, stages)
+
+
+def matmul_blocks(sizes: Sizes, rows: int, dtype: torch.dtype) -> tuple[Constants, int, int]:
+    """Tile, warps and stages of a product of many rows. Products of float32 are IEEE's and not the
+    matrix units' tf32: their operands wait in registers."""
+    is_float32 = dtype == torch.float32
+    warps, stages = 4, 2
+    if sizes.bits <= 8:
+        block_m, block_k, block_n = 16 if is_float32 else rows, sizes.group, 32
+        stages = 1 if is_float32 else 2
+    else:
+        block_m, block_k, block_n = rows, 16 if is_float32 else 128, 16
+        warps, stages = 8 if rows > 32 else 4, 2 if is_float32 else 3
+    blocks: Constants = {"BLOCK_M": block_m, "BLOCK_K": block_k, "BLOCK_N": block_n}
+    return blocks | {"PRECISION": "ieee"}, warps, stages
 
 
 def variants(width: int, dtype: str) -> Iterator[Variant]:

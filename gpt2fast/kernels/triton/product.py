@@ -14,17 +14,10 @@ from gpt2fast.errors import OptionError
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
 
 MATVEC_ROWS = 4  # up to so many rows each is a matrix-vector product
-_PROGRAMS = 264  # of a product of one row, where it has so many outputs: two for each of an H200
-_MOST_OUTPUTS = 16
-_LEAST_TILE = 2048  # weights that are worth a program
+_PROGRAMS = 264  # of a product of one row, where it has so many outputs: two for each of an H100
+_MANY_OUTPUTS = 16384  # a head's
 
 Constants = dict[str, Any]
-
-
-def row_class(rows: int) -> int:
-    """Numbers of rows that take the same kernel: few, a batch, a larger one, many. Each class more
-    is a kernel more to compile for every matrix."""
-    return next((most for most in (16, 64) if rows <= most), 128) if rows > MATVEC_ROWS else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,41 +60,25 @@ class Sizes:
         return {"weight_ptr": stored, "scales_ptr": "*bf16" if self.group else stored}
 
     def matvec_blocks(self) -> tuple[Constants, int]:
-        """Tile and warps of a product of one row: enough programs to fill the chip, and 8 or 16 KB
-        of weights asked for at a time by each where there are so many."""
-        tile = min(16384 * 8 // self.bits, 16384)
+        """Tile and warps of a product of one row: whole rows of the matrix, or long stretches of
+        them, and many small programs. What was fastest, or nearly, on an H100 for the sizes of
+        gpt2 and gpt2-xl."""
         unit = self.group or 1
-        wanted = max(1, self.outputs // _PROGRAMS)
-        block_n = min(_MOST_OUTPUTS, 1 << (wanted.bit_length() - 1))
         whole = unit * int(triton.next_power_of_2(triton.cdiv(self.inputs, unit)))
-        # Longer rows of bytes would not fit into the registers.
-        block_k = min(whole, max(unit, tile // block_n), 2048 if self.bits == 8 else tile)
-        block_n = max(block_n, min(64, _LEAST_TILE // block_k))
-        # 64 to 128 bytes a thread.
-        warps = min(max(block_n * block_k * self.bits // 8 // 2048, 1), 8)
-        blocks: Constants = {"BLOCK_K": block_k, "BLOCK_N": block_n}
-        return blocks | {"STATISTICS_K": min(triton.next_power_of_2(self.inputs), 1024)}, warps
-
-    def matmul_blocks(self, rows: int, dtype: torch.dtype) -> tuple[Constants, int, int]:
-        """Tile, warps and stages of a product of many rows. Products of float32 are not for the
-        matrix units: their operands wait in registers."""
-        is_float32 = dtype == torch.float32
-        warps, stages = 4, 2
-        block_m = max(16, triton.next_power_of_2(rows))
-        if self.bits <= 8:
-            block_m, block_k, block_n = min(block_m, 16 if is_float32 else 64), self.group, 32
-            stages = 1 if is_float32 else 2
-        elif rows <= 64:  # the weights are read once: as many programs as outputs allow
-            block_k, block_n = 16 if is_float32 else 128, 16
-            warps, stages = 8 if block_m > 32 else 4, 2 if is_float32 else 3
-        elif is_float32:
-            block_m, block_k, block_n, warps = 64, 16, 64, 8
+        is_small = self.bits <= 8
+        if self.outputs > _MANY_OUTPUTS:  # programs that choose a token meet at one counter
+            return {"BLOCK_K": max(unit, min(whole, 256)), "BLOCK_N": 16}, 2 if is_small else 8
+        block_n = 4 if is_small else 2
+        while block_n > 1 and self.outputs < block_n * _PROGRAMS:
+            block_n //= 2
+        if whole <= 1024:
+            block_k, warps = whole, 1
+        elif is_small:
+            block_k, warps = min(whole, 65536 // (block_n * self.bits)), 4
         else:
-            block_m, block_k, block_n, warps, stages = 128, 64, 128, 8, 3
-        blocks: Constants = {"BLOCK_M": block_m, "BLOCK_K": block_k, "BLOCK_N": block_n}
-        # Products of float32 are IEEE's and not the matrix units' tf32.
-        blocks |= {"STATISTICS_K": min(triton.next_power_of_2(self.inputs), 64)}
-        return blocks | {"PRECISION": "ieee"}, warps, stages
+            block_k, warps = (1024, 4) if self.outputs > 2048 else (2048, 8)
+        warps = min(8, max(1, warps * max(self.bits // 16, 1)))
+        return {"BLOCK_K": block_k, "BLOCK_N": block_n}, warps
 
 
 def sizes_of(weight: Tensor | QuantizedWeight, norm: bool = False) -> Sizes:
@@ -141,7 +118,8 @@ class Product:
         self.gain = self.bias if norm is None else norm.weight
         self.column_sums = self.bias
         self.epsilon = 0.0 if norm is None else norm.epsilon
-        self.norm = norm is not None
+        self.norm = norm
+        self.no_shift = self.gain if norm is None else torch.zeros_like(norm.bias)
         if norm is not None:
             # In double precision: this is done once, and every step inherits its error.
             both = torch.stack([norm.weight.double(), norm.bias.double()], dim=1)
@@ -153,7 +131,7 @@ class Product:
     @cached_property
     def sizes(self) -> Sizes:
         """Its sizes and format."""
-        return sizes_of(self.weight, self.norm)
+        return sizes_of(self.weight, self.norm is not None)
 
     @property
     def weight_arguments(self) -> tuple[Tensor, Tensor]:

@@ -20,48 +20,41 @@ from gpt2fast.kernels.triton.dependent import wait_for_previous
 
 
 @triton.jit
-def row_statistics(x_ptr, at, present, epsilon, K: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Mean and 1 / sqrt(var + epsilon), both (R,), of the rows that begin at ``at`` (R,).
+def add_inputs(x, k, shift, total, squares, K: tl.constexpr):
+    """Sums of the inputs ``k`` less ``shift``, and of their squares, with those of x added."""
+    centred = tl.where(k < K, x - shift, 0.0)
+    return total + centred, squares + centred * centred
 
-    Two passes, the second over what the first has left in the cache: the variance of differences
-    from the mean loses nothing where the mean is large.
+
+@triton.jit
+def add_both(a, b, c, d):
+    """For two sums at a time."""
+    return a + c, b + d
+
+
+@triton.jit
+def statistics_of(shift, total, squares, epsilon, K: tl.constexpr):
+    """Mean and 1 / sqrt(var + epsilon) of a row whose inputs less ``shift`` were summed.
+
+    Where ``shift`` is one of the K inputs, the square of its distance from the mean is at most K
+    times the variance: what the difference below loses is a few units in float32.
     """
-    total = tl.zeros(at.shape, tl.float32)
-    for start in range(0, K, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        inside = present[:, None] & (k < K)[None, :]
-        x = tl.load(x_ptr + at[:, None] + k[None, :], mask=inside, other=0.0)
-        total += tl.sum(x.to(tl.float32), axis=1)
+    total, squares = tl.reduce((tl.ravel(total), tl.ravel(squares)), 0, add_both)
     mean = total / K
-    squares = tl.zeros(at.shape, tl.float32)
-    for start in range(0, K, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        inside = present[:, None] & (k < K)[None, :]
-        x = tl.load(x_ptr + at[:, None] + k[None, :], mask=inside, other=0.0).to(tl.float32)
-        centred = tl.where(inside, x - mean[:, None], 0.0)
-        squares += tl.sum(centred * centred, axis=1)
-    return mean, tl.rsqrt(squares / K + epsilon)
+    variance = tl.maximum(squares / K - mean * mean, 0.0)
+    return shift + mean, tl.rsqrt(variance + epsilon)
 
 
 @triton.jit
-def load_scaled(x_ptr, k, gain_ptr, K: tl.constexpr, NORM: tl.constexpr):
-    """Inputs k, of any shape, of one row, times LayerNorm's gain if NORM: float32, 0 behind K."""
-    x = tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
-    if NORM:
-        x *= tl.load(gain_ptr + k, mask=k < K, other=0.0).to(tl.float32)
-    return x
+def load_inputs(x_ptr, k, K: tl.constexpr):
+    """Inputs k, of any shape, of one row: float32, 0 behind K."""
+    return tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def load_normalized(x_ptr, at, k, mean, scale, gain_ptr, K: tl.constexpr, NORM: tl.constexpr):
-    """Inputs k (BLOCK_K,) of the rows that begin at ``at`` (R,), normalized if NORM: float32
-    (R, BLOCK_K), zero behind K."""
-    inside = (k < K)[None, :]
-    x = tl.load(x_ptr + at[:, None] + k[None, :], mask=inside, other=0.0).to(tl.float32)
-    if NORM:
-        gain = tl.load(gain_ptr + k, mask=k < K, other=0.0).to(tl.float32)
-        x = (x - mean[:, None]) * scale[:, None] * gain[None, :]
-    return x
+def load_gain(gain_ptr, k, K: tl.constexpr):
+    """LayerNorm's gain for the inputs k: float32."""
+    return tl.load(gain_ptr + k, mask=k < K, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -70,6 +63,8 @@ def matvec(
     weight_ptr,
     scales_ptr,
     gain_ptr,
+    column_sums_ptr,
+    epsilon,
     n,  # (BLOCK_N,) outputs
     K: tl.constexpr,
     N: tl.constexpr,
@@ -80,12 +75,20 @@ def matvec(
     NORM: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    """sum_k w[n, k] x[k] (gain[k]): float32 (BLOCK_N,). Waits for the kernel before."""
+    """sum_k w[n, k] x[k], x normalized if NORM: float32 (BLOCK_N,). Waits for the kernel before."""
     if BITS > 8:
-        sums = float_matvec(x_ptr, weight_ptr, gain_ptr, n, K, N, BLOCK_K, BLOCK_N, NORM, DEPENDENT)
+        sums, shift, total, squares = float_matvec(
+            x_ptr, weight_ptr, gain_ptr, n, K, N, BLOCK_K, BLOCK_N, NORM, DEPENDENT
+        )
     else:
-        sums = integer_matvec(x_ptr, weight_ptr, scales_ptr, gain_ptr, n, K, N, BITS, GROUP,
-                              BLOCK_K, BLOCK_N, NORM, DEPENDENT)  # fmt: skip
+        sums, shift, total, squares = integer_matvec(
+            x_ptr, weight_ptr, scales_ptr, gain_ptr, n, K, N, BITS, GROUP, BLOCK_K, BLOCK_N, NORM,
+            DEPENDENT,
+        )  # fmt: skip
+    if NORM:
+        mean, scale = statistics_of(shift, total, squares, epsilon, K)
+        columns = tl.load(column_sums_ptr + n, mask=n < N, other=0.0)
+        sums = (sums - mean * columns) * scale
     return sums
 
 
@@ -93,8 +96,9 @@ def matvec(
 def float_matvec(x_ptr, weight_ptr, gain_ptr, n, K: tl.constexpr, N: tl.constexpr,
                  BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, NORM: tl.constexpr,
                  DEPENDENT: tl.constexpr):  # fmt: skip
-    """``matvec`` over floating-point weights. Products and sums in float32, without matrix units:
-    one row would leave fifteen sixteenths of them idle, and the weights come no faster."""
+    """The sums of ``matvec`` over floating-point weights before they are normalized, and what
+    ``statistics_of`` takes. Products and sums in float32, without matrix units: one row would leave
+    fifteen sixteenths of them idle, and the weights come no faster."""
     k = tl.arange(0, BLOCK_K)
     weights = weight_ptr + n.to(tl.int64)[:, None] * K
     inside = (n < N)[:, None]
@@ -102,20 +106,26 @@ def float_matvec(x_ptr, weight_ptr, gain_ptr, n, K: tl.constexpr, N: tl.constexp
     weight = tl.load(weights + k[None, :], mask=inside & (k < K)[None, :], other=0.0)
     wait_for_previous(DEPENDENT)
     acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    total, squares = tl.zeros((BLOCK_K,), tl.float32), tl.zeros((BLOCK_K,), tl.float32)
+    shift = tl.load(x_ptr).to(tl.float32)
     for start in range(0, K, BLOCK_K):
-        x = load_scaled(x_ptr, start + k, gain_ptr, K, NORM)
-        ahead = start + BLOCK_K + k
+        here = start + k
+        x = load_inputs(x_ptr, here, K)
+        ahead = here + BLOCK_K
         following = tl.load(weights + ahead[None, :], mask=inside & (ahead < K)[None, :], other=0.0)
+        if NORM:
+            total, squares = add_inputs(x, here, shift, total, squares, K)
+            x *= load_gain(gain_ptr, here, K)
         acc += weight.to(tl.float32) * x[None, :]
         weight = following
-    return tl.sum(acc, axis=1)
+    return tl.sum(acc, axis=1), shift, total, squares
 
 
 @triton.jit
 def integer_matvec(x_ptr, weight_ptr, scales_ptr, gain_ptr, n, K: tl.constexpr, N: tl.constexpr,
                    BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_K: tl.constexpr,
                    BLOCK_N: tl.constexpr, NORM: tl.constexpr, DEPENDENT: tl.constexpr):  # fmt: skip
-    """``matvec`` over small weights: (BLOCK_N, chunks, 16 bytes) at a time. A chunk is what a
+    """``float_matvec`` over small weights: (BLOCK_N, chunks, 16 bytes) at a time. A chunk is what a
     thread loads at once, and lies in one group: its sum and the scale take no other thread."""
     GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
     BYTES: tl.constexpr = GROUP * BITS // 8
@@ -130,22 +140,30 @@ def integer_matvec(x_ptr, weight_ptr, scales_ptr, gain_ptr, n, K: tl.constexpr, 
     steps = tl.load(scales + (c * 16 // BYTES)[None, :], mask=there, other=0.0)
     wait_for_previous(DEPENDENT)
     acc = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+    total, squares = tl.zeros((BLOCK_C, 16), tl.float32), tl.zeros((BLOCK_C, 16), tl.float32)
+    shift = tl.load(x_ptr).to(tl.float32)
     for start in range(0, CHUNKS, BLOCK_C):
         byte = (start + c) * 16
         k = (byte // BYTES * GROUP + byte % BYTES)[:, None] + j[None, :]
         # Without the axis of the outputs: the compiler then brings the inputs into the layout of
         # the weights, and not the weights, through shared memory, into that of the inputs.
-        x = load_scaled(x_ptr, k, gain_ptr, K, NORM)
+        x = load_inputs(x_ptr, k, K)
         ahead = start + BLOCK_C + c
         there = inside & (ahead < CHUNKS)[None, :]
         following = tl.load(
             weights + (ahead * 16)[None, :, None], mask=there[:, :, None], other=0.0
         )
         following_steps = tl.load(scales + (ahead * 16 // BYTES)[None, :], mask=there, other=0.0)
+        if NORM:
+            total, squares = add_inputs(x, k, shift, total, squares, K)
+            x *= load_gain(gain_ptr, k, K)
         if BITS == 8:
             sums = tl.sum(stored.to(tl.float32) * x[None, :, :], axis=2)
         else:
-            y = load_scaled(x_ptr, k + BYTES, gain_ptr, K, NORM)
+            y = load_inputs(x_ptr, k + BYTES, K)
+            if NORM:
+                total, squares = add_inputs(y, k + BYTES, shift, total, squares, K)
+                y *= load_gain(gain_ptr, k + BYTES, K)
             # The four bits, at the head of a float's fraction, make it 1 + (w + 8) / 16: two
             # operations, where a conversion alone costs as much.
             wide = stored.to(tl.uint32)
@@ -155,18 +173,15 @@ def integer_matvec(x_ptr, weight_ptr, scales_ptr, gain_ptr, n, K: tl.constexpr, 
             sums = (sums - 1.5 * tl.sum(x + y, axis=1)[None, :]) * 16.0
         acc += sums * steps.to(tl.float32)
         stored, steps = following, following_steps
-    return tl.sum(acc, axis=1)
+    return tl.sum(acc, axis=1), shift, total, squares
 
 
 @triton.jit
 def matmul(
     x_ptr,
     at,  # (BLOCK_M,) where the rows begin
-    mean,  # (BLOCK_M,)
-    scale,  # (BLOCK_M,)
     weight_ptr,
     scales_ptr,
-    gain_ptr,
     n,  # (BLOCK_N,) outputs
     K: tl.constexpr,
     N: tl.constexpr,
@@ -175,10 +190,9 @@ def matmul(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    NORM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """sum_k norm(x)[m, k] w[n, k] on the matrix units: float32 (BLOCK_M, BLOCK_N)."""
+    """sum_k x[m, k] w[n, k] on the matrix units: float32 (BLOCK_M, BLOCK_N)."""
     if BITS > 8:
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         for start in range(0, K, BLOCK_K):
@@ -186,18 +200,18 @@ def matmul(
             inside = (k < K)[:, None] & (n < N)[None, :]
             where = k[:, None] + n.to(tl.int64)[None, :] * K
             weight = tl.load(weight_ptr + where, mask=inside, other=0.0)
-            x = load_normalized(x_ptr, at, k, mean, scale, gain_ptr, K, NORM)
-            acc = tl.dot(x.to(weight.dtype), weight, acc, input_precision=PRECISION)
+            x = tl.load(x_ptr + at[:, None] + k[None, :], mask=(k < K)[None, :], other=0.0)
+            acc = tl.dot(x, weight, acc, input_precision=PRECISION)
     else:
-        acc = integer_matmul(x_ptr, at, mean, scale, weight_ptr, scales_ptr, gain_ptr, n, K, N,
-                             BITS, GROUP, BLOCK_M, BLOCK_N, NORM, PRECISION)  # fmt: skip
+        acc = integer_matmul(x_ptr, at, weight_ptr, scales_ptr, n, K, N, BITS, GROUP, BLOCK_M,
+                             BLOCK_N, PRECISION)  # fmt: skip
     return acc
 
 
 @triton.jit
-def integer_matmul(x_ptr, at, mean, scale, weight_ptr, scales_ptr, gain_ptr, n, K: tl.constexpr,
-                   N: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr,
-                   BLOCK_N: tl.constexpr, NORM: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def integer_matmul(x_ptr, at, weight_ptr, scales_ptr, n, K: tl.constexpr, N: tl.constexpr,
+                   BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr,
+                   BLOCK_N: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """``matmul`` over integers: a group at a time, its integers as they are in the inputs' type,
     which holds them exactly; then its scale, in float32."""
     GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
@@ -209,14 +223,16 @@ def integer_matmul(x_ptr, at, mean, scale, weight_ptr, scales_ptr, gain_ptr, n, 
         byte = (n.to(tl.int64)[None, :] * GROUPS + g) * BYTES + j[:, None]
         stored = tl.load(weight_ptr + byte, mask=(n < N)[None, :], other=0.0)
         step = tl.load(scales_ptr + n * GROUPS + g, mask=n < N, other=0.0).to(tl.float32)
-        x = load_normalized(x_ptr, at, g * GROUP + j, mean, scale, gain_ptr, K, NORM).to(kind)
+        k = g * GROUP + j
+        x = tl.load(x_ptr + at[:, None] + k[None, :], mask=(k < K)[None, :], other=0.0)
         if BITS == 8:
             part = tl.dot(x, stored.to(tl.float32).to(kind), input_precision=PRECISION)
         else:
+            k += BYTES
+            y = tl.load(x_ptr + at[:, None] + k[None, :], mask=(k < K)[None, :], other=0.0)
             low = ((stored & 15).to(tl.float32) - 8.0).to(kind)
             high = ((stored >> 4).to(tl.float32) - 8.0).to(kind)
-            y = load_normalized(x_ptr, at, g * GROUP + BYTES + j, mean, scale, gain_ptr, K, NORM)
             part = tl.dot(x, low, input_precision=PRECISION)
-            part = tl.dot(y.to(kind), high, part, input_precision=PRECISION)
+            part = tl.dot(y, high, part, input_precision=PRECISION)
         acc += part * step[None, :]
     return acc

@@ -29,6 +29,7 @@ class Shape(NamedTuple):
 
     places: int
     splits: int
+    tile: int
     is_filtered: bool
     steps: int
 
@@ -133,17 +134,17 @@ class Decoder:
         if self.device.type != "cuda":
             return
         self._sequences, self._is_filtered = 1, False
-        for context in range(0, self._forward.config.n_positions, 64):
+        for context in range(0, self._forward.config.n_positions, 32):
             self._longest = context
             self._prepare(sum(STEPS_OF_A_GRAPH))
 
     def _prepare(self, steps: int) -> list[Shape]:
         """The graphs that make up ``steps``; those that were never needed are recorded now."""
         places = 1 << (self._sequences - 1).bit_length()
-        splits = self._forward.splits(places, self._longest + steps)
+        share = self._forward.share(places, self._longest + steps)
         shapes = []
         for each in STEPS_OF_A_GRAPH:
-            shape = Shape(places, splits, self._is_filtered, each)
+            shape = Shape(places, *share, self._is_filtered, each)
             shapes += [shape] * (steps // each)
             steps %= each
         if self.device.type == "cuda":
@@ -175,7 +176,8 @@ class Decoder:
         state = self.choice.state
         tokens = state[row_state.TOKEN.value][: shape.places]
         contexts = state[row_state.CONTEXT.value][: shape.places]
-        where = SingleTokens(contexts, self._tables[: shape.places], shape.splits)
+        tables = self._tables[: shape.places]
+        where = SingleTokens(contexts, tables, shape.splits, shape.tile)
         for _ in range(shape.steps):
             hidden = self._forward.hidden(tokens, contexts, where)
             self._choose(hidden, self._every[: shape.places], shape.is_filtered)

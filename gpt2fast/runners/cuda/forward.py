@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2fast.config import ModelConfig
-from gpt2fast.kernels.triton.attention_decode import SPLITS, SplitWorkspace, attention_decode
+from gpt2fast.kernels.triton.attention_decode import (
+    SPLITS,
+    TILES,
+    SplitWorkspace,
+    attention_decode,
+)
 from gpt2fast.kernels.triton.attention_prefill import attention_prefill
 from gpt2fast.kernels.triton.cache_append import cache_append
 from gpt2fast.kernels.triton.embedding import embedding
@@ -23,16 +28,19 @@ from gpt2fast.runners.base import StepBatch
 from gpt2fast.runners.cuda.device import multiprocessors
 from gpt2fast.runners.cuda.weights import Weights
 
-_TOKENS_A_SPLIT = 64  # that are worth a program of their own
+_TOKENS_A_SPLIT = TILES[0]  # that are worth a program of their own
+_PROGRAMS_A_MULTIPROCESSOR = 16  # of two warps each: beyond, splits only wait for each other
 
 
 @dataclass(frozen=True)
 class SingleTokens:
-    """Where one new token a sequence stands: contexts (S,), tables (S, M), both int32."""
+    """Where one new token a sequence stands: contexts (S,), tables (S, M), both int32; programs
+    that share a head's keys, and tokens that each takes at a time."""
 
     contexts: Tensor
     tables: Tensor
     splits: int
+    tile: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Forward:
         self._workspace = SplitWorkspace(
             places, self._most_heads, config.head_size, SPLITS[-1], self.device
         )
-        self._programs = 2 * multiprocessors(self.device)
+        self._programs = _PROGRAMS_A_MULTIPROCESSOR * multiprocessors(self.device)
 
     def hidden(self, tokens: Tensor, positions: Tensor, where: SingleTokens | Chunks) -> Tensor:
         """tokens (T,), positions (T,) int32 -> what the head takes, (T, C)."""
@@ -92,7 +100,7 @@ class Forward:
         if isinstance(where, SingleTokens):
             return attention_decode(
                 qkv, cache, where.contexts, where.tables, heads, scale, where.splits,
-                self._workspace,
+                self._workspace, where.tile,
             )  # fmt: skip
         rows = (where.starts, where.contexts, where.tables)
         cache_append(qkv, cache, *rows, heads, where.longest)
@@ -103,12 +111,13 @@ class Forward:
         for storage in self._storage.values():
             storage[:, destination] = storage[:, source]
 
-    def splits(self, sequences: int, context: int) -> int:
-        """Programs that share a head's keys: enough for the context, and no more than the GPU has
-        room for."""
+    def share(self, sequences: int, context: int) -> tuple[int, int]:
+        """Programs that share a head's keys, enough for the context and no more than the GPU has
+        room for; tokens that each takes at a time."""
         enough = next((s for s in SPLITS if context <= s * _TOKENS_A_SPLIT), SPLITS[-1])
         room = self._programs // (sequences * self._most_heads)
-        return max((s for s in SPLITS if s <= min(enough, room)), default=1)
+        splits = max((s for s in SPLITS if s <= min(enough, room)), default=1)
+        return splits, next((t for t in TILES if context <= splits * t), TILES[-1])
 
     def places(self, batch: StepBatch) -> tuple[Tensor, Tensor, SingleTokens | Chunks]:
         """Tokens (T,), positions (T,) and places of a batch, on the GPU."""
@@ -132,6 +141,6 @@ class Forward:
         tokens, place, starts, contexts, tables = parts
         tables = tables.view(batch.block_tables.shape)
         if bool((counts == 1).all()):
-            splits = self.splits(len(counts), int(positions.max(initial=0)))
-            return tokens, place, SingleTokens(contexts, tables, splits)
+            share = self.share(len(counts), int(positions.max(initial=0)))
+            return tokens, place, SingleTokens(contexts, tables, *share)
         return tokens, place, Chunks(starts, contexts, tables, int(counts.max(initial=0)))

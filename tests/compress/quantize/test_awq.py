@@ -10,15 +10,11 @@ import torch
 from gpt2fast.compress.calibration import Calibration
 from gpt2fast.compress.capture import HiddenStates
 from gpt2fast.compress.quantize import QuantizeOptions, awq, quantize
-from gpt2fast.compress.quantize.awq import (
-    SCALED_PARTS,
-    best_factors,
-    channel_factors,
-    scale_channels,
-)
+from gpt2fast.compress.quantize.awq import best_factors, channel_factors
 from gpt2fast.compress.quantize.clip import round_clipped
 from gpt2fast.compress.quantize.inputs import InputStatistics, collect, damped, output_error
 from gpt2fast.compress.quantize.rtn import round_to_nearest
+from gpt2fast.compress.quantize.smooth import NORMS, VALUES, scale_channels
 from gpt2fast.compress.state import Model
 from gpt2fast.quantization import MatrixFormat
 
@@ -89,7 +85,7 @@ def test_large_inputs_are_rounded_more_finely() -> None:
     assert ours < 0.6 * theirs
 
 
-@pytest.mark.parametrize("part", SCALED_PARTS)
+@pytest.mark.parametrize("part", [*NORMS, VALUES])
 def test_the_function_is_kept(
     part: str,
     random_model: Callable[..., Model],
