@@ -32,7 +32,7 @@ $(VENV)/.peers: $(VENV)/.core
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.peers
-	$(PIP) install -c constraints.txt -e ".[torch,gpu,hf,compress,dev]" --no-build-isolation
+	$(PIP) install -c constraints.txt -e ".[torch,gpu,hf,compress,onnx,dev]" --no-build-isolation
 	touch $@
 
 demo: $(VENV)/.peers
@@ -101,7 +101,7 @@ bench: $(PEERS)/.ready
 STUDY := build/study
 $(STUDY)/model/training.json: | $(VENV)/.peers
 	test -d "$(DATA)" || { echo "give DATA=folder, see benchmarks/quality/study_text.py"; exit 2; }
-	rm -rf $(STUDY)/train $(STUDY)/held-out
+	rm -rf $(STUDY)/train $(STUDY)/calibration $(STUDY)/held-out
 	$(PY) benchmarks/quality/study_text.py $(DATA) $(STUDY)
 	$(VENV)/bin/gpt2fast train $(STUDY)/train --held-out-data $(STUDY)/held-out --out $(STUDY)/model \
 		--tokenizer $(DATA)/gpt2-tokenizer --n-embd 320 --n-layer 6 --n-head 5 --n-positions 512 \
@@ -110,7 +110,7 @@ $(STUDY)/model/training.json: | $(VENV)/.peers
 study-model: $(STUDY)/model/training.json
 
 # What compression costs and brings: quality on both models, then speed; two hours without the training.
-OF_STUDY := --model $(STUDY)/model --calibration $(STUDY)/train --held-out $(STUDY)/held-out/*.txt
+OF_STUDY := --model $(STUDY)/model --calibration $(STUDY)/calibration --held-out $(STUDY)/held-out/*.txt
 bench-quality: $(STUDY)/model/training.json
 	for study in quantize prune recover; do $(PY) benchmarks/quality/$$study.py || exit 1; done
 	$(PY) benchmarks/quality/distill.py

@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     {"model"},
     {"runners"},
     {"engine"},
-    {"train", "evaluate"},
+    {"train", "evaluate", "export"},
     {"bench"},
     {"compress"},
     {"cli"},

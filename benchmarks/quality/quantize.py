@@ -48,11 +48,12 @@ def measure(study: Study, method: str, form: MatrixFormat, seed: int) -> dict[st
     """One row."""
     text = study.calibration(seed)
     model, begin = open_model(study.args.model), perf_counter()
-    quantize(model, text, QuantizeOptions(method, form))
+    head = MatrixFormat("int8", form.group_size)
+    quantize(model, text, QuantizeOptions(method, form, head))
     facts = {
         "method": method,
         "blocks": form.label,
-        "head": "int8-g64",
+        "head": head.label,
         "seed": seed,
         "calibration_tokens": text.num_tokens,
         "seconds": round(perf_counter() - begin, 1),

@@ -4,8 +4,9 @@
 
 ``DATA`` has WikiText-2 (``wikitext-2/valid.txt``, ``wikitext-2/test.txt``) and
 ``tinyshakespeare.txt``. Writes ``OUT/train`` (documents of the validation split, of Shakespeare, of
-Python's own documentation and standard library, and of installed packages) and ``OUT/held-out``
-(the test split, whole, and files of the standard library that are in no other file).
+Python's own documentation and standard library, and of installed packages), ``OUT/calibration``
+(those of it that are like what is held out: all but the packages) and ``OUT/held-out`` (the test
+split, whole, and files of the standard library that are in no other file).
 """
 
 from __future__ import annotations
@@ -26,19 +27,26 @@ HELD_OUT_CHARACTERS = 1_000_000  # of the source that is not trained on
 
 
 def main(data: Path, out: Path) -> None:
-    """Write both folders, which must not exist yet."""
-    train, held_out = out / "train", out / "held-out"
-    train.mkdir(parents=True)
-    held_out.mkdir()
+    """Write the folders, which must not exist yet."""
+    train, calibration, held_out = (out / name for name in ("train", "calibration", "held-out"))
+    for folder in (train, calibration, held_out):
+        folder.mkdir(parents=True)
     own, unseen = divide(list(python_documents()), SOURCE_BYTES)
     packages, _ = divide(list(package_documents()), PACKAGE_BYTES)
-    for document in [*prose(data), *own, *packages]:
-        name = document.name.replace("/", "-").removesuffix(".txt")
-        (train / f"{name}.txt").write_text(document.text, encoding="utf-8")
+    alike = [*prose(data), *own]
+    write(alike, calibration)
+    write([*alike, *packages], train)
     text = "\n".join(document.text for document in unseen)[:HELD_OUT_CHARACTERS]
     (held_out / "python.txt").write_text(text, encoding="utf-8")
     test = data / "wikitext-2" / "test.txt"
     (held_out / "wikitext-2-test.txt").write_text(test.read_text(encoding="utf-8"), "utf-8")
+
+
+def write(documents: list[Document], folder: Path) -> None:
+    """A file for each."""
+    for document in documents:
+        name = document.name.replace("/", "-").removesuffix(".txt")
+        (folder / f"{name}.txt").write_text(document.text, encoding="utf-8")
 
 
 def prose(data: Path) -> Iterator[Document]:

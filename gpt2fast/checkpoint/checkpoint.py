@@ -116,6 +116,11 @@ class Checkpoint:
         return dict(self._shapes)
 
     @property
+    def files(self) -> list[Path]:
+        """The files of weights."""
+        return list(self._files)
+
+    @property
     def num_parameters(self) -> int:
         """Number of weights; a tied head is counted once, stored constants (no shape) are not."""
         return sum(math.prod(shape) for shape in self._shapes.values() if shape)

@@ -59,7 +59,7 @@ def save_checkpoint(
 ) -> None:
     """The same with all of config.json in ``fields`` and ``metadata`` in the files of weights."""
     check_out(out)
-    with _clear_errors(out), _staged(out) as stage:
+    with clear_errors(out), staged(out) as stage:
         small = [source / name for name in SMALL_FILES if name != _CONFIG]
         small = [file for file in small if file.is_file()]
         needed = sum(tensor.num_bytes for tensor in tensors) + _SPARE_BYTES
@@ -72,7 +72,7 @@ def save_checkpoint(
 
 def check_out(out: Path) -> None:
     """Raises OptionError unless ``out`` is free: absent, or an empty directory."""
-    with _clear_errors(out):
+    with clear_errors(out):
         if out.is_dir() and not any(out.iterdir()):
             return
         if out.exists() or out.is_symlink():
@@ -81,7 +81,7 @@ def check_out(out: Path) -> None:
 
 
 @contextmanager
-def _staged(out: Path) -> Iterator[Path]:
+def staged(out: Path) -> Iterator[Path]:
     """A new directory beside ``out`` that becomes it at the end, and disappears on any error."""
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def _check_room(out: Path, stage: Path, needed: int) -> None:
 
 
 @contextmanager
-def _clear_errors(out: Path) -> Iterator[None]:
+def clear_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -11,7 +11,17 @@ from gpt2fast.cli import EXIT_INTERRUPTED, streams
 from gpt2fast.cli.parser import parse_arguments
 from gpt2fast.errors import GPT2FastError
 
-COMMANDS = ("generate", "info", "quantize", "eval", "bench", "train", "distill", "compress")
+COMMANDS = (
+    "generate",
+    "info",
+    "quantize",
+    "eval",
+    "bench",
+    "train",
+    "distill",
+    "compress",
+    "export",
+)
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1

@@ -1,0 +1,130 @@
+"""An exported graph is the model: every flag, every format, from a cache, in a batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxruntime")
+
+from gpt2fast import LLM, SamplingParams
+from gpt2fast.errors import GPT2FastError, OptionError, UnsupportedError
+from gpt2fast.export import ExportOptions, decoder, export
+from gpt2fast.export.verify import Graph
+from model_grid import BASE, FLAG_GRID
+
+Make = Callable[..., tuple[Path, Any]]
+ONE_THREAD = ExportOptions(num_threads=1)
+
+
+def greedy(graph: Graph, prompt: list[int], new: int) -> list[int]:
+    """Token after token, from the cache."""
+    tokens, mask = list(prompt), np.ones((1, len(prompt) + new), np.int64)
+    ids, past = np.array([prompt], np.int64), graph.empty(1)
+    for _ in range(new):
+        logits, past = graph.step(ids, mask[:, : len(tokens)], past)
+        tokens.append(int(logits[0, -1].argmax()))
+        ids = np.array([[tokens[-1]]], np.int64)
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("fields", FLAG_GRID)
+def test_every_flag(fields: dict[str, Any], make_checkpoint: Make, tmp_path: Path) -> None:
+    """The command verifies logits, cache and batch; here the tokens are compared as well."""
+    path, _ = make_checkpoint(**fields)
+    report = export(path, tmp_path / "out", ONE_THREAD)
+    assert report["certificate"]["precision"] == "fp32"
+    llm = LLM(path, device="cpu", num_threads=1)
+    params = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
+    want = llm.generate([[3, 5, 8]], params)[0].outputs[0].token_ids
+    assert greedy(Graph(tmp_path / "out", llm.config), [3, 5, 8], 40) == list(want)
+
+
+def test_layers_of_different_shapes(make_checkpoint: Make, tmp_path: Path) -> None:
+    path, _ = make_checkpoint(**BASE, layers=[[2, 100], [1, 33]])
+    export(path, tmp_path / "out", ONE_THREAD)
+    export(path, tmp_path / "int8", ExportOptions("int8", num_threads=1))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_the_bundled_model_in_every_precision(precision: str, tmp_path: Path) -> None:
+    report = export("demo", tmp_path / "out", ExportOptions(precision, num_threads=1))
+    proof = report["certificate"]
+    assert proof["agreement"] > 0.9
+    assert abs(proof["perplexity"] / proof["source_perplexity"] - 1) < 0.005
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["certificate"] == proof
+
+
+@pytest.mark.parametrize("scheme", ["int8-g32", "int4-g128", "int3"])
+def test_what_is_stored_in_integers_keeps_them(scheme: str, tmp_path: Path) -> None:
+    """Auto is what the checkpoint has; three bits lie in four."""
+    LLM("demo", device="cpu", quantization=scheme, num_threads=1).save_quantized(tmp_path / "q")
+    report = export(tmp_path / "q", tmp_path / "out", ONE_THREAD)
+    assert report["certificate"]["precision"] == ("int8" if "int8" in scheme else "int4")
+    assert report["certificate"]["divergence"] < 5e-3
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    wrong = "int4" if "int8" in scheme else "int8"
+    with pytest.raises(OptionError, match=r"is stored in .*leave it out"):
+        export(tmp_path / "q", tmp_path / "other", ExportOptions(wrong))
+
+
+def test_the_checker_passes_and_weights_are_stored_once(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    path, model = make_checkpoint(**BASE)
+    export(path, tmp_path / "out", ONE_THREAD)
+    onnx.checker.check_model(str(tmp_path / "out" / "model.onnx"), full_check=False)
+    loaded = onnx.load(str(tmp_path / "out" / "model.onnx"))
+    sizes = {each.name: int(np.prod(each.dims)) for each in loaded.graph.initializer}
+    assert sum(name == "wte.weight" for name in sizes) == 1
+    weights = sum(size for name, size in sizes.items() if "." in name and "number" not in name)
+    assert weights == sum(p.numel() for p in model.parameters())
+    facts = {each.key: each.value for each in loaded.metadata_props}
+    assert len(facts["source_sha256"]) == 64
+    names = [each.name for each in loaded.graph.input]
+    assert names[:3] == ["input_ids", "attention_mask", "position_ids"]
+    assert "past_key_values.1.value" in names
+    assert [each.name for each in loaded.graph.output][:2] == ["logits", "present.0.key"]
+
+
+def test_rows_that_nobody_wants_are_left_out(tmp_path: Path) -> None:
+    export("demo", tmp_path / "out", ONE_THREAD)
+    llm = LLM("demo", device="cpu", num_threads=1)
+    graph = Graph(tmp_path / "out", llm.config)
+    ids, mask = np.array([[5, 6, 7, 8]], np.int64), np.ones((1, 4), np.int64)
+    every, _ = graph.step(ids, mask, graph.empty(1))
+    last, _ = graph.step(ids, mask, graph.empty(1), num_logits_to_keep=np.array(1, np.int64))
+    assert last.shape == (1, 1, llm.config.vocab_size)
+    np.testing.assert_allclose(last[0, 0], every[0, -1], atol=1e-4)
+
+
+def test_a_graph_that_differs_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "_HIDDEN", {"float32": 0.0})  # padding is seen
+    with pytest.raises(GPT2FastError, match=r"a batch changes logits .* nothing was written"):
+        export("demo", tmp_path / "out", ONE_THREAD)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_requests_are_refused(
+    tmp_path: Path, make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OptionError, match=r"precision = 'int2' is not known; use one of auto"):
+        ExportOptions("int2")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(OptionError, match="is a directory with files in it"):
+        export("demo", tmp_path / "taken")
+    monkeypatch.setattr("gpt2fast.export.activation._ACTIVATIONS", {})
+    path, _ = make_checkpoint(**{**BASE, "activation_function": "relu"})
+    with pytest.raises(UnsupportedError, match='"relu" cannot be exported'):
+        export(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
