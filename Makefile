@@ -114,7 +114,8 @@ OF_STUDY := --model $(STUDY)/model --calibration $(STUDY)/calibration --held-out
 bench-quality: $(STUDY)/model/training.json
 	for study in quantize prune recover; do $(PY) benchmarks/quality/$$study.py || exit 1; done
 	$(PY) benchmarks/quality/distill.py
-	for study in quantize prune; do $(PY) benchmarks/quality/$$study.py $(OF_STUDY) || exit 1; done
+	$(PY) benchmarks/quality/quantize.py $(OF_STUDY) --held-out-windows 24
+	$(PY) benchmarks/quality/prune.py $(OF_STUDY) --patterns unstructured
 	for speed in artifact prune; do $(PY) benchmarks/quality/$${speed}_speed.py || exit 1; done
 
 bench-kernels: $(VENV)/.peers
