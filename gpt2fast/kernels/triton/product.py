@@ -16,6 +16,7 @@ from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
 MATVEC_ROWS = 4  # up to so many rows each is a matrix-vector product
 _PROGRAMS = 264  # of a product of one row, where it has so many outputs: two for each of an H100
 _MANY_OUTPUTS = 16384  # a head's
+_LEAST_TILE = 2048  # weights that are worth a program
 
 Constants = dict[str, Any]
 
@@ -77,6 +78,8 @@ class Sizes:
             block_k, warps = min(whole, 65536 // (block_n * self.bits)), 4
         else:
             block_k, warps = (1024, 4) if self.outputs > 2048 else (2048, 8)
+        # Of narrow matrices, such as those of tests, a program has more rows.
+        block_n = max(block_n, min(64, _LEAST_TILE // block_k))
         warps = min(8, max(1, warps * max(self.bits // 16, 1)))
         return {"BLOCK_K": block_k, "BLOCK_N": block_n}, warps
 
