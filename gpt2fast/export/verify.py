@@ -36,8 +36,8 @@ class Limits:
 LIMITS = {
     "fp32": Limits(1e-4, 1e-6, 1e-3, 0.99),
     "fp16": Limits(2e-2, 1e-3, 0.2, 0.95),
-    "int8": Limits(5e-2, 5e-3, 0.5, 0.9),
-    "int4": Limits(5e-2, 5e-3, 0.5, 0.9),
+    "int8": Limits(5e-2, 5e-3, 0.5, 0.8),
+    "int4": Limits(5e-2, 5e-3, 0.5, 0.8),
 }
 
 
