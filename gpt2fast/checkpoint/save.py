@@ -111,6 +111,7 @@ def _check_room(out: Path, stage: Path, needed: int) -> None:
 
 @contextmanager
 def clear_errors(out: Path) -> Iterator[None]:
+    """An OptionError that names ``out`` and says what to do, where the system refuses to write."""
     try:
         yield
     except OSError as error:

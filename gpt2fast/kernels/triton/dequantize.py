@@ -1,5 +1,5 @@
-"""Small weights as floats, for products of so many rows that arithmetic sets the pace, not bytes:
-writing them out once costs less than widening them again in every tile."""
+"""Small weights as floats, for products of more than a few rows: writing them out once costs less
+than widening them again in every tile."""
 
 from __future__ import annotations
 

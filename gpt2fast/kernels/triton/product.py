@@ -78,7 +78,7 @@ class Sizes:
             block_k, warps = min(whole, 65536 // (block_n * self.bits)), 4
         else:
             block_k, warps = (1024, 4) if self.outputs > 2048 else (2048, 8)
-        # Of narrow matrices, such as those of tests, a program has more rows.
+        # Of a narrow matrix a program has more rows.
         block_n = max(block_n, min(64, _LEAST_TILE // block_k))
         warps = min(8, max(1, warps * max(self.bits // 16, 1)))
         return {"BLOCK_K": block_k, "BLOCK_N": block_n}, warps
