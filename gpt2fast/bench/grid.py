@@ -8,10 +8,12 @@ from itertools import product
 from pathlib import Path
 
 from gpt2fast.bench import peers
+from gpt2fast.bench.peers.native import STORED
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ContextOverflowError, OptionError
 
 NATIVE = "gpt2fast"
+AUTO = "auto"  # a system's widest format; of a model that is stored in another one, that
 ALL = "all"
 
 
@@ -22,6 +24,12 @@ class Model:
     label: str
     path: Path
     config: ModelConfig
+    is_settled: bool = False  # stored quantized, or an export: it runs as it is
+
+    @property
+    def reference_format(self) -> str:
+        """What gpt2fast runs it in, for others to agree with."""
+        return STORED if self.is_settled else "float32"
 
 
 @dataclass(frozen=True)
@@ -95,12 +103,18 @@ def expand(
     cases = []
     axes = product(models, sizes.threads, sizes.batch, sizes.prompt, sizes.tokens)
     for model, threads, batch, prompt, tokens in axes:
-        for system, fmt in systems:
+        for system, fmt in dict.fromkeys(_settle(model, *pair) for pair in systems):
             caches = kv_cache_dtypes if system == NATIVE and kv_cache_dtypes else (None,)
             for cache in caches:
                 variant = Variant(system, fmt, model, cache)
                 cases.append(Case(variant, threads, batch, prompt, tokens))
     return cases
+
+
+def _settle(model: Model, system: str, fmt: str) -> tuple[str, str]:
+    if fmt != AUTO:
+        return system, fmt
+    return system, model.reference_format if system == NATIVE else peers.formats(system)[0]
 
 
 def choose_systems(names: Sequence[str], formats: Sequence[str]) -> list[tuple[str, str]]:
@@ -118,7 +132,7 @@ def choose_systems(names: Sequence[str], formats: Sequence[str]) -> list[tuple[s
         _check_system(system)
         for fmt in own.split(",") if own else formats:
             known = peers.formats(system)
-            if fmt not in known:
+            if fmt not in (AUTO, *known):
                 raise OptionError(
                     f"{system} has no format {fmt!r}; it has {', '.join(known)}. Formats can be "
                     f"chosen for each system: --system {system}:{known[0]}"
@@ -129,7 +143,8 @@ def choose_systems(names: Sequence[str], formats: Sequence[str]) -> list[tuple[s
 
 def _all_installed(formats: Sequence[str]) -> list[tuple[str, str]]:
     found = [name for name in peers.names() if peers.missing(name) is None]
-    pairs = [(name, fmt) for name in found for fmt in formats if fmt in peers.formats(name)]
+    known = {name: (AUTO, *peers.formats(name)) for name in found}
+    pairs = [(name, fmt) for name in found for fmt in formats if fmt in known[name]]
     if not pairs:
         raise OptionError(f"no installed system has a format of --format {' '.join(formats)}")
     return pairs

@@ -7,9 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2fast.bench.grid import Case, Model, Sizes, Variant, choose_systems, expand, find_baseline
+from gpt2fast.bench.grid import (
+    AUTO,
+    Case,
+    Model,
+    Sizes,
+    Variant,
+    choose_systems,
+    expand,
+    find_baseline,
+)
 from gpt2fast.bench.sizes import SIZES, config_fields, random_path
-from gpt2fast.checkpoint import open_checkpoint
+from gpt2fast.checkpoint import Export, open_model
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
 from gpt2fast.evaluate.text import Text, read_text
@@ -27,7 +36,7 @@ class BenchOptions:
     models: tuple[str, ...] = ()
     random: tuple[str, ...] = ()
     system: tuple[str, ...] = ("gpt2fast",)
-    format: tuple[str, ...] = ("float32",)
+    format: tuple[str, ...] = (AUTO,)
     batch: tuple[int, ...] = (1,)
     prompt: tuple[int, ...] = (128,)
     tokens: tuple[int, ...] = (128,)
@@ -123,10 +132,11 @@ def _models(options: BenchOptions, work: Path) -> list[Model]:
 
 
 def _open(name: str) -> Model:
-    with open_checkpoint(name) as checkpoint:
-        path = checkpoint.path.resolve()
+    with open_model(name) as opened:
+        path = opened.path.resolve()
         is_directory = Path(os.path.expanduser(name)).is_dir()
-        return Model(path.name if is_directory else name, path, checkpoint.config)
+        settled = isinstance(opened, Export) or opened.quantization is not None
+        return Model(path.name if is_directory else name, path, opened.config, settled)
 
 
 def _texts(options: BenchOptions, models: Sequence[Model]) -> dict[str, Text]:
@@ -136,8 +146,8 @@ def _texts(options: BenchOptions, models: Sequence[Model]) -> dict[str, Text]:
     for model in models:
         positions = model.config.n_positions
         protocol = make_protocol("stride", positions, options.context, options.stride)
-        with open_checkpoint(model.path) as checkpoint:
-            tokenizer = checkpoint.load_tokenizer()
+        with open_model(model.path) as opened:
+            tokenizer = opened.load_tokenizer()
         if tokenizer is None:
             raise OptionError(f"{model.label} has no tokenizer to read --text with; leave it out")
         texts[model.label] = read_text(

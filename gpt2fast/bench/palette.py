@@ -19,10 +19,10 @@ _HUES = (
     ("#5c6670", "#a3aeb9"),
     ("#c22f2f", "#ff7373"),
 )
-_FORMATS = ("float32", "float16", "bfloat16", "int8", "int4", "int3")
-_MARKERS = ("o", "v", "s", "^", "D", "<")
+_FORMATS = ("float32", "float16", "bfloat16", "int8", "int4", "int3", "stored")
+_MARKERS = ("o", "v", "s", "^", "D", "<", "P")
 # Towards black (negative) or white, for white paper; on a dark page the other way round.
-_SHADES = (-0.42, -0.22, -0.12, 0.12, 0.42, 0.6)
+_SHADES = (-0.42, -0.22, -0.12, 0.12, 0.42, 0.6, -0.6)
 
 
 @dataclass(frozen=True)

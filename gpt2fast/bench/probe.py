@@ -15,7 +15,6 @@ from gpt2fast.evaluate.text import Text
 _PROMPT, _TOKENS = 16, 32
 # In half precision a near tie may fall the other way; a wrong model differs at once.
 _NARROW_AGREEMENT = 8
-REFERENCE_FORMAT = "float32"
 
 
 @dataclass
@@ -67,13 +66,14 @@ class Prober:
         assert full.agreement is not None
         assert full.agreement_of is not None
         needed = full.agreement_of
-        if widest.format != REFERENCE_FORMAT:
+        if widest.format != variant.model.reference_format:
             needed = min(needed, _NARROW_AGREEMENT)
         if full.agreement < needed:
             return _refusal(
                 "mismatch",
-                f"its {widest.format} greedy tokens differ from gpt2fast's float32 ones at token "
-                f"{full.agreement}; nothing was timed",
+                f"its {widest.format} greedy tokens differ from gpt2fast's "
+                f"{variant.model.reference_format} ones at token {full.agreement}; nothing was "
+                "timed",
             )
         return probe
 
@@ -125,17 +125,16 @@ class Prober:
         probe.tokens = answer["tokens"][0]
         if text is not None:
             probe.quality = _quality(session, text)
-        if variant == Variant(NATIVE, REFERENCE_FORMAT, variant.model):
+        if variant == Variant(NATIVE, variant.model.reference_format, variant.model):
             ties = session.ask("ties", prompt=prompt, tokens=probe.tokens)["ties"]
             self._references[variant.model.label] = (probe.tokens, ties)
 
     def _reference(self, model: Model) -> tuple[list[int], list[bool]]:
         if model.label not in self._references:
-            probe = self._probe(Variant(NATIVE, REFERENCE_FORMAT, model))
+            fmt = model.reference_format
+            probe = self._probe(Variant(NATIVE, fmt, model))
             if probe.status != "ok":
-                raise WorkerError(
-                    probe.status, f"gpt2fast float32, to compare with: {probe.reason}"
-                )
+                raise WorkerError(probe.status, f"gpt2fast {fmt}, to compare with: {probe.reason}")
         return self._references[model.label]
 
 

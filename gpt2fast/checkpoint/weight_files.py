@@ -15,11 +15,18 @@ from gpt2fast.errors import CheckpointError
 SAFETENSORS = "model.safetensors"
 TORCH_BIN = "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
+GRAPH = "model.onnx"  # of an export, whose weights are for onnxruntime alone
 
 _OPENERS: dict[str, Callable[[Path], WeightFile]] = {
     SAFETENSORS: SafetensorsFile,
     TORCH_BIN: TorchFile,
 }
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether ``directory`` has files that ``open_weight_files`` would look at."""
+    names = [name + suffix for name in _OPENERS for suffix in ("", INDEX_SUFFIX)]
+    return any((directory / name).is_file() for name in names)
 
 
 def open_weight_files(directory: Path) -> list[WeightFile]:
@@ -33,6 +40,11 @@ def open_weight_files(directory: Path) -> list[WeightFile]:
         index = directory / (name + INDEX_SUFFIX)
         if index.is_file():
             return _open_shards(index, opener)
+    if (directory / GRAPH).is_file():
+        raise CheckpointError(
+            f"{directory} is an ONNX export: it can be run, evaluated and measured; for anything "
+            "else give the checkpoint that it was made from"
+        )
     raise CheckpointError(
         f"{directory}: no weights; looked for {SAFETENSORS}, {SAFETENSORS}{INDEX_SUFFIX}, "
         f"{TORCH_BIN} and {TORCH_BIN}{INDEX_SUFFIX}"

@@ -65,15 +65,16 @@ def _add_grid(group: Any) -> None:
         nargs="+",
         default=("gpt2fast",),
         metavar="NAME",
-        help="gpt2fast, transformers-eager, -sdpa, -compile, onnxruntime, ctranslate2, openvino, "
-        "llama_cpp, or 'all' that are installed; NAME:FORMAT,FORMAT chooses formats for one "
-        "(gpt2fast)",
+        help="gpt2fast, gpt2fast-onnx, transformers-eager, -sdpa, -compile, onnxruntime, "
+        "ctranslate2, openvino, llama_cpp, or 'all' that are installed; "
+        "NAME:FORMAT,FORMAT chooses formats for one (gpt2fast)",
     )
     add(
         "--format",
         nargs="+",
-        default=("float32",),
-        help="float32, float16, bfloat16, int8, int4, int3 (float32)",
+        default=("auto",),
+        help="float32, float16, bfloat16, int8, int4, int3; stored: as a compressed model or an "
+        "export is; auto: stored for those, else float32 (auto)",
     )
     add("--batch", type=int, nargs="+", default=(1,), metavar="N", help="sequences at once (1)")
     add("--prompt", type=int, nargs="+", default=(128,), metavar="N", help="prompt tokens (128)")

@@ -35,7 +35,13 @@ def add_parser(subparsers: Any) -> None:
         "--precision",
         default="auto",
         metavar="NAME",
-        help="fp32, fp16, int8 or int4; auto is what the checkpoint is stored in (auto)",
+        help="fp32, fp16, bf16, int8 or int4; auto is what the checkpoint is stored in (auto)",
+    )
+    parser.add_argument(
+        "--target",
+        default="ort",
+        metavar="NAME",
+        help="ort: operators of onnxruntime's own; portable: standard ones alone (ort)",
     )
     parser.add_argument("--num-threads", type=int, help="default: the physical cores")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
@@ -47,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from gpt2fast.export import ExportOptions, export
 
     begin = perf_counter()
-    options = ExportOptions(args.precision, args.num_threads, args.revision)
+    options = ExportOptions(args.precision, args.target, args.num_threads, args.revision)
     with Progress() as progress:
         report = export(args.model, args.out, options, progress.show)
     report["seconds"] = perf_counter() - begin

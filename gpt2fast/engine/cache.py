@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2fast.checkpoint.exported import Export
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.options import EngineOptions
 from gpt2fast.errors import OptionError
 from gpt2fast.panel_layout import bytes_by_format, matrix_layouts
 from gpt2fast.quantization import Quantization
 from gpt2fast.runners import kv_format
+
+if TYPE_CHECKING:
+    from gpt2fast.checkpoint import Checkpoint
 
 DEFAULT_TOKENS = 8192
 MEMORY_FRACTION = 0.25
@@ -98,14 +102,16 @@ def num_blocks(
 
 
 def held_on_cpu(
-    config: ModelConfig, options: EngineOptions, scheme: Quantization | None
+    model: Checkpoint | Export, options: EngineOptions, scheme: Quantization | None
 ) -> tuple[int, str]:
     """Bytes that the weights take beside the cache, and the format of the cache; ``scheme`` is that
     of the weights. A dtype that a runner does not have is left to the runner to refuse."""
     dtype = options.dtype if options.dtype in ("bfloat16", "float16") else "float32"
     if options.device not in ("auto", "cpu"):  # another device has its own memory
         return 0, dtype
-    dtype = "float32" if dtype == "float16" else dtype
+    if isinstance(model, Export):
+        return model.num_bytes, dtype
+    config, dtype = model.config, "float32" if dtype == "float16" else dtype
     weights = bytes_by_format(matrix_layouts(config, dtype, scheme), config)
     return sum(weights.values()), kv_format(options.kv_cache_dtype, dtype, scheme)
 

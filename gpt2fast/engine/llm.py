@@ -35,7 +35,8 @@ class LLM:
     """A model ready to generate.
 
     Args:
-        model: ``"demo"``, a directory in Hugging Face format, or a hub id such as ``"gpt2"``.
+        model: ``"demo"``, a directory in Hugging Face format, a hub id such as ``"gpt2"``, or a
+            directory that ``gpt2fast export`` wrote, which runs in onnxruntime.
         device: "auto" and "cpu": the C++ runner; "cuda" or "cuda:<index>": Triton kernels on an
             NVIDIA GPU; "torch" or "torch:<device>": PyTorch.
         dtype: of the weights: "auto", "float32" or "bfloat16" ("float16" with cuda, where it is
@@ -86,30 +87,31 @@ class LLM:
             prefix_caching=prefix_caching,
         )
         from gpt2fast._C import BlockPool
-        from gpt2fast.checkpoint import open_checkpoint
-        from gpt2fast.runners import BLOCK_SIZE, make_runner
+        from gpt2fast.checkpoint import open_model
+        from gpt2fast.runners import make_runner, tokens_in_a_block
 
-        with open_checkpoint(model, revision=revision) as checkpoint:
-            self.tokenizer: Tokenizer | None = checkpoint.load_tokenizer()
-            self.config: ModelConfig = checkpoint.config
-            scheme = agree(quantization, checkpoint.quantization, checkpoint.path)
-            weights, kv_format = held_on_cpu(self.config, options, scheme)
-            blocks = num_blocks(self.config, BLOCK_SIZE, kv_cache_tokens, weights, kv_format)
+        with open_model(model, revision=revision) as opened:
+            self.tokenizer: Tokenizer | None = opened.load_tokenizer()
+            self.config: ModelConfig = opened.config
+            scheme = agree(quantization, opened.quantization, opened.path)
+            weights, kv_format = held_on_cpu(opened, options, scheme)
+            size = tokens_in_a_block(opened)
+            blocks = num_blocks(self.config, size, kv_cache_tokens, weights, kv_format)
             runner = make_runner(
-                checkpoint,
+                opened,
                 device=device,
                 dtype=dtype,
                 quantization=scheme,
                 kv_cache_dtype=kv_cache_dtype,
                 num_threads=num_threads,
                 num_blocks=blocks,
-                block_size=BLOCK_SIZE,
+                block_size=size,
                 max_batch_tokens=options.max_batch_tokens,
                 max_seqs=options.max_seqs,
             )
         pool = BlockPool(runner.num_blocks, runner.block_size, prefix_caching)
         self._engine: Engine | None = Engine(runner, pool, self.tokenizer)
-        self._path = checkpoint.path
+        self._path = opened.path
         self._lock = threading.Lock()
         self._mail: dict[str, Mailbox] = {}
         self._abandoned: deque[str] = deque()  # requests to be aborted by whoever has the lock

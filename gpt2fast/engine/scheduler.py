@@ -136,8 +136,9 @@ class Scheduler:
         window = sequence.window()
         handle, cached = self.pool.create(window)
         needed = -(-len(window) // self.block_size) - cached // self.block_size
-        # One block in reserve for each running sequence avoids preempting in the very next step.
-        if needed + len(self.running) > self.pool.num_free:
+        # One block in reserve for each that may need it avoids preempting in the very next step.
+        growing = sum(self._may_need_a_block(running) for running in self.running)
+        if needed + growing > self.pool.num_free:
             self.pool.free(handle)
             if not self.running:
                 self._fail(sequence, len(window))
@@ -146,6 +147,14 @@ class Scheduler:
         sequence.handle, sequence.num_computed = handle, cached
         insort(self.running, sequence, key=_order)
         return True
+
+    def _may_need_a_block(self, sequence: Sequence) -> bool:
+        """Whether a running sequence can outgrow its blocks, or has to part with a sibling's."""
+        request = sequence.request
+        most = sequence.num_prompt + request.max_tokens - sequence.window_start
+        known = len(sequence.token_ids) - sequence.window_start
+        size = self.block_size
+        return len(request.sequences) > 1 or -(-most // size) > -(-known // size)
 
     def _schedule_chunk(
         self, sequence: Sequence, count: int, chunks: dict[tuple[int, int], Chunk]

@@ -13,20 +13,18 @@ import onnx_ir as ir
 
 from gpt2fast.errors import UnsupportedError
 from gpt2fast.export.graph import GraphBuilder
+from gpt2fast.export.operators import Operators
 
 TANH_GELUS = ("gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh", "gelu_pytorch_tanh")
+EXACT_GELUS = ("gelu", "gelu_python")
 _MU, _SIGMA = 0.707107, 0.282095  # of the Laplace function
-_Make = Callable[[GraphBuilder, ir.Value], Any]
+_Make = Callable[[Operators, GraphBuilder, ir.Value], Any]
 Parameter = Callable[[str], float]  # by its name in the checkpoint below mlp.act
 Rounded = Callable[[float], float]  # to the type that such parameters are stored in
 
 
-def _gelu(g: GraphBuilder, x: ir.Value) -> Any:
-    return g.op("Gelu", x, contrib=True)
-
-
 def _swish(alpha: float) -> _Make:
-    return lambda g, x: g.op("QuickGelu", x, contrib=True, alpha=alpha)
+    return lambda o, g, x: o.swish(x, alpha)
 
 
 def _square(g: GraphBuilder, x: ir.Value) -> Any:
@@ -43,24 +41,23 @@ def _laplace(g: GraphBuilder, x: ir.Value) -> Any:
 
 
 _ACTIVATIONS: dict[str, _Make] = {
-    "gelu": _gelu,
-    "gelu_10": lambda g, x: _clip(g, _gelu(g, x), -10.0, 10.0),
-    "gelu_python": _gelu,
-    "hardswish": lambda g, x: g.op("HardSwish", x),
-    "laplace": _laplace,
-    "leaky_relu": lambda g, x: g.op("LeakyRelu", x, alpha=0.01),
-    "linear": lambda g, x: x,
-    "mish": lambda g, x: g.op("Mul", x, g.op("Tanh", g.op("Softplus", x))),
+    "gelu_10": lambda o, g, x: _clip(g, o.gelu(x, tanh=False), -10.0, 10.0),
+    "hardswish": lambda o, g, x: g.op("HardSwish", x),
+    "laplace": lambda o, g, x: _laplace(g, x),
+    "leaky_relu": lambda o, g, x: g.op("LeakyRelu", x, alpha=0.01),
+    "linear": lambda o, g, x: x,
+    "mish": lambda o, g, x: g.op("Mul", x, g.op("Tanh", g.op("Softplus", x))),
     "quick_gelu": _swish(1.702),
-    "relu": lambda g, x: g.op("Relu", x),
-    "relu2": lambda g, x: _square(g, g.op("Relu", x)),
-    "relu6": lambda g, x: _clip(g, x, 0.0, 6.0),
-    "sigmoid": lambda g, x: g.op("Sigmoid", x),
+    "relu": lambda o, g, x: g.op("Relu", x),
+    "relu2": lambda o, g, x: _square(g, g.op("Relu", x)),
+    "relu6": lambda o, g, x: _clip(g, x, 0.0, 6.0),
+    "sigmoid": lambda o, g, x: g.op("Sigmoid", x),
     "silu": _swish(1.0),
-    "sqrtsoftplus": lambda g, x: g.op("Sqrt", g.op("Softplus", x)),
+    "sqrtsoftplus": lambda o, g, x: g.op("Sqrt", g.op("Softplus", x)),
     "swish": _swish(1.0),
-    "tanh": lambda g, x: g.op("Tanh", x),
-    **dict.fromkeys(TANH_GELUS, lambda g, x: g.op("FastGelu", x, contrib=True)),
+    "tanh": lambda o, g, x: g.op("Tanh", x),
+    **dict.fromkeys(EXACT_GELUS, lambda o, g, x: o.gelu(x, tanh=False)),
+    **dict.fromkeys(TANH_GELUS, lambda o, g, x: o.gelu(x, tanh=True)),
 }
 
 
@@ -86,14 +83,15 @@ def _xielu(g: GraphBuilder, x: ir.Value, parameter: Parameter, rounded: Rounded)
 
 
 def activation(
-    g: GraphBuilder, name: str, x: ir.Value, parameter: Parameter, rounded: Rounded
+    operators: Operators, name: str, x: ir.Value, parameter: Parameter, rounded: Rounded
 ) -> Any:
     """``name`` of ``x``; ``parameter`` gives those that it has learned. Raises UnsupportedError for
     a name that has no formula here."""
+    g = operators.graph
     if name == "prelu":
         return g.op("PRelu", x, g.number(parameter("weight")))
     if name == "xielu":
         return _xielu(g, x, parameter, rounded)
     if name not in _ACTIVATIONS:
         raise UnsupportedError(f'activation_function "{name}" cannot be exported')
-    return _ACTIVATIONS[name](g, x)
+    return _ACTIVATIONS[name](operators, g, x)

@@ -1,4 +1,4 @@
-"""GPT-2 as one graph with a cache, for prompts and single tokens, with onnxruntime's operators.
+"""GPT-2 as one graph with a cache, for prompts and single tokens, in the operators of a target.
 
 Names of inputs and outputs are optimum's. Shapes: B sequences, S new tokens, P cached ones, T = P +
 S, L layers, H heads of a layer, D head size, V vocabulary, R rows whose logits are wanted.
@@ -12,13 +12,16 @@ S, L layers, H heads of a layer, D head size, V vocabulary, R rows whose logits 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
-from gpt2fast.export.activation import TANH_GELUS, activation
+from gpt2fast.export.activation import EXACT_GELUS, TANH_GELUS, activation
 from gpt2fast.export.graph import GraphBuilder
+from gpt2fast.export.operators import Heads, Inputs, Operators
+from gpt2fast.export.ort import OrtOperators
+from gpt2fast.export.portable import PortableOperators
 from gpt2fast.export.weights import Learned, Weights
 from gpt2fast.quantization import EMBEDDING, HEAD
 
@@ -26,41 +29,34 @@ if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
     from gpt2fast.config import ModelConfig
 
-INT64, INT32 = ir.DataType.INT64, ir.DataType.INT32
-_GROUP_QUERY_SIZES = 8  # of heads must be multiples of it; MultiHeadAttention takes any
-_HIDDEN = {"float32": -1e30, "float16": -6e4}  # added to scores of what may not be seen
+INT64 = ir.DataType.INT64
+TARGETS: dict[str, type[OrtOperators] | type[PortableOperators]] = {
+    "ort": OrtOperators,
+    "portable": PortableOperators,
+}
+# What weights are stored in and what is computed in, by the precision.
+_DTYPES = {"fp16": ("float16", "float16"), "bf16": ("bfloat16", "float32")}
 
 
-class Inputs(NamedTuple):
-    """What a step is given."""
-
-    ids: ir.Value
-    mask: ir.Value
-    positions: ir.Value
-    keep: ir.Value
-    past: list[tuple[ir.Value, ir.Value]]  # keys and values of each layer
-
-
-class Places(NamedTuple):
-    """What all layers' attention needs to know of the step."""
-
-    last: ir.Value  # (B,) int32: the position of the last token in the cache
-    total: ir.Value  # scalar int32: T
-    bias: ir.Value  # (B, 1, S, T)
-
-
-def build(checkpoint: Checkpoint, element: str, facts: Mapping[str, str]) -> ir.Model:
-    """The graph of ``checkpoint``, which must stay open until the model is saved."""
-    graph = GraphBuilder(element)
-    config, weights = checkpoint.config, Weights(graph, checkpoint)
+def build(
+    checkpoint: Checkpoint, target: str, precision: str, facts: Mapping[str, str]
+) -> ir.Model:
+    """The graph of ``checkpoint``, which must stay open until the model is saved. Its metadata are
+    ``facts`` and what a runner wants to know."""
+    stored, element = _DTYPES.get(precision, ("float32", "float32"))
+    graph, config = GraphBuilder(element), checkpoint.config
+    kind = TARGETS[target]
+    operators: Operators = kind(graph, config.head_size)
+    decoder = Decoder(operators, Weights(operators, checkpoint, stored), config)
     inputs = _inputs(graph, config)
-    logits, present = Decoder(graph, weights, config).step(inputs)
+    logits, present = decoder.step(inputs)
     logits.name = "logits"
     logits.dtype, logits.shape = graph.type, ir.Shape(["B", "R", config.vocab_size])
     caches = [value for pair in inputs.past for value in pair]
     given = [inputs.ids, inputs.mask, inputs.positions, inputs.keep, *caches]
     graph.initializers[str(inputs.keep.name)] = inputs.keep
-    return graph.model(given, [logits, *present], facts)
+    facts = {**facts, "cache": operators.cache, "bytes_per_step": str(graph.bytes_read())}
+    return graph.model(given, [logits, *present], kind.opset, facts)
 
 
 def _inputs(graph: GraphBuilder, config: ModelConfig) -> Inputs:
@@ -83,20 +79,21 @@ def _inputs(graph: GraphBuilder, config: ModelConfig) -> Inputs:
 class Decoder:
     """Writes the layers into a graph."""
 
-    def __init__(self, graph: GraphBuilder, weights: Weights, config: ModelConfig) -> None:
-        self.graph, self.weights, self.config = graph, weights, config
+    def __init__(self, operators: Operators, weights: Weights, config: ModelConfig) -> None:
+        self.graph, self.operators = operators.graph, operators
+        self.weights, self.config = weights, config
 
     def step(self, inputs: Inputs) -> tuple[ir.Value, list[ir.Value]]:
         """Logits, and keys and values of all layers."""
         g, w, last = self.graph, self.weights, self.config.n_layer - 1
-        places = self._places(inputs)
+        self.operators.begin(inputs)
         table = w.floats("wpe.weight")
         x = g.op("Add", w.rows(EMBEDDING, inputs.ids), g.op("Gather", table, inputs.positions))
         normed = self._norm(x, "h.0.ln_1")
         present: list[ir.Value] = []
         for layer in range(last + 1):
             at = f"h.{layer}"
-            attended, *new = self._attention(layer, normed, inputs.past[layer], places)
+            attended, *new = self._attention(layer, normed, inputs.past[layer])
             present += new
             normed, x = self._add_and_norm(x, attended, f"{at}.attn.c_proj.bias", f"{at}.ln_2")
             inner = self._mlp(layer, normed)
@@ -107,80 +104,41 @@ class Decoder:
         head = EMBEDDING if self.config.tie_word_embeddings else HEAD
         return w.product(normed, head), present
 
-    def _places(self, inputs: Inputs) -> Places:
-        """A token's place in the cache is its column of the mask, whatever its position is: left
-        padding takes places, and is hidden."""
-        g = self.graph
-        total = g.op("Gather", g.op("Shape", inputs.mask), g.integer(1), axis=0)
-        columns = g.op("Range", g.integer(0), total, g.integer(1))
-        last = g.op("ReduceMax", g.op("Mul", inputs.mask, columns), g.integers(1), keepdims=0)
-        seen = g.op("Cast", inputs.mask, to=int(g.type))
-        hidden = g.op("Mul", g.op("Sub", g.number(1.0), seen), g.number(_HIDDEN[g.element]))
-        new = g.op("Slice", g.op("Shape", inputs.ids), g.integers(1), g.integers(2))
-        shape = g.op("Concat", g.integers(1, 1), new, g.integers(1), axis=0)
-        return Places(
-            g.op("Cast", last, to=int(INT32)),
-            g.op("Cast", total, to=int(INT32)),
-            g.op("Expand", g.op("Unsqueeze", hidden, g.integers(1, 2)), shape),
-        )
-
     def _attention(
-        self, layer: int, x: ir.Value, past: tuple[ir.Value, ir.Value], places: Places
+        self, layer: int, x: ir.Value, past: tuple[ir.Value, ir.Value]
     ) -> list[ir.Value]:
         """What the heads of ``layer`` make of x, times c_proj; its keys and values."""
-        g, at = self.graph, f"h.{layer}.attn"
-        heads = self.config.layer_shape(layer).n_head
+        config, at = self.config, f"h.{layer}.attn"
+        shape = config.layer_shape(layer)
+        heads = Heads(shape.n_head, config.head_size, config.attention_scale(layer))
         qkv = self.weights.product(x, f"{at}.c_attn.weight", self._vector(f"{at}.c_attn.bias"))
-        scale = self.config.attention_scale(layer)
-        if self.config.head_size % _GROUP_QUERY_SIZES == 0:
-            attended, *present = g.op(
-                "GroupQueryAttention",
-                *(qkv, None, None, *past, places.last, places.total),
-                *(None, None, None, places.bias),
-                outputs=3, contrib=True, num_heads=heads, kv_num_heads=heads, scale=scale,
-            )  # fmt: skip
-        else:
-            attended, *present = g.op(
-                "MultiHeadAttention",
-                *g.op("Split", qkv, outputs=3, axis=-1, num_outputs=3),
-                *(None, None, places.bias, *past),
-                outputs=3, contrib=True, num_heads=heads, scale=scale, unidirectional=1,
-            )  # fmt: skip
+        attended, *present = self.operators.attention(qkv, past, heads)
         for value, kind in zip(present, ("key", "value"), strict=True):
             value.name = f"present.{layer}.{kind}"
-            value.dtype = g.type
-            value.shape = ir.Shape(["B", heads, "T", self.config.head_size])
+            value.dtype = self.graph.type
+            value.shape = ir.Shape(["B", heads.number, "T", heads.size])
         return [self.weights.product(attended, f"{at}.c_proj.weight"), *present]
 
     def _mlp(self, layer: int, x: ir.Value) -> Any:
         """Without the bias of c_proj, which the addition behind it brings."""
-        g, at, name = self.graph, f"h.{layer}.mlp", self.config.activation_function
-        bias = self._vector(f"{at}.c_fc.bias")
-        if name in TANH_GELUS:
-            inner = self.weights.product(x, f"{at}.c_fc.weight")
-            inner = g.op("FastGelu", inner, bias, contrib=True)
+        at, name = f"h.{layer}.mlp", self.config.activation_function
+        matrix, bias = f"{at}.c_fc.weight", self._vector(f"{at}.c_fc.bias")
+        if name in (*TANH_GELUS, *EXACT_GELUS):
+            inner = self.weights.product(x, matrix)
+            inner = self.operators.gelu(inner, bias, tanh=name in TANH_GELUS)
         else:
-            inner = self.weights.product(x, f"{at}.c_fc.weight", bias)
+            inner = self.weights.product(x, matrix, bias)
             learned = Learned(self.weights, f"{at}.act")
-            inner = activation(g, name, inner, learned.value, learned.rounded)
+            inner = activation(self.operators, name, inner, learned.value, learned.rounded)
         return self.weights.product(inner, f"{at}.c_proj.weight")
 
     def _add_and_norm(
         self, x: ir.Value, y: ir.Value, bias: str, norm: str
     ) -> tuple[ir.Value, ir.Value]:
         """The LayerNorm of x + y + bias, and the sum."""
-        normed, _, _, total = self.graph.op(
-            "SkipLayerNormalization",
-            x,
-            y,
-            self._vector(f"{norm}.weight"),
-            self._vector(f"{norm}.bias"),
-            self._vector(bias),
-            outputs=4,
-            contrib=True,
-            epsilon=self.config.layer_norm_epsilon,
-        )
-        return normed, total
+        eps = self.config.layer_norm_epsilon
+        pair = (self._vector(f"{norm}.weight"), self._vector(f"{norm}.bias"))
+        return self.operators.add_and_norm(x, y, self._vector(bias), pair, eps)
 
     def _norm(self, x: ir.Value, norm: str) -> Any:
         return self.graph.op(

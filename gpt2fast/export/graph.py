@@ -10,13 +10,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 CONTRIB = "com.microsoft"  # onnxruntime's own operators
-OPSETS = {"": 21, CONTRIB: 1}
-ELEMENTS = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
-_FROM_NUMPY = {
+TYPES = {
     "float32": ir.DataType.FLOAT,
     "float16": ir.DataType.FLOAT16,
+    "bfloat16": ir.DataType.BFLOAT16,
     "uint8": ir.DataType.UINT8,
+    "int8": ir.DataType.INT8,
+    "int4": ir.DataType.INT4,
 }
+_LOOKUPS = ("Gather", "GatherBlockQuantized")  # read some rows of a table and not all of it
+_PLAIN = ("Reshape", "Transpose", "Cast")  # done when a graph is loaded
 
 
 class GraphBuilder:
@@ -30,7 +33,7 @@ class GraphBuilder:
     @property
     def type(self) -> ir.DataType:
         """``element`` as a type of ONNX."""
-        return ELEMENTS[self.element]
+        return TYPES[self.element]
 
     def op(
         self,
@@ -76,27 +79,59 @@ class GraphBuilder:
     def weight(
         self, name: str, dtype: str, shape: Sequence[int], read: Callable[[], NDArray[Any]]
     ) -> ir.Value:
-        """A weight that is read when it is written, so that one at a time is in memory."""
+        """A weight that is read when it is written, so that one at a time is in memory. Of what has
+        that name already there is no second."""
         if name not in self.initializers:
             sizes = ir.Shape(list(shape))
 
             def load() -> ir.TensorProtocol:
-                return ir.tensor(np.ascontiguousarray(read()), name=name)
+                values = np.ascontiguousarray(self.converted(read(), dtype))
+                return ir.tensor(values, name=name)
 
-            lazy = ir.LazyTensor(load, _FROM_NUMPY[dtype], sizes, name=name)
+            lazy = ir.LazyTensor(load, TYPES[dtype], sizes, name=name)
             self.initializers[name] = ir.val(name, lazy.dtype, sizes, const_value=lazy)
         return self.initializers[name]
 
+    @staticmethod
+    def converted(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+        """``values`` as an array of ``dtype``, by its name in ``TYPES``."""
+        return values.astype(TYPES[dtype].numpy(), copy=False)
+
+    def bytes_read(self) -> int:
+        """Of the weights that every step reads in full."""
+        return sum(
+            value.const_value.nbytes
+            for value in self.initializers.values()
+            if value.const_value is not None and _readers(value) - set(_LOOKUPS)
+        )
+
     def model(
-        self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], facts: Mapping[str, str]
+        self,
+        inputs: Sequence[ir.Value],
+        outputs: Sequence[ir.Value],
+        opset: int,
+        facts: Mapping[str, str],
     ) -> ir.Model:
         """The whole, with ``facts`` as its metadata."""
+        contrib = {CONTRIB: 1} if any(node.domain == CONTRIB for node in self.nodes) else {}
         graph = ir.Graph(
             inputs,
             outputs,
             nodes=self.nodes,
             initializers=list(self.initializers.values()),
-            opset_imports=dict(OPSETS),
+            opset_imports={"": opset, **contrib},
             name="gpt2",
         )
-        return ir.Model(graph, ir_version=10, producer_name="gpt2fast", metadata_props=dict(facts))
+        version = 10 if opset < 23 else 11  # of the file's format
+        return ir.Model(
+            graph, ir_version=version, producer_name="gpt2fast", metadata_props=dict(facts)
+        )
+
+
+def _readers(value: ir.Value) -> set[str]:
+    """Kinds of the operators that take ``value``, directly or through mere rearrangement."""
+    found: set[str] = set()
+    for use in value.uses():
+        kind = use.node.op_type
+        found |= _readers(use.node.outputs[0]) if kind in _PLAIN else {kind}
+    return found

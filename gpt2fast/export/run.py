@@ -20,16 +20,17 @@ from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.checkpoint.resolve import SMALL_FILES
 from gpt2fast.checkpoint.safetensors_writer import write_json
 from gpt2fast.checkpoint.save import check_out, clear_errors, staged
+from gpt2fast.checkpoint.weight_files import GRAPH
 from gpt2fast.engine.llm import LLM
 from gpt2fast.errors import MissingDependencyError, OptionError, show
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
 
-PRECISIONS = ("auto", "fp32", "fp16", "int8", "int4")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int4")
+TARGETS = ("ort", "portable")
 REPORT = "report.json"
 _CONFIG = "config.json"
-_ELEMENTS = {"fp16": "float16"}  # the others compute in float32
 _NEEDED = ("onnx_ir", "onnxruntime")
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps there are
 
@@ -39,19 +40,22 @@ class ExportOptions:
     """How a model is exported. Raises OptionError for a precision that is not known.
 
     ``precision``: of the weights; "auto" is what the checkpoint is stored in. Embedding and head
-    are int8 under "int4" and "int8".
+    are int8 under "int4" and "int8"; "bf16" computes in float32. ``target``: "ort" has operators of
+    onnxruntime's own, "portable" standard ones alone.
     """
 
     precision: str = "auto"
+    target: str = "ort"
     num_threads: int | None = None  # of rounding and of verification
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise OptionError(
-                f"precision = {show(self.precision)} is not known; use one of "
-                f"{', '.join(PRECISIONS)}"
-            )
+        for name, known in (("precision", PRECISIONS), ("target", TARGETS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise OptionError(
+                    f"{name} = {show(value)} is not known; use one of {', '.join(known)}"
+                )
 
 
 def _quiet(what: str, done: int, total: int) -> None:
@@ -80,7 +84,7 @@ def export(
         progress("reading", 0, 4)
         with _source(model, stage, options) as (path, digest, precision):
             progress("writing the graph", 1, 4)
-            report = _write(path, stage, precision, digest)
+            report = _write(path, stage, precision, options.target, digest)
             progress("verifying", 2, 4)
             from gpt2fast.export.verify import verify
 
@@ -120,22 +124,21 @@ def _source(
         yield path, digest, "fp32" if precision == "auto" else precision
 
 
-def _write(path: Path, stage: Path, precision: str, digest: str) -> dict[str, Any]:
+def _write(path: Path, stage: Path, precision: str, target: str, digest: str) -> dict[str, Any]:
     """The graph and the files beside it; what the report says of them."""
     import onnx_ir
 
     from gpt2fast.export.decoder import build
-    from gpt2fast.export.verify import MODEL
 
     facts = {
         "gpt2fast": metadata.version("gpt2fast"),
         "source_sha256": digest,
         "precision": precision,
-        "target": "ort",
+        "target": target,
     }
     with open_checkpoint(path) as checkpoint:
-        graph = build(checkpoint, _ELEMENTS.get(precision, "float32"), facts)
-        onnx_ir.save(graph, stage / MODEL, external_data=f"{MODEL}.data")
+        graph = build(checkpoint, target, precision, facts)
+        onnx_ir.save(graph, stage / GRAPH, external_data=f"{GRAPH}.data")
         small = [path / name for name in SMALL_FILES if name != _CONFIG]
         for file in small:
             if file.is_file():
@@ -144,8 +147,8 @@ def _write(path: Path, stage: Path, precision: str, digest: str) -> dict[str, An
     fields = read_json_object(path / _CONFIG)
     fields.pop(QUANTIZATION_FIELD, None)  # of the checkpoint's files, which are not here
     write_json(stage / _CONFIG, fields)
-    sizes = {file.name: file.stat().st_size for file in sorted(stage.glob(f"{MODEL}*"))}
-    return {"export": {**facts, "parameters": parameters, "bytes": sizes}}
+    sizes = {file.name: file.stat().st_size for file in sorted(stage.glob(f"{GRAPH}*"))}
+    return {"export": {**graph.metadata_props, "parameters": parameters, "bytes": sizes}}
 
 
 def _digest(checkpoint: Checkpoint) -> str:

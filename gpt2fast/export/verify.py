@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2fast.checkpoint.weight_files import GRAPH
 from gpt2fast.engine.llm import LLM
 from gpt2fast.errors import GPT2FastError
+from gpt2fast.runners.onnx import Session
 from gpt2fast.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from gpt2fast.config import ModelConfig
 
-MODEL = "model.onnx"
 _TOKENS, _SHORTER, _STEPS = 192, 77, 24
 Logits = NDArray[np.float32]
 Cache = dict[str, NDArray[Any]]
@@ -36,6 +37,7 @@ class Limits:
 LIMITS = {
     "fp32": Limits(1e-4, 1e-6, 1e-3, 0.99),
     "fp16": Limits(2e-2, 1e-3, 0.2, 0.95),
+    "bf16": Limits(1e-1, 5e-3, 0.5, 0.9),
     "int8": Limits(5e-2, 5e-3, 0.5, 0.8),
     "int4": Limits(5e-2, 5e-3, 0.5, 0.8),
 }
@@ -71,7 +73,7 @@ class Certificate:
         change = abs(self.perplexity / self.source_perplexity - 1.0) * 100.0
         found = {
             f"logits differ by {self.logits_difference:.2g} of the largest": (
-                self.logits_difference > limits.logits and self.precision in ("fp32", "fp16")
+                self.logits_difference > limits.logits and self.precision not in ("int8", "int4")
             ),
             f"the distributions diverge by {self.divergence:.2g} nats a token": (
                 self.divergence > limits.divergence
@@ -100,24 +102,10 @@ class Graph:
     """An exported decoder in onnxruntime, on the CPU."""
 
     def __init__(self, directory: Path, config: ModelConfig) -> None:
-        import onnxruntime
-
-        self.config, self.version = config, str(onnxruntime.__version__)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # it warns of the input that has a default
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(directory / MODEL), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors have no common base
-            text = " ".join(str(error).split())
-            raise GPT2FastError(f"onnxruntime {self.version} refuses the graph: {text}") from None
-        outputs = self._session.get_outputs()
-        self._names = [output.name for output in outputs]
-        inputs = {each.name: each for each in self._session.get_inputs()}
-        self.element = {"tensor(float)": "float32", "tensor(float16)": "float16"}[
-            inputs["past_key_values.0.key"].type
-        ]
+        session = Session(directory / GRAPH)
+        self.config, self.version, self.element = config, session.version, session.element
+        self._session = session.run_on
+        self._names = [output.name for output in self._session.get_outputs()]
 
     def empty(self, sequences: int) -> Cache:
         """A cache without tokens."""

@@ -1,7 +1,6 @@
 """A checkpoint's tensors as weights of a graph, and the products with them.
 
-Integers stay what they are: the operators of onnxruntime take them with an offset, 128 or 8, and
-scales in floating point. Shapes: K inputs, N outputs, G groups of inputs.
+Shapes: B sequences, S new tokens, K inputs, N outputs, C width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,121 +11,76 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from gpt2fast.checkpoint.packed import PackedTensor, decode_integers, decode_scales
+from gpt2fast.checkpoint.packed import PackedTensor
 from gpt2fast.errors import CheckpointError
-from gpt2fast.export.graph import GraphBuilder
+from gpt2fast.export.integers import Integers
+from gpt2fast.export.operators import Operators
 from gpt2fast.quantization import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
 
-_BITS = {"int8": 8, "int4": 4, "int3": 4}  # three bits lie in four: they are among its integers
-_ACTIVATIONS_IN_INT8 = 4  # MatMulNBits' accuracy_level
-
 
 class Weights:
-    """Tensors of ``checkpoint``, which stays open until the graph is saved."""
+    """Tensors of ``checkpoint``, which stays open until the graph is saved.
 
-    def __init__(self, graph: GraphBuilder, checkpoint: Checkpoint) -> None:
-        self.graph, self.checkpoint = graph, checkpoint
+    ``stored`` is the dtype of the matrices in the file; what the graph computes in is made of them
+    when it is loaded.
+    """
+
+    def __init__(self, operators: Operators, checkpoint: Checkpoint, stored: str) -> None:
+        self.operators, self.checkpoint, self.stored = operators, checkpoint, stored
+        self.graph = operators.graph
+        self._cast: dict[str, ir.Value] = {}
 
     def floats(self, name: str) -> ir.Value:
         """A vector or matrix in the element type of the graph."""
-
-        def read() -> NDArray[Any]:
-            return self._values(name)
-
         shape = self.checkpoint.shapes[name]
-        return self.graph.weight(name, self.graph.element, shape, read)
+        dtype = self.graph.element if len(shape) < 2 else self.stored
+        value = self.graph.weight(name, dtype, shape, lambda: self._values(name, dtype))
+        if dtype == self.graph.element:
+            return value
+        if name not in self._cast:
+            self._cast[name] = self.graph.op("Cast", value, to=int(self.graph.type))
+        return self._cast[name]
 
     def product(self, x: ir.Value, name: str, bias: ir.Value | None = None) -> Any:
         """``x`` (B, S, K) times a matrix, plus ``bias`` (N,) where one is given: (B, S, N)."""
         graph = self.graph
-        if isinstance(packed := self.checkpoint.tensor(name), PackedTensor):
-            layout = packed.layout
-            return graph.op(
-                "MatMulNBits",
-                x,
-                *self._integers(name, packed),
-                None,
-                None,
-                bias,
-                contrib=True,
-                K=layout.inputs,
-                N=layout.outputs,
-                bits=_BITS[layout.format.name],
-                block_size=layout.format.group_size,
-                accuracy_level=_ACTIVATIONS_IN_INT8,
-            )
+        if self._is_packed(name):
+            weight = Integers(graph, self.checkpoint, name)
+            return self.operators.integer_product(x, weight, bias)
         if name in (EMBEDDING, HEAD):  # stored (N, K), and the embedding is read from it as well
-            y = graph.op("FusedMatMul", x, self.floats(name), contrib=True, transB=1)
+            y = self.operators.table_product(x, self.floats(name))
         else:
             y = graph.op("MatMul", x, self.floats(name))
         return y if bias is None else graph.op("Add", y, bias)
 
     def rows(self, name: str, ids: ir.Value) -> Any:
         """Rows ``ids`` (B, S) of a table (V, C): (B, S, C)."""
-        graph = self.graph
-        packed = self.checkpoint.tensor(name)
-        if not isinstance(packed, PackedTensor):
-            return graph.op("Gather", self.floats(name), ids)
-        if packed.layout.format.name != "int8":
-            values = graph.weight(
-                f"{name}.values", graph.element, packed.shape, lambda: self._values(name)
-            )
-            return graph.op("Gather", values, ids)
-        integers, scales = self._integers(name, packed)
-        layout = packed.layout
-        flat = graph.op("Reshape", integers, graph.integers(layout.outputs, -1))
-        rows = graph.op(
-            "GatherBlockQuantized", flat, ids, scales, contrib=True, bits=8,
-            block_size=layout.format.group_size, gather_axis=0, quantize_axis=1,
-        )  # fmt: skip
-        if layout.inputs % layout.format.group_size == 0:
-            return rows
-        ends = [graph.integers(end) for end in (0, layout.inputs, 2)]
-        return graph.op("Slice", rows, *ends)  # the last group is filled up
+        if not self._is_packed(name):
+            return self.graph.op("Gather", self.floats(name), ids)
+        weight = Integers(self.graph, self.checkpoint, name)
+        if weight.bits == 8:
+            return self.operators.integer_rows(weight, ids)
+        # No operator of every runtime looks up rows of less.
+        dtype, shape = self.graph.element, (weight.outputs, weight.inputs)
+        read = self.graph.weight(f"{name}.values", dtype, shape, lambda: self._values(name, dtype))
+        return self.graph.op("Gather", read, ids)
 
-    def _integers(self, name: str, packed: PackedTensor) -> tuple[ir.Value, ir.Value]:
-        """Integers (N, G, bytes of a group) and scales (N, G)."""
-        layout, element = packed.layout, self.graph.element
-        outputs, groups = layout.outputs, layout.groups
-        bits = _BITS[layout.format.name]
+    def _is_packed(self, name: str) -> bool:
+        return isinstance(self.checkpoint.tensor(name), PackedTensor)
 
-        def integers() -> NDArray[Any]:
-            stored = self._packed(name)
-            stored.check_scales()
-            values = pack(decode_integers(stored.data, layout), layout.format.group_size, bits)
-            stored.release()
-            return values
-
-        def scales() -> NDArray[Any]:
-            stored = self._packed(name)
-            found = decode_scales(stored.data, layout).astype(element)
-            stored.release()
-            return found
-
-        size = layout.format.group_size * bits // 8
-        return (
-            self.graph.weight(f"{name}.integers", "uint8", (outputs, groups, size), integers),
-            self.graph.weight(f"{name}.scales", element, (outputs, groups), scales),
-        )
-
-    def _packed(self, name: str) -> PackedTensor:
-        stored = self.checkpoint.tensor(name)
-        assert isinstance(stored, PackedTensor)
-        return stored
-
-    def _values(self, name: str) -> NDArray[Any]:
+    def _values(self, name: str, dtype: str) -> NDArray[Any]:
         stored = self.checkpoint.tensor(name)
         values = stored.float32()
         with np.errstate(over="ignore"):
-            found: NDArray[Any] = values.astype(self.graph.element, copy=True)
+            found: NDArray[Any] = self.graph.converted(values, dtype)
         stored.release()
-        if not bool(np.isfinite(found).all()):
+        if not bool(np.isfinite(found.astype(np.float32, copy=False)).all()):
             raise CheckpointError(
-                f"{stored.source}: tensor {name!r} has values that {self.graph.element} cannot "
-                "hold; export it in fp32"
+                f"{stored.source}: tensor {name!r} has values that {dtype} cannot hold; export it "
+                "in fp32"
             )
         return found
 
@@ -151,17 +105,3 @@ class Learned:
             bits = found.view(np.uint32)
             found = ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
         return float(found)
-
-
-def pack(integers: NDArray[np.int8], group: int, bits: int) -> NDArray[np.uint8]:
-    """Integers (N, K) as MatMulNBits has them: (N, G, bytes of a group), offset by half the range,
-    the first of two in the lower bits of a byte; zeros behind the last input."""
-    outputs, inputs = integers.shape
-    groups = -(-inputs // group)
-    padded = np.zeros((outputs, groups * group), np.int8)
-    padded[:, :inputs] = integers
-    offset = padded.view(np.uint8) + np.uint8(1 << (bits - 1))
-    if bits == 4:
-        offset = offset[:, 0::2] | offset[:, 1::2] << 4
-    found: NDArray[np.uint8] = offset.reshape(outputs, groups, -1)
-    return found

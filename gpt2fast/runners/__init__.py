@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpt2fast.checkpoint.exported import Export
 from gpt2fast.errors import OptionError, UnsupportedError
 from gpt2fast.quantization import Quantization
 from gpt2fast.runners.base import Runner, StepBatch
@@ -11,7 +12,7 @@ from gpt2fast.runners.base import Runner, StepBatch
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
 
-__all__ = ["Runner", "StepBatch", "cpu_dtype", "kv_format", "make_runner"]
+__all__ = ["Runner", "StepBatch", "cpu_dtype", "kv_format", "make_runner", "tokens_in_a_block"]
 
 _DEVICES = (
     "'auto', 'cpu', 'cuda', 'cuda:<index>', 'torch' or 'torch:<device>' (such as 'torch:mps')"
@@ -19,8 +20,13 @@ _DEVICES = (
 BLOCK_SIZE = 16  # tokens in a cache block
 
 
+def tokens_in_a_block(model: Checkpoint | Export) -> int:
+    """Of the cache of ``model``: in onnxruntime a sequence has a whole context at one place."""
+    return model.config.n_positions if isinstance(model, Export) else BLOCK_SIZE
+
+
 def make_runner(
-    checkpoint: Checkpoint,
+    model: Checkpoint | Export,
     *,
     device: str,
     dtype: str,
@@ -33,7 +39,7 @@ def make_runner(
     max_seqs: int,
 ) -> Runner:
     """The runner for ``device``: "auto" and "cpu" are the C++ one, "cuda[:index]" Triton's,
-    "torch[:device]" PyTorch's.
+    "torch[:device]" PyTorch's. An export runs in onnxruntime, on the CPU or "cuda[:index]".
 
     A checkpoint that is stored quantized brings its own ``quantization``; on torch it runs with the
     values that its integers stand for.
@@ -41,6 +47,19 @@ def make_runner(
     Raises ``OptionError`` for a device that does not exist, ``UnsupportedError`` for one, or for a
     dtype or block size on it, that this version cannot run.
     """
+    if isinstance(model, Export):
+        _refuse_what_an_export_has_settled(model, dtype, quantization, kv_cache_dtype)
+        from gpt2fast.runners.onnx import OnnxRunner
+
+        return OnnxRunner(
+            model,
+            device="cpu" if device == "auto" else device,
+            num_threads=num_threads,
+            num_blocks=num_blocks,
+            max_batch_tokens=max_batch_tokens,
+            max_seqs=max_seqs,
+        )
+    checkpoint = model
     kind, _, torch_device = device.partition(":")
     if device in ("auto", "cpu"):
         dtype = cpu_dtype(checkpoint, dtype)
@@ -95,6 +114,19 @@ def make_runner(
             max_seqs=max_seqs,
         )
     raise OptionError(f"device = {device!r} is not known; use {_DEVICES}")
+
+
+def _refuse_what_an_export_has_settled(
+    export: Export, dtype: str, quantization: Quantization | None, kv_cache_dtype: str
+) -> None:
+    name = None if quantization is None else quantization.name
+    given = {"dtype": dtype, "quantization": name, "kv_cache_dtype": kv_cache_dtype}
+    for option, value in given.items():
+        if value not in (None, "auto"):
+            raise OptionError(
+                f"{option} = {value!r}, but {export.path} is an ONNX export, which is what it is; "
+                "leave it out, or export the checkpoint in another precision"
+            )
 
 
 def _refuse_what_is_for_the_cpu(device: str, num_threads: int | None, kv_cache_dtype: str) -> None:

@@ -15,7 +15,8 @@ pytest.importorskip("onnxruntime")
 
 from gpt2fast import LLM, SamplingParams
 from gpt2fast.errors import GPT2FastError, OptionError, UnsupportedError
-from gpt2fast.export import ExportOptions, decoder, export
+from gpt2fast.export import ExportOptions, export, operators
+from gpt2fast.export.run import PRECISIONS, TARGETS
 from gpt2fast.export.verify import Graph
 from model_grid import BASE, FLAG_GRID
 
@@ -46,15 +47,40 @@ def test_every_flag(fields: dict[str, Any], make_checkpoint: Make, tmp_path: Pat
     assert greedy(Graph(tmp_path / "out", llm.config), [3, 5, 8], 40) == list(want)
 
 
-def test_layers_of_different_shapes(make_checkpoint: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_layers_of_different_shapes(target: str, make_checkpoint: Make, tmp_path: Path) -> None:
     path, _ = make_checkpoint(**BASE, layers=[[2, 100], [1, 33]])
-    export(path, tmp_path / "out", ONE_THREAD)
-    export(path, tmp_path / "int8", ExportOptions("int8", num_threads=1))
+    for precision in PRECISIONS[1:]:
+        export(path, tmp_path / precision, ExportOptions(precision, target, num_threads=1))
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
-def test_the_bundled_model_in_every_precision(precision: str, tmp_path: Path) -> None:
-    report = export("demo", tmp_path / "out", ExportOptions(precision, num_threads=1))
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"activation_function": name} for name in ("gelu", "gelu_10", "quick_gelu", "silu")),
+        {"n_embd": 35, "n_head": 5, "tie_word_embeddings": False},
+        {"scale_attn_by_inverse_layer_idx": True},
+    ],
+    ids=str,
+)
+def test_standard_operators_alone(
+    fields: dict[str, Any], make_checkpoint: Make, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    path, _ = make_checkpoint(**{**BASE, **fields})
+    export(path, tmp_path / "out", ExportOptions(target="portable", num_threads=1))
+    export(path, tmp_path / "int4", ExportOptions("int4", "portable", num_threads=1))
+    for out in ("out", "int4"):
+        onnx.checker.check_model(str(tmp_path / out / "model.onnx"), full_check=True)
+        loaded = onnx.load(str(tmp_path / out / "model.onnx"), load_external_data=False)
+        assert {each.domain: each.version for each in loaded.opset_import} == {"": 23}
+        assert {node.domain for node in loaded.graph.node} == {""}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
+def test_the_bundled_model_in_every_precision(precision: str, target: str, tmp_path: Path) -> None:
+    report = export("demo", tmp_path / "out", ExportOptions(precision, target, num_threads=1))
     proof = report["certificate"]
     assert proof["agreement"] > 0.9
     assert abs(proof["perplexity"] / proof["source_perplexity"] - 1) < 0.005
@@ -108,7 +134,7 @@ def test_rows_that_nobody_wants_are_left_out(tmp_path: Path) -> None:
 def test_a_graph_that_differs_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder, "_HIDDEN", {"float32": 0.0})  # padding is seen
+    monkeypatch.setattr(operators, "HIDDEN", {"float32": 0.0})  # padding is seen
     with pytest.raises(GPT2FastError, match=r"a batch changes logits .* nothing was written"):
         export("demo", tmp_path / "out", ONE_THREAD)
     assert list(tmp_path.iterdir()) == []
@@ -119,6 +145,8 @@ def test_wrong_requests_are_refused(
 ) -> None:
     with pytest.raises(OptionError, match=r"precision = 'int2' is not known; use one of auto"):
         ExportOptions("int2")
+    with pytest.raises(OptionError, match=r"target = 'trt' is not known; use one of ort, portable"):
+        ExportOptions(target="trt")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     with pytest.raises(OptionError, match="is a directory with files in it"):

@@ -30,9 +30,16 @@ _SYSTEMS = {
     "gpt2fast": System(
         "native",
         "Native",
-        ("float32", "bfloat16", "int8", "int4", "int3"),
+        ("float32", "bfloat16", "int8", "int4", "int3", "stored"),
         ("gpt2fast",),
         "gpt2fast",
+    ),
+    "gpt2fast-onnx": System(
+        "native_onnx",
+        "NativeOnnx",
+        ("float32", "int8", "int4"),
+        ("onnxruntime", "onnx_ir"),
+        "'gpt2fast[onnx]'",
     ),
     **{
         f"transformers-{variant}": System(

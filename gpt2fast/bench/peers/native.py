@@ -12,22 +12,25 @@ from numpy.typing import NDArray
 from gpt2fast.bench.peers.base import Clock, Generated, check_format, installed, refuse
 from gpt2fast.quantization import INTEGER_FORMATS
 
-_BITS = {"float32": 32, "bfloat16": 16, "int8": 8}
+STORED = "stored"  # the format of a model that is stored in integers, or is an export
+_BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "int8": 8}
 # A step can hold the prompts of a whole batch up to this, so that all sequences decode in step and
 # no token of one counts as prefill of another.
 _MOST_BATCH_TOKENS = 4096
 
 
 class Native:
-    """float32 and bfloat16 are ``dtype``; int8, int4 and int3 are ``quantization``, made at load.
+    """float32 and bfloat16 are ``dtype``; int8, int4 and int3 are ``quantization``, made at load;
+    "stored" leaves both to the model.
 
     The one option is ``kv_cache_dtype``. Reuse of prefixes is off: every prompt is computed.
     """
 
-    FORMATS: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", *INTEGER_FORMATS)
+    FORMATS: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", *INTEGER_FORMATS, STORED)
 
     def __init__(self, work: Path) -> None:
         self._llm: Any = None
+        self._work = work
 
     def versions(self) -> dict[str, str]:
         from gpt2fast import _C
@@ -41,11 +44,15 @@ class Native:
         self, artifact: Path, fmt: str, threads: int, context: int, batch: int, **options: str
     ) -> None:
         from gpt2fast import LLM
+        from gpt2fast.checkpoint import open_model
+        from gpt2fast.runners import tokens_in_a_block
 
         kv_cache_dtype = options.pop("kv_cache_dtype", "auto")
         refuse("gpt2fast", options)
         check_format("gpt2fast", fmt, self.FORMATS)
-        blocks = -(-context // 16) + 1  # of 16 tokens; a copy on write may need one more
+        with open_model(artifact) as model:
+            size = tokens_in_a_block(model)
+        blocks = -(-context // size) + 1  # a copy on write may need one more
         self._llm = LLM(
             artifact,
             device="cpu",
@@ -55,7 +62,7 @@ class Native:
             num_threads=threads,
             max_batch_tokens=min(max(512, batch * context), _MOST_BATCH_TOKENS),
             max_seqs=batch,
-            kv_cache_tokens=16 * blocks * batch,
+            kv_cache_tokens=size * blocks * batch,
             prefix_caching=False,
         )
 
