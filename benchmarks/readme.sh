@@ -1,6 +1,6 @@
 #!/bin/sh
 # The benchmarks behind the README's tables: sh benchmarks/readme.sh "gpt2fast bench ..." OUT [PART...]
-# Parts: decode prefill batch context medium xl. Each writes rows, plots and a report to OUT/PART.
+# Parts: decode prefill batch context medium xl onnx onnx-context. Each writes rows, plots and a report to OUT/PART.
 set -e
 bench=$1 out=$2
 shift 2
@@ -13,7 +13,7 @@ part() {
   $bench "$@" --out "$out/$name"
 }
 
-for name in ${*:-decode prefill batch context medium xl}; do
+for name in ${*:-decode prefill batch context medium xl onnx onnx-context}; do
   case $name in
     decode) part decode --random gpt2 --rounds 5 --starts 2 --baseline gpt2fast:int8 -s $ours \
       transformers-eager:float32 transformers-sdpa:float32 transformers-compile:float32 \
@@ -28,6 +28,11 @@ for name in ${*:-decode prefill batch context medium xl}; do
     medium) part medium --random gpt2-medium --rounds 3 --starts 1 --baseline gpt2fast:int8 \
       -s $ours transformers-sdpa:float32 llama_cpp:float16,int8,int4 ;;
     xl) part xl --random gpt2-xl --rounds 3 --starts 1 --tokens 64 -s gpt2fast:int4 llama_cpp:int4 ;;
+    onnx) part onnx --random gpt2 --rounds 7 --starts 1 --baseline onnxruntime:float32 \
+      -s gpt2fast-onnx:float32,int8,int4 onnxruntime:float32,int8,int4 openvino:float32,int8,int4 \
+      gpt2fast:float32,int8,int4 ;;
+    onnx-context) part onnx-context --random gpt2 --rounds 7 --starts 1 --prompt 104 876 --tokens 48 \
+      -s gpt2fast-onnx:float32,int8,int4 onnxruntime:float32,int8,int4 ;;
     *) echo "unknown part $name" >&2; exit 2 ;;
   esac
 done

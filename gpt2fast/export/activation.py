@@ -15,8 +15,8 @@ from gpt2fast.errors import UnsupportedError
 from gpt2fast.export.graph import GraphBuilder
 from gpt2fast.export.operators import Operators
 
-TANH_GELUS = ("gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh", "gelu_pytorch_tanh")
-EXACT_GELUS = ("gelu", "gelu_python")
+_TANH_GELUS = ("gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh", "gelu_pytorch_tanh")
+_EXACT_GELUS = ("gelu", "gelu_python")
 _MU, _SIGMA = 0.707107, 0.282095  # of the Laplace function
 _Make = Callable[[Operators, GraphBuilder, ir.Value], Any]
 Parameter = Callable[[str], float]  # by its name in the checkpoint below mlp.act
@@ -56,8 +56,8 @@ _ACTIVATIONS: dict[str, _Make] = {
     "sqrtsoftplus": lambda o, g, x: g.op("Sqrt", g.op("Softplus", x)),
     "swish": _swish(1.0),
     "tanh": lambda o, g, x: g.op("Tanh", x),
-    **dict.fromkeys(EXACT_GELUS, lambda o, g, x: o.gelu(x, tanh=False)),
-    **dict.fromkeys(TANH_GELUS, lambda o, g, x: o.gelu(x, tanh=True)),
+    **dict.fromkeys(_EXACT_GELUS, lambda o, g, x: o.gelu(x, tanh=False)),
+    **dict.fromkeys(_TANH_GELUS, lambda o, g, x: o.gelu(x, tanh=True)),
 }
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from gpt2fast.export.activation import EXACT_GELUS, TANH_GELUS, activation
+from gpt2fast.export.activation import activation
 from gpt2fast.export.graph import GraphBuilder
 from gpt2fast.export.operators import Heads, Inputs, Operators
 from gpt2fast.export.ort import OrtOperators
@@ -95,12 +95,14 @@ class Decoder:
             at = f"h.{layer}"
             attended, *new = self._attention(layer, normed, inputs.past[layer])
             present += new
-            normed, x = self._add_and_norm(x, attended, f"{at}.attn.c_proj.bias", f"{at}.ln_2")
+            x = g.op("Add", x, attended)
+            normed = self._norm(x, f"{at}.ln_2")
             inner = self._mlp(layer, normed)
             after = f"h.{layer + 1}.ln_1" if layer < last else "ln_f"
             if layer == last:  # the head only sees the rows that are wanted
                 x, inner = (self._last_rows(each, inputs.keep) for each in (x, inner))
-            normed, x = self._add_and_norm(x, inner, f"{at}.mlp.c_proj.bias", after)
+            x = g.op("Add", x, inner)
+            normed = self._norm(x, after)
         head = EMBEDDING if self.config.tie_word_embeddings else HEAD
         return w.product(normed, head), present
 
@@ -111,34 +113,23 @@ class Decoder:
         config, at = self.config, f"h.{layer}.attn"
         shape = config.layer_shape(layer)
         heads = Heads(shape.n_head, config.head_size, config.attention_scale(layer))
-        qkv = self.weights.product(x, f"{at}.c_attn.weight", self._vector(f"{at}.c_attn.bias"))
-        attended, *present = self.operators.attention(qkv, past, heads)
+        attended, *present = self.operators.attention(self._linear(x, f"{at}.c_attn"), past, heads)
         for value, kind in zip(present, ("key", "value"), strict=True):
             value.name = f"present.{layer}.{kind}"
             value.dtype = self.graph.type
             value.shape = ir.Shape(["B", heads.number, "T", heads.size])
-        return [self.weights.product(attended, f"{at}.c_proj.weight"), *present]
+        return [self._linear(attended, f"{at}.c_proj"), *present]
 
     def _mlp(self, layer: int, x: ir.Value) -> Any:
-        """Without the bias of c_proj, which the addition behind it brings."""
-        at, name = f"h.{layer}.mlp", self.config.activation_function
-        matrix, bias = f"{at}.c_fc.weight", self._vector(f"{at}.c_fc.bias")
-        if name in (*TANH_GELUS, *EXACT_GELUS):
-            inner = self.weights.product(x, matrix)
-            inner = self.operators.gelu(inner, bias, tanh=name in TANH_GELUS)
-        else:
-            inner = self.weights.product(x, matrix, bias)
-            learned = Learned(self.weights, f"{at}.act")
-            inner = activation(self.operators, name, inner, learned.value, learned.rounded)
-        return self.weights.product(inner, f"{at}.c_proj.weight")
+        at = f"h.{layer}.mlp"
+        learned = Learned(self.weights, f"{at}.act")
+        x = self._linear(x, f"{at}.c_fc")
+        name = self.config.activation_function
+        x = activation(self.operators, name, x, learned.value, learned.rounded)
+        return self._linear(x, f"{at}.c_proj")
 
-    def _add_and_norm(
-        self, x: ir.Value, y: ir.Value, bias: str, norm: str
-    ) -> tuple[ir.Value, ir.Value]:
-        """The LayerNorm of x + y + bias, and the sum."""
-        eps = self.config.layer_norm_epsilon
-        pair = (self._vector(f"{norm}.weight"), self._vector(f"{norm}.bias"))
-        return self.operators.add_and_norm(x, y, self._vector(bias), pair, eps)
+    def _linear(self, x: ir.Value, name: str) -> Any:
+        return self.weights.product(x, f"{name}.weight", self._vector(f"{name}.bias"))
 
     def _norm(self, x: ir.Value, norm: str) -> Any:
         return self.graph.op(

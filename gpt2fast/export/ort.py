@@ -30,8 +30,7 @@ class OrtOperators:
         padding takes places, and is hidden."""
         g = self.graph
         total = g.op("Gather", g.op("Shape", inputs.mask), g.integer(1), axis=0)
-        columns = g.op("Range", g.integer(0), total, g.integer(1))
-        last = g.op("ReduceMax", g.op("Mul", inputs.mask, columns), g.integers(1), keepdims=0)
+        last = g.op("ArgMax", inputs.mask, axis=1, keepdims=0, select_last_index=1)
         self._last = g.op("Cast", last, to=int(INT32))  # (B,): of a sequence's tokens
         self._total = g.op("Cast", total, to=int(INT32))  # scalar: T
         ones = g.integers(1, 1)
@@ -60,22 +59,9 @@ class OrtOperators:
         )  # fmt: skip
         return found
 
-    def add_and_norm(
-        self, x: ir.Value, y: ir.Value, bias: ir.Value, norm: tuple[ir.Value, ir.Value], eps: float
-    ) -> tuple[ir.Value, ir.Value]:
+    def gelu(self, x: ir.Value, *, tanh: bool) -> Any:
         """See ``Operators``."""
-        normed, _, _, total = self.graph.op(
-            "SkipLayerNormalization",
-            *(x, y, *norm, bias),
-            outputs=4, contrib=True, epsilon=eps,
-        )  # fmt: skip
-        return normed, total
-
-    def gelu(self, x: ir.Value, bias: ir.Value | None = None, *, tanh: bool) -> Any:
-        """See ``Operators``."""
-        if tanh:
-            return self.graph.op("FastGelu", x, bias, contrib=True)
-        return self.graph.op("Gelu" if bias is None else "BiasGelu", x, bias, contrib=True)
+        return self.graph.op("FastGelu" if tanh else "Gelu", x, contrib=True)
 
     def swish(self, x: ir.Value, alpha: float) -> Any:
         """See ``Operators``."""

@@ -46,17 +46,8 @@ class PortableOperators:
         )  # fmt: skip
         return found
 
-    def add_and_norm(
-        self, x: ir.Value, y: ir.Value, bias: ir.Value, norm: tuple[ir.Value, ir.Value], eps: float
-    ) -> tuple[ir.Value, ir.Value]:
+    def gelu(self, x: ir.Value, *, tanh: bool) -> Any:
         """See ``Operators``."""
-        g = self.graph
-        total = g.op("Add", x, g.op("Add", y, bias))
-        return g.op("LayerNormalization", total, *norm, axis=-1, epsilon=eps), total
-
-    def gelu(self, x: ir.Value, bias: ir.Value | None = None, *, tanh: bool) -> Any:
-        """See ``Operators``."""
-        x = x if bias is None else self.graph.op("Add", x, bias)
         return self.graph.op("Gelu", x, approximate="tanh" if tanh else "none")
 
     def swish(self, x: ir.Value, alpha: float) -> Any:

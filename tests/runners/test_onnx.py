@@ -1,4 +1,4 @@
-"""The engine on onnxruntime: the same logits and texts as the C++ runner gives, whatever the cache."""
+"""The engine on onnxruntime: the logits and texts of the C++ runner, whatever the cache."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Native:
 
         kv_cache_dtype = options.pop("kv_cache_dtype", "auto")
         refuse("gpt2fast", options)
-        check_format("gpt2fast", fmt, self.FORMATS)
+        check_format("gpt2fast", fmt, Native.FORMATS)
         with open_model(artifact) as model:
             size = tokens_in_a_block(model)
         blocks = -(-context // size) + 1  # a copy on write may need one more

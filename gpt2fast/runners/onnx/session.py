@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2fast.errors import CheckpointError, MissingDependencyError, OptionError
+from gpt2fast.runners.onnx.huge_pages import collapsed
 
 _ELEMENTS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -42,9 +43,10 @@ class Session:
         # The standard operators of 4-bit weights become the ones that multiply integers.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
         try:
-            self.run_on: Any = onnxruntime.InferenceSession(
-                str(graph), options, providers=self._providers()
-            )
+            with collapsed():
+                self.run_on: Any = onnxruntime.InferenceSession(
+                    str(graph), options, providers=self._providers()
+                )
         except OptionError:
             raise
         except Exception as error:  # onnxruntime's errors have no common base
