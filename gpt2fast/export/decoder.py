@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from gpt2fast.config import ModelConfig
 
 INT64 = ir.DataType.INT64
+# Sizes by the names that optimum computes shapes of outputs with.
+BATCH, NEW, PAST = "batch_size", "sequence_length", "past_sequence_length"
+TOTAL = f"{PAST} + {NEW}"
 TARGETS: dict[str, type[OrtOperators] | type[PortableOperators]] = {
     "ort": OrtOperators,
     "portable": PortableOperators,
@@ -51,7 +54,7 @@ def build(
     inputs = _inputs(graph, config)
     logits, present = decoder.step(inputs)
     logits.name = "logits"
-    logits.dtype, logits.shape = graph.type, ir.Shape(["B", "R", config.vocab_size])
+    logits.dtype, logits.shape = graph.type, ir.Shape([BATCH, NEW, config.vocab_size])
     caches = [value for pair in inputs.past for value in pair]
     given = [inputs.ids, inputs.mask, inputs.positions, inputs.keep, *caches]
     graph.initializers[str(inputs.keep.name)] = inputs.keep
@@ -63,14 +66,14 @@ def _inputs(graph: GraphBuilder, config: ModelConfig) -> Inputs:
     def cache(layer: int, kind: str) -> ir.Value:
         heads = config.layer_shape(layer).n_head
         name = f"past_key_values.{layer}.{kind}"
-        return ir.val(name, graph.type, ["B", heads, "P", config.head_size])
+        return ir.val(name, graph.type, [BATCH, heads, PAST, config.head_size])
 
     keep = np.array(0, np.int64)
     name = "num_logits_to_keep"
     return Inputs(
-        ir.val("input_ids", INT64, ["B", "S"]),
-        ir.val("attention_mask", INT64, ["B", "T"]),
-        ir.val("position_ids", INT64, ["B", "S"]),
+        ir.val("input_ids", INT64, [BATCH, NEW]),
+        ir.val("attention_mask", INT64, [BATCH, TOTAL]),
+        ir.val("position_ids", INT64, [BATCH, NEW]),
         ir.val(name, INT64, [], const_value=ir.tensor(keep, name=name)),
         [(cache(layer, "key"), cache(layer, "value")) for layer in range(config.n_layer)],
     )
@@ -117,7 +120,7 @@ class Decoder:
         for value, kind in zip(present, ("key", "value"), strict=True):
             value.name = f"present.{layer}.{kind}"
             value.dtype = self.graph.type
-            value.shape = ir.Shape(["B", heads.number, "T", heads.size])
+            value.shape = ir.Shape([BATCH, heads.number, TOTAL, heads.size])
         return [self._linear(attended, f"{at}.c_proj"), *present]
 
     def _mlp(self, layer: int, x: ir.Value) -> Any:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,17 +18,19 @@ from gpt2fast.checkpoint.resolve import SMALL_FILES
 from gpt2fast.checkpoint.safetensors_writer import write_json
 from gpt2fast.checkpoint.save import check_out, clear_errors, staged
 from gpt2fast.checkpoint.weight_files import GRAPH
-from gpt2fast.engine.llm import LLM
 from gpt2fast.errors import MissingDependencyError, OptionError, show
+from gpt2fast.export.genai import NAME, genai_config
 
 if TYPE_CHECKING:
-    from gpt2fast.checkpoint import Checkpoint
+    from gpt2fast.config import ModelConfig
+    from gpt2fast.export.source import Source
+    from gpt2fast.export.verify import Certificate
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int4")
 TARGETS = ("ort", "portable")
 REPORT = "report.json"
-_CONFIG = "config.json"
-_NEEDED = ("onnx_ir", "onnxruntime")
+_CONFIG, _GENERATION = "config.json", "generation_config.json"
+_NEEDED = ("onnx_ir", "onnx", "onnxruntime")
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps there are
 
 
@@ -79,52 +78,31 @@ def export(
         raise MissingDependencyError(
             f"exporting needs {', '.join(missing)}: pip install 'gpt2fast[onnx]'"
         )
+    from gpt2fast.export.source import open_source
+    from gpt2fast.export.verify import verify
+
     check_out(target)
     with clear_errors(target), staged(target) as stage:
         progress("reading", 0, 4)
-        with _source(model, stage, options) as (path, digest, precision):
+        with open_source(
+            model,
+            options.precision,
+            stage.parent,
+            num_threads=options.num_threads,
+            revision=options.revision,
+        ) as source:
             progress("writing the graph", 1, 4)
-            report = _write(path, stage, precision, options.target, digest)
+            report = _write(source, stage, options.target)
             progress("verifying", 2, 4)
-            from gpt2fast.export.verify import verify
-
-            llm = LLM(path, device="cpu", num_threads=options.num_threads)
-            certificate = verify(stage, llm, precision)
+            certificate = verify(stage, source)
+        _certify(stage / GRAPH, certificate)
         report["certificate"] = certificate.as_dict()
         write_json(stage / REPORT, report)
         progress("done", 4, 4)
     return report
 
 
-@contextmanager
-def _source(
-    model: str | os.PathLike[str], stage: Path, options: ExportOptions
-) -> Iterator[tuple[Path, str, str]]:
-    """The directory whose weights go into the graph, the hash of the original's, the precision."""
-    with open_checkpoint(model, revision=options.revision) as checkpoint:
-        stored, path = checkpoint.quantization, checkpoint.path
-        digest = _digest(checkpoint)
-    precision = options.precision
-    if stored is not None:
-        kind = "int4" if stored.blocks.name in ("int3", "int4") else "int8"
-        if precision not in ("auto", kind):
-            raise OptionError(
-                f"precision = {precision!r}, but {path} is stored in {stored.name}; leave it out, "
-                "or give the float checkpoint"
-            )
-        yield path, digest, kind
-    elif precision in ("int8", "int4"):
-        with tempfile.TemporaryDirectory(dir=stage.parent, prefix=".rounded-") as folder:
-            rounded = Path(folder) / "model"
-            llm = LLM(path, device="cpu", quantization=precision, num_threads=options.num_threads)
-            llm.save_quantized(rounded)
-            del llm
-            yield rounded, digest, precision
-    else:
-        yield path, digest, "fp32" if precision == "auto" else precision
-
-
-def _write(path: Path, stage: Path, precision: str, target: str, digest: str) -> dict[str, Any]:
+def _write(source: Source, stage: Path, target: str) -> dict[str, Any]:
     """The graph and the files beside it; what the report says of them."""
     import onnx_ir
 
@@ -132,30 +110,43 @@ def _write(path: Path, stage: Path, precision: str, target: str, digest: str) ->
 
     facts = {
         "gpt2fast": metadata.version("gpt2fast"),
-        "source_sha256": digest,
-        "precision": precision,
+        "source_sha256": source.digest,
+        "precision": source.precision,
         "target": target,
     }
+    path = source.path
     with open_checkpoint(path) as checkpoint:
-        graph = build(checkpoint, target, precision, facts)
+        graph = build(checkpoint, target, source.precision, facts)
         onnx_ir.save(graph, stage / GRAPH, external_data=f"{GRAPH}.data")
         small = [path / name for name in SMALL_FILES if name != _CONFIG]
         for file in small:
             if file.is_file():
                 shutil.copyfile(file, stage / file.name)
         parameters = checkpoint.num_parameters
-    fields = read_json_object(path / _CONFIG)
-    fields.pop(QUANTIZATION_FIELD, None)  # of the checkpoint's files, which are not here
-    write_json(stage / _CONFIG, fields)
+        _describe(checkpoint.config, path, stage, graph.metadata_props["cache"] == "shared")
     sizes = {file.name: file.stat().st_size for file in sorted(stage.glob(f"{GRAPH}*"))}
     return {"export": {**graph.metadata_props, "parameters": parameters, "bytes": sizes}}
 
 
-def _digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 of the files of weights, in the order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(checkpoint.files):
-        with file.open("rb") as stream:
-            while piece := stream.read(1 << 22):
-                digest.update(piece)
-    return digest.hexdigest()
+def _describe(config: ModelConfig, path: Path, stage: Path, shares_cache: bool) -> None:
+    """The files by which other programs know the model."""
+    fields = read_json_object(path / _CONFIG)
+    fields.pop(QUANTIZATION_FIELD, None)  # of the checkpoint's files, which are not here
+    write_json(stage / _CONFIG, fields)
+    if not (stage / _GENERATION).exists():
+        ends = ("bos_token_id", "eos_token_id")
+        known = {name: value for name, value in config.to_dict().items() if name in ends}
+        write_json(stage / _GENERATION, {"_from_model_config": True, **known})
+    if (genai := genai_config(config, shares_cache=shares_cache)) is not None:
+        write_json(stage / NAME, genai)
+
+
+def _certify(graph: Path, certificate: Certificate) -> None:
+    """Write what was proven into the metadata of the graph, whose weights are in another file."""
+    import onnx
+
+    loaded = onnx.load(str(graph), load_external_data=False)
+    for name in ("runtime", "perplexity", "source_perplexity", "agreement"):
+        value = str(getattr(certificate, name))
+        loaded.metadata_props.add(key=f"verified_{name}", value=value)
+    graph.write_bytes(loaded.SerializeToString())

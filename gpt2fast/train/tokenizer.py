@@ -50,6 +50,7 @@ def write_tokenizer(
     special = {name: end_of_text for name in ("bos_token", "eos_token", "unk_token") if end_of_text}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],  # no token types, which few take
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
         **special,
