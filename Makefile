@@ -115,7 +115,8 @@ bench-quality: $(STUDY)/model/training.json
 	for study in quantize prune recover; do $(PY) benchmarks/quality/$$study.py || exit 1; done
 	$(PY) benchmarks/quality/distill.py
 	$(PY) benchmarks/quality/quantize.py $(OF_STUDY) --held-out-windows 24
-	$(PY) benchmarks/quality/prune.py $(OF_STUDY) --patterns unstructured
+	$(PY) benchmarks/quality/prune.py $(OF_STUDY) --held-out-windows 24 --patterns unstructured --only weights
+	$(PY) benchmarks/quality/prune.py $(OF_STUDY) --held-out-windows 24 --only units --keep 0.5
 	for speed in artifact prune; do $(PY) benchmarks/quality/$${speed}_speed.py || exit 1; done
 
 bench-kernels: $(VENV)/.peers

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpt2fast import LLM
 from gpt2fast.bench import peers
+from gpt2fast.bench.options import BenchOptions, make_plan
 from gpt2fast.bench.peers.base import Adapter, cached
 from gpt2fast.bench.peers.gguf_file import write_gguf
 from gpt2fast.errors import MissingDependencyError, OptionError, UnsupportedError
@@ -26,7 +28,7 @@ PROMPTS = [[(7 * i + 3) % VOCAB for i in range(9)], [(11 * i + 5) % VOCAB for i 
 # A compiled model takes half a minute to get ready.
 QUICK = [name for name in peers.names() if name != "transformers-compile"]
 BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4, "int3": 3}
-PAIRS = [(name, fmt) for name in QUICK for fmt in peers.formats(name)]
+PAIRS = [(name, fmt) for name in QUICK for fmt in peers.formats(name) if fmt != "stored"]
 
 Opened = Callable[..., Adapter]
 
@@ -74,7 +76,7 @@ def test_every_system_has_its_widest_format_first() -> None:
     assert peers.names()[0] == "gpt2fast"
     for name in peers.names():
         assert peers.formats(name)[0] == "float32"
-        assert set(peers.formats(name)) <= set(BITS)
+        assert set(peers.formats(name)) <= {*BITS, "stored"}
 
 
 @pytest.mark.parametrize("name", peers.names())
@@ -196,7 +198,7 @@ def test_options_and_formats_that_a_system_does_not_have_are_refused(
         opened(system, "int2")
 
 
-@pytest.mark.parametrize("system", [name for name in QUICK if name != "gpt2fast"])
+@pytest.mark.parametrize("system", [name for name in QUICK if not name.startswith("gpt2fast")])
 def test_layers_of_different_shapes_are_refused(
     system: str, make_checkpoint: Callable[..., tuple[Path, Any]], work: Path
 ) -> None:
@@ -206,6 +208,32 @@ def test_layers_of_different_shapes_are_refused(
     adapter = peers.make_adapter(system, work)
     with pytest.raises(UnsupportedError, match=f"^{system} has no layers of different shapes"):
         adapter.convert(path, "float32")
+
+
+@pytest.mark.parametrize("kind", ["int8", "export"])
+def test_a_settled_model_is_measured_as_it_is(
+    kind: str, make_checkpoint: Callable[..., tuple[Path, Any]], work: Path, tmp_path: Path
+) -> None:
+    path, _ = make_checkpoint(**SIZES)
+    out = tmp_path / "out"
+    if kind == "int8":
+        LLM(path, device="cpu", quantization="int8", num_threads=1).save_quantized(out)
+    else:
+        pytest.importorskip("onnx_ir")
+        pytest.importorskip("onnxruntime")
+        from gpt2fast.export import export
+
+        export(out=out, model=path)
+    plan = make_plan(BenchOptions(models=(str(out),), prompt=(8,), tokens=(4,), work=str(work)))
+    (case,) = plan.cases
+    assert (case.variant.format, case.variant.model.reference_format) == ("stored", "stored")
+    adapter = peers.make_adapter("gpt2fast", work)
+    adapter.load(out, "stored", 1, CONTEXT, 2)
+    tokens, _ = adapter.generate(PROMPTS, NEW, time.perf_counter)
+    assert [len(row) for row in tokens] == [NEW, NEW]
+    assert adapter.weight_bytes()
+    assert adapter.kv_bytes_per_token()
+    adapter.close()
 
 
 def test_ours_has_layers_of_different_shapes(
