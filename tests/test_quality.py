@@ -112,3 +112,19 @@ def test_outliers(windows: list[list[int]], exact: float, tmp_path: Path, channe
     model = with_outliers(tmp_path, channels)
     assert abs(loss(model, windows, exact)) <= 1e-3, "it is the same function"
     assert loss(model, windows, exact, quantization="int8") <= 0.3
+
+
+@pytest.mark.parametrize("channels", [0, 8])
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_an_export_costs_no_more(
+    windows: list[list[int]], exact: float, tmp_path: Path, scheme: str, channels: int
+) -> None:
+    pytest.importorskip("onnx_ir")
+    pytest.importorskip("onnxruntime")
+    from gpt2fast.export import ExportOptions, export
+
+    (tmp_path / "model").mkdir()
+    model = with_outliers(tmp_path / "model", channels) if channels else "demo"
+    native = loss(model, windows, exact, quantization=scheme)
+    export(model, tmp_path / "out", ExportOptions(scheme))
+    assert loss(tmp_path / "out", windows, exact) <= native + 0.2
