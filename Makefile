@@ -60,8 +60,19 @@ $(HARNESS)/.ready: $(SOURCES) constraints.txt
 	$(HARNESS)/bin/pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-test-slow: $(VENV)/.dev $(HARNESS)/.ready
+# optimum-onnx takes an older transformers than the tests do.
+OPTIMUM := .venv-optimum
+$(OPTIMUM)/.ready: benchmarks/peers.txt $(SOURCES)
+	test -x $(OPTIMUM)/bin/python || $(PYTHON) -m venv $(OPTIMUM)
+	$(OPTIMUM)/bin/pip install -q torch==2.13.0 setuptools pybind11 pytest pytest-timeout hypothesis
+	grep -v -e llama -e openvino -e ctranslate2 benchmarks/peers.txt > $(OPTIMUM)/requirements.txt
+	$(OPTIMUM)/bin/pip install -q --no-deps -r $(OPTIMUM)/requirements.txt
+	$(OPTIMUM)/bin/pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+test-slow: $(VENV)/.dev $(HARNESS)/.ready $(OPTIMUM)/.ready
 	$(HARNESS)/bin/python -m pytest --rootdir . tests/evaluate/test_lm_eval.py
+	$(OPTIMUM)/bin/python -m pytest --rootdir . tests/export/test_optimum.py
 	$(PY) -m pytest -m slow --timeout 3600 --ignore $(COMPILED)
 	$(PY) -m pytest -m slow --timeout 3600 -n auto $(COMPILED)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 GPT2FAST_THOROUGH=1 $(PY) -m pytest --timeout 3600 -n auto $(INTERPRETED)
@@ -123,6 +134,6 @@ bench-kernels: $(VENV)/.peers
 	for kernel in matmul attention layer_norm; do $(PY) benchmarks/kernels/$$kernel.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(HARNESS) build *.egg-info gpt2fast/_C.*.so
+	rm -rf $(VENV) $(PEERS) $(HARNESS) $(OPTIMUM) build *.egg-info gpt2fast/_C.*.so
 
 .PHONY: help demo test test-slow lint format bench bench-kernels bench-gpu study-model bench-quality clean

@@ -7,12 +7,13 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.cli import streams
 from gpt2fast.cli.format_options import add_format_options
 from gpt2fast.errors import OptionError
 
 if TYPE_CHECKING:
-    from gpt2fast.checkpoint import Checkpoint
+    from gpt2fast.checkpoint import Checkpoint, Export
 
 _EXAMPLES = """\
 examples:
@@ -40,11 +41,19 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the description of ``args.model``."""
-    from gpt2fast.checkpoint import open_checkpoint
+    from gpt2fast.checkpoint import Export, open_model
+    from gpt2fast.quantization import Quantization
+    from gpt2fast.runners import check_settled
 
-    with open_checkpoint(args.model, revision=args.revision) as checkpoint:
-        facts = describe(checkpoint, args.dtype, args.quantization, args.kv_cache_dtype)
-    streams.write((json.dumps(facts, indent=2) if args.json else render(args.model, facts)) + "\n")
+    with open_model(args.model, revision=args.revision) as opened:
+        if isinstance(opened, Export):
+            given = args.quantization and Quantization.parse(args.quantization)
+            check_settled(opened, args.dtype, given, args.kv_cache_dtype)
+            facts, text = describe_export(opened), render_export
+        else:
+            facts = describe(opened, args.dtype, args.quantization, args.kv_cache_dtype)
+            text = render
+    streams.write((json.dumps(facts, indent=2) if args.json else text(args.model, facts)) + "\n")
     return 0
 
 
@@ -61,13 +70,9 @@ def describe(
         isa = _C.isa()
     except ValueError as error:
         raise OptionError(str(error)) from error
-    config = checkpoint.config
     tokenizer = checkpoint.load_tokenizer()
     return {
-        "path": str(checkpoint.path),
-        "config": config.to_dict(),
-        "head_size": config.head_size,
-        "layers": [asdict(shape) for shape in config.layer_shapes],
+        **_shapes(checkpoint),
         "num_parameters": checkpoint.num_parameters,
         "num_bytes": checkpoint.num_bytes,
         "bytes_by_dtype": checkpoint.bytes_by_dtype,
@@ -76,6 +81,31 @@ def describe(
         "isa": isa,
         "available_isas": list(_C.available_isas()),
         "memory": _memory(checkpoint, dtype, quantization, kv_cache_dtype),
+    }
+
+
+def describe_export(export: Export) -> dict[str, Any]:
+    """What ``info`` knows of an ONNX export, its report included. Sizes are in bytes."""
+    from gpt2fast.bench.peers.base import installed
+
+    tokenizer, report = export.load_tokenizer(), export.path / "report.json"
+    return {
+        **_shapes(export),
+        "num_bytes": export.num_bytes,
+        "tokenizer_size": None if tokenizer is None else tokenizer.get_vocab_size(),
+        "runner": "onnx",
+        **installed("onnxruntime"),
+        **(read_json_object(report) if report.is_file() else {}),
+    }
+
+
+def _shapes(model: Checkpoint | Export) -> dict[str, Any]:
+    config = model.config
+    return {
+        "path": str(model.path),
+        "config": config.to_dict(),
+        "head_size": config.head_size,
+        "layers": [asdict(shape) for shape in config.layer_shapes],
     }
 
 
@@ -113,22 +143,11 @@ def _memory(
 
 def render(name: str, facts: dict[str, Any]) -> str:
     """The description for a person, one fact a line."""
-    config, memory = facts["config"], facts["memory"]
-    stored = _parts(facts, "bytes_by_dtype")
-    size = facts["tokenizer_size"]
+    memory, stored = facts["memory"], _parts(facts, "bytes_by_dtype")
     others = [isa for isa in facts["available_isas"] if isa != facts["isa"]]
     rows = {
-        "model": f"{name} ({facts['path']})",
-        "shape": f"{config['n_layer']} layers, width {config['n_embd']}, {_heads(facts)} of "
-        f"{facts['head_size']}, MLP {_range(facts['layers'], 'n_inner')}",
-        "vocabulary": f"{config['vocab_size']} tokens, end of text "
-        f"{'none' if config['eos_token_id'] is None else config['eos_token_id']}",
-        "context": f"{config['n_positions']} tokens",
-        "activation": f"{config['activation_function']}, "
-        f"layer_norm_epsilon {config['layer_norm_epsilon']:g}",
-        "flags": _flags(config),
+        **_common_rows(name, facts),
         "parameters": f"{facts['num_parameters']:,}, stored as {stored}",
-        "tokenizer": "none: only token ids can be given" if size is None else f"{size} tokens",
         "would run": f"{facts['runner']} runner, {facts['isa']} instructions"
         + (f" (this machine also has {', '.join(others)})" if others else ""),
         "weights": f"{size_text(memory['weights'])} in memory "
@@ -138,7 +157,44 @@ def render(name: str, facts: dict[str, Any]) -> str:
         f"token, {size_text(memory['kv_cache_full_context'])} for a full context (a token: "
         f"{_parts(memory, 'kv_cache_per_token_by_dtype')})",
     }
+    return _lines(rows)
+
+
+def render_export(name: str, facts: dict[str, Any]) -> str:
+    """The description of an export for a person, one fact a line."""
+    rows, version = _common_rows(name, facts), facts.get("onnxruntime")
+    made, proof = facts.get("export", {}), facts.get("certificate")
+    kind = f"{made['precision']} for target {made['target']}, " if made else ""
+    rows["graph"] = f"{kind}{size_text(facts['num_bytes'])}"
+    rows["would run"] = (
+        f"onnxruntime {version}" if version else "nothing yet: pip install 'gpt2fast[onnx]'"
+    )
+    if proof:
+        rows["verified"] = (
+            f"perplexity {proof['perplexity']:.3f} on its own text (model "
+            f"{proof['source_perplexity']:.3f}) in {proof['runtime']}"
+        )
+    return _lines(rows)
+
+
+def _lines(rows: dict[str, str]) -> str:
     return "\n".join(f"{label:<12}{text}" for label, text in rows.items())
+
+
+def _common_rows(name: str, facts: dict[str, Any]) -> dict[str, str]:
+    config, size = facts["config"], facts["tokenizer_size"]
+    return {
+        "model": f"{name} ({facts['path']})",
+        "shape": f"{config['n_layer']} layers, width {config['n_embd']}, {_heads(facts)} of "
+        f"{facts['head_size']}, MLP {_range(facts['layers'], 'n_inner')}",
+        "vocabulary": f"{config['vocab_size']} tokens, end of text "
+        f"{'none' if config['eos_token_id'] is None else config['eos_token_id']}",
+        "context": f"{config['n_positions']} tokens",
+        "activation": f"{config['activation_function']}, "
+        f"layer_norm_epsilon {config['layer_norm_epsilon']:g}",
+        "flags": _flags(config),
+        "tokenizer": "none: only token ids can be given" if size is None else f"{size} tokens",
+    }
 
 
 def _heads(facts: dict[str, Any]) -> str:

@@ -12,7 +12,15 @@ from gpt2fast.runners.base import Runner, StepBatch
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
 
-__all__ = ["Runner", "StepBatch", "cpu_dtype", "kv_format", "make_runner", "tokens_in_a_block"]
+__all__ = [
+    "Runner",
+    "StepBatch",
+    "check_settled",
+    "cpu_dtype",
+    "kv_format",
+    "make_runner",
+    "tokens_in_a_block",
+]
 
 _DEVICES = (
     "'auto', 'cpu', 'cuda', 'cuda:<index>', 'torch' or 'torch:<device>' (such as 'torch:mps')"
@@ -48,7 +56,7 @@ def make_runner(
     dtype or block size on it, that this version cannot run.
     """
     if isinstance(model, Export):
-        _refuse_what_an_export_has_settled(model, dtype, quantization, kv_cache_dtype)
+        check_settled(model, dtype, quantization, kv_cache_dtype)
         from gpt2fast.runners.onnx import OnnxRunner
 
         return OnnxRunner(
@@ -116,9 +124,10 @@ def make_runner(
     raise OptionError(f"device = {device!r} is not known; use {_DEVICES}")
 
 
-def _refuse_what_an_export_has_settled(
+def check_settled(
     export: Export, dtype: str, quantization: Quantization | None, kv_cache_dtype: str
 ) -> None:
+    """Raises OptionError for an option of ``LLM`` that an export leaves no choice of."""
     name = None if quantization is None else quantization.name
     given = {"dtype": dtype, "quantization": name, "kv_cache_dtype": kv_cache_dtype}
     for option, value in given.items():

@@ -144,3 +144,19 @@ def test_instruction_set_that_cannot_be_had(
     error = capsys.readouterr().err
     assert error.startswith("gpt2fast: error: ")
     assert "mmx" in error
+
+
+def test_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnx_ir")
+    pytest.importorskip("onnxruntime")
+    out = str(tmp_path / "out")
+    assert main(["export", "demo", out, "--precision", "int8"]) == 0
+    capsys.readouterr()
+    assert main(["info", out, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["runner"] == "onnx"
+    assert facts["export"]["precision"] == "int8"
+    assert main(["info", out]) == 0
+    assert "graph       int8 for target ort, " in capsys.readouterr().out
+    assert main(["info", out, "--dtype", "bfloat16"]) == 2
+    assert "is an ONNX export, which is what it is" in capsys.readouterr().err

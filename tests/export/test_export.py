@@ -14,6 +14,7 @@ pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
 from gpt2fast import LLM, SamplingParams
+from gpt2fast.bench.sizes import random_checkpoint
 from gpt2fast.errors import GPT2FastError, OptionError, UnsupportedError
 from gpt2fast.export import ExportOptions, export, operators
 from gpt2fast.export.run import PRECISIONS, TARGETS
@@ -38,13 +39,27 @@ def greedy(graph: Graph, prompt: list[int], new: int) -> list[int]:
 @pytest.mark.parametrize("fields", FLAG_GRID)
 def test_every_flag(fields: dict[str, Any], make_checkpoint: Make, tmp_path: Path) -> None:
     """The command verifies logits, cache and batch; here the tokens are compared as well."""
-    path, _ = make_checkpoint(**fields)
+    path, _ = make_checkpoint(**{**fields, "n_positions": 140})
     report = export(path, tmp_path / "out", ONE_THREAD)
     assert report["certificate"]["precision"] == "fp32"
+    check_greedy(path, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_model_of_true_size(tmp_path: Path) -> None:
+    path = random_checkpoint("gpt2", tmp_path)
+    export(path, tmp_path / "out", ONE_THREAD)
+    check_greedy(path, tmp_path / "out")
+
+
+def check_greedy(path: Path, out: Path) -> None:
+    """128 tokens, by onnxruntime alone and by the engine on it."""
     llm = LLM(path, device="cpu", num_threads=1)
-    params = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
+    params = SamplingParams(temperature=0.0, max_tokens=128, ignore_eos=True)
     want = llm.generate([[3, 5, 8]], params)[0].outputs[0].token_ids
-    assert greedy(Graph(tmp_path / "out", llm.config), [3, 5, 8], 40) == list(want)
+    assert greedy(Graph(out, llm.config), [3, 5, 8], 128) == list(want)
+    exported = LLM(out, num_threads=1)
+    assert exported.generate([[3, 5, 8]], params)[0].outputs[0].token_ids == want
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -75,6 +90,32 @@ def test_standard_operators_alone(
         loaded = onnx.load(str(tmp_path / out / "model.onnx"), load_external_data=False)
         assert {each.domain: each.version for each in loaded.opset_import} == {"": 23}
         assert {node.domain for node in loaded.graph.node} == {""}
+    check_by_the_standard(path, tmp_path / "out")
+
+
+def check_by_the_standard(path: Path, out: Path) -> None:
+    """The standard's own, slow implementation: the last two of six tokens from the cache."""
+    from onnx import load
+    from onnx.reference import ReferenceEvaluator
+
+    llm = LLM(path, device="cpu", num_threads=1)
+    runtime, past = (
+        ReferenceEvaluator(load(str(out / "model.onnx"))),
+        Graph(out, llm.config).empty(1),
+    )
+    ids, rows = np.array([[3, 5, 8, 13, 21, 34]]), []
+    for start, end in ((0, 4), (4, 6)):
+        given = {
+            "input_ids": ids[:, start:end],
+            "attention_mask": np.ones((1, end), np.int64),
+            "position_ids": np.arange(start, end)[None],
+            "num_logits_to_keep": np.array(0),
+        }
+        logits, *present = runtime.run(None, {**given, **past})
+        rows.append(logits[0])
+        past = dict(zip(past, present, strict=True))
+    want = llm.logits(ids[0].tolist())
+    np.testing.assert_allclose(np.concatenate(rows), want, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("target", TARGETS)
