@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,17 @@ def test_the_checker_passes_and_weights_are_stored_once(
     assert names[:3] == ["input_ids", "attention_mask", "position_ids"]
     assert "past_key_values.1.value" in names
     assert [each.name for each in loaded.graph.output][:2] == ["logits", "present.0.key"]
+
+
+def test_no_torch_is_needed(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from gpt2fast import LLM, SamplingParams\n"
+        "from gpt2fast.export import ExportOptions, export\n"
+        "export('demo', 'out', ExportOptions('int4'))\n"
+        "print(LLM('out').generate('import', SamplingParams(max_tokens=3))[0].outputs[0].text)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=120)
 
 
 def test_rows_that_nobody_wants_are_left_out(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@ environment has the transformers that optimum-onnx takes)."""
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +46,15 @@ def test_the_same_tokens(precision: str, target: str, bound: bool, tmp_path: Pat
             **given, max_new_tokens=NEW, do_sample=False, pad_token_id=0, eos_token_id=None
         )
         assert found[:, given.input_ids.shape[1] :].tolist() == wanted
+
+
+def test_the_script_in_the_documentation(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "export.md"
+    script = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    export("demo", tmp_path / "gpt2-onnx", ExportOptions(num_threads=1))
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    params = SamplingParams(temperature=0.0, max_tokens=40)
+    want = LLM("demo", device="cpu", num_threads=1).generate(PROMPTS[0], params)[0]
+    assert done.stdout.strip() == (PROMPTS[0] + want.outputs[0].text).strip()
