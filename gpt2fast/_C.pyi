@@ -61,7 +61,8 @@ class Decoder:
         context_lens: NDArray[np.int32],
         block_tables: NDArray[np.int32],
         logit_rows: NDArray[np.int32],
-        logits: NDArray[np.float32],
+        logits: NDArray[np.float32] | None,
+        hidden: NDArray[np.float32] | None = None,
     ) -> None: ...
     def copy_blocks(self, pairs: NDArray[np.int32]) -> None: ...
     @property

@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     {"model"},
     {"runners"},
     {"engine"},
-    {"train", "evaluate", "export"},
+    {"hf", "train", "evaluate", "export"},
     {"bench"},
     {"compress"},
     {"cli"},
@@ -87,6 +87,7 @@ def test_only_torch_rooms_import_torch_when_loaded(path: Path) -> None:
         "model/",
         "train/",
         "compress/",
+        "hf/",
     )
     heavy = top_level_imports(path) & {
         "torch",

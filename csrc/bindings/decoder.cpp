@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <map>
+#include <optional>
 #include <system_error>
 
 #include "bindings/formats.h"
@@ -16,7 +17,7 @@ namespace {
 
 namespace py = pybind11;
 using Ids = py::array_t<int32_t, py::array::c_style>;
-using Logits = py::array_t<float, py::array::c_style>;
+using Rows = py::array_t<float, py::array::c_style>;
 
 std::unique_ptr<Decoder> make_decoder(
     int32_t vocab, int32_t positions, int32_t width, int32_t head_size, float epsilon,
@@ -111,8 +112,18 @@ int32_t length_of(const Ids& array, const char* name, int ndim = 1) {
   return static_cast<int32_t>(array.shape(0));
 }
 
+float* rows_of(std::optional<Rows>& array, const StepBatch& batch, int32_t columns,
+               const char* what) {
+  if (!array.has_value()) return nullptr;
+  if (array->ndim() != 2 || array->shape(0) < batch.num_logit_rows || array->shape(1) != columns) {
+    throw std::invalid_argument(std::string("step: a float32 array is needed for ") + what);
+  }
+  return array->mutable_data();
+}
+
 void step(Decoder& decoder, const Ids& token_ids, const Ids& query_starts, const Ids& context_lens,
-          const Ids& block_tables, const Ids& logit_rows, Logits& logits) {
+          const Ids& block_tables, const Ids& logit_rows, std::optional<Rows>& logits,
+          std::optional<Rows>& hidden) {
   const int32_t sequences = length_of(context_lens, "context_lens");
   if (length_of(query_starts, "query_starts") != sequences + 1 ||
       length_of(block_tables, "block_tables", 2) != sequences) {
@@ -127,13 +138,10 @@ void step(Decoder& decoder, const Ids& token_ids, const Ids& query_starts, const
                         sequences,
                         static_cast<int32_t>(block_tables.shape(1)),
                         length_of(logit_rows, "logit_rows")};
-  if (logits.ndim() != 2 || logits.shape(0) < batch.num_logit_rows ||
-      logits.shape(1) != decoder.shape().vocab) {
-    throw std::invalid_argument("step: logits must be a float32 array (R, vocabulary)");
-  }
-  float* out = logits.mutable_data();
+  float* const scores = rows_of(logits, batch, decoder.shape().vocab, "logits (R, vocabulary)");
+  float* const normal = rows_of(hidden, batch, decoder.shape().width, "hidden (R, width)");
   const WithoutGil release;
-  decoder.step(batch, out);
+  decoder.step(batch, scores, normal);
 }
 
 void copy_blocks(Decoder& decoder, const Ids& pairs) {
@@ -171,7 +179,8 @@ void bind_decoder(py::module_& module) {
       .def("missing", [](Decoder& decoder) { return decoder.weights().missing(); })
       .def("step", &step, py::arg("token_ids").noconvert(), py::arg("query_starts").noconvert(),
            py::arg("context_lens").noconvert(), py::arg("block_tables").noconvert(),
-           py::arg("logit_rows").noconvert(), py::arg("logits").noconvert())
+           py::arg("logit_rows").noconvert(), py::arg("logits").noconvert(),
+           py::arg("hidden").noconvert() = py::none())
       .def("copy_blocks", &copy_blocks, py::arg("pairs").noconvert())
       .def_property_readonly("weight_bytes", [](Decoder& d) { return d.weights().bytes(); })
       .def_property_readonly("bytes_per_step",

@@ -14,7 +14,7 @@ constexpr int32_t kRedundantRows = 4;
 constexpr int32_t kRowsAhead = 4;  // whose keys and values are fetched while one is stored
 constexpr int32_t kPhasesPerLayer =
     10;  // at most: four products with their preparation, append, attention
-constexpr int32_t kPhasesOutside = 3;  // embedding, head with its preparation
+constexpr int32_t kPhasesOutside = 4;  // embedding, last LayerNorm, head with its preparation
 
 std::vector<int32_t> heads_of(const ModelShape& shape) {
   std::vector<int32_t> heads;
@@ -88,7 +88,7 @@ void Decoder::plan(const StepBatch& batch) {
   }
 }
 
-void Decoder::step(const StepBatch& batch, float* logits) {
+void Decoder::step(const StepBatch& batch, float* logits, float* hidden) {
   if (batch.num_sequences == 0) return;
   check_batch(batch, shape_, cache_.num_blocks(), max_batch_tokens_);
   pool_.run([&](int thread) {
@@ -96,7 +96,7 @@ void Decoder::step(const StepBatch& batch, float* logits) {
     // Inside the team, so that the pool's turn guards the workspace as well.
     if (thread == 0) plan(batch);
     pool_.barrier();
-    Worker worker{batch, logits, thread, residual_.floats(), batch.num_tokens};
+    Worker worker{batch, logits, hidden, thread, residual_.floats(), batch.num_tokens};
     forward(worker);
   });
 }
@@ -114,7 +114,9 @@ void Decoder::forward(Worker& worker) {
     attention_block(worker, static_cast<int32_t>(l));
     mlp_block(worker, static_cast<int32_t>(l));
   }
-  if (worker.batch.num_logit_rows > 0) head(worker);
+  if (worker.batch.num_logit_rows == 0) return;
+  if (worker.hidden != nullptr) last_norm(worker);
+  if (worker.logits != nullptr) head(worker);
 }
 
 void Decoder::embed(Worker& worker) {
@@ -227,15 +229,26 @@ void Decoder::mlp_block(Worker& worker, int32_t layer) {
   matmul(worker, weights.mlp_out, {inner_.floats(), inner_stride_, worker.rows}, args);
 }
 
-void Decoder::head(Worker& worker) {
+Decoder::Input Decoder::sampled_rows(const Worker& worker) const {
   const StepBatch& batch = worker.batch;
+  return {worker.residual, width_stride_, batch.num_logit_rows, &weights_.ln_f(),
+          samples_some(batch) ? nullptr : batch.logit_rows};
+}
+
+void Decoder::last_norm(Worker& worker) {
+  const Input input = sampled_rows(worker);
+  phase(worker, input.count, [&](int32_t row) {
+    const float* x = input.x + (input.rows == nullptr ? row : input.rows[row]) * input.stride;
+    kernels_.layer_norm(x, input.norm->weight.floats(), input.norm->bias.floats(), shape_.epsilon,
+                        shape_.width, worker.hidden + int64_t{row} * shape_.width);
+  });
+}
+
+void Decoder::head(Worker& worker) {
   MatmulArgs args{};
   args.out = worker.logits;
   args.out_stride = shape_.vocab;
-  matmul(worker, weights_.head(),
-         {worker.residual, width_stride_, batch.num_logit_rows, &weights_.ln_f(),
-          samples_some(batch) ? nullptr : batch.logit_rows},
-         args);
+  matmul(worker, weights_.head(), sampled_rows(worker), args);
 }
 
 void Decoder::attend(Worker& worker, int32_t layer) {

@@ -34,10 +34,11 @@ class Decoder {
   const ModelShape& shape() const { return shape_; }
   int32_t max_batch_tokens() const { return max_batch_tokens_; }
 
-  // Writes keys and values to the cache and logits (R, V). Throws std::invalid_argument, before
-  // anything is written, for a batch that points outside of the model or the cache. Callers from
-  // several threads take turns.
-  void step(const StepBatch& batch, float* logits);
+  // Writes keys and values to the cache, and of the sampled rows logits (R, V) and what the last
+  // LayerNorm makes of them (R, width); neither is computed where it is null. Throws
+  // std::invalid_argument, before anything is written, for a batch that points outside of the model
+  // or the cache. Callers from several threads take turns.
+  void step(const StepBatch& batch, float* logits, float* hidden = nullptr);
 
  private:
   // Query rows of one head of one sequence.
@@ -54,6 +55,7 @@ class Decoder {
   struct Worker {
     const StepBatch& batch;
     float* logits;
+    float* hidden;
     const int thread;
     float* residual;  // the residual stream (rows, width_stride_)
     int32_t rows;
@@ -79,7 +81,9 @@ class Decoder {
   void embed(Worker& worker);
   void attention_block(Worker& worker, int32_t layer);
   void mlp_block(Worker& worker, int32_t layer);
+  void last_norm(Worker& worker);
   void head(Worker& worker);
+  Input sampled_rows(const Worker& worker) const;
   void matmul(Worker& worker, const PackedMatrix& matrix, const Input& input, MatmulArgs args);
   // Of any product's left side; of spans there are no more.
   int64_t most_groups() const { return quantized_stride_ / kMinGroup; }

@@ -101,6 +101,21 @@ class CpuRunner:
         )
         return logits
 
+    def hidden_states(self, batch: StepBatch) -> NDArray[np.float32]:
+        """Run one step without the head: (R, C), what the last LayerNorm makes of the rows whose
+        logits would be computed. The array is the caller's."""
+        hidden = np.empty((len(batch.logit_rows), self.config.n_embd), np.float32)
+        self._decoder.step(
+            batch.token_ids,
+            batch.query_starts,
+            batch.context_lens,
+            batch.block_tables,
+            batch.logit_rows,
+            None,
+            hidden,
+        )
+        return hidden
+
     def copy_blocks(self, pairs: NDArray[np.int32]) -> None:
         """Copy cache blocks, all layers: ``pairs`` (N, 2) holds (source, destination)."""
         self._decoder.copy_blocks(pairs)

@@ -1,0 +1,36 @@
+"""transformers' GPT-2, faster: the same classes and calls on gpt2fast's runner."""
+
+from __future__ import annotations
+
+from gpt2fast.errors import MissingDependencyError
+
+try:
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+except ImportError:
+    raise MissingDependencyError(
+        "gpt2fast.hf needs transformers and PyTorch: pip install 'gpt2fast[hf]'"
+    ) from None
+
+from gpt2fast.hf.accelerate import accelerate, restore
+from gpt2fast.hf.cache import NativeCache
+from gpt2fast.hf.models import (
+    GPT2DoubleHeadsModel,
+    GPT2ForQuestionAnswering,
+    GPT2ForSequenceClassification,
+    GPT2ForTokenClassification,
+    GPT2LMHeadModel,
+    GPT2Model,
+)
+
+__all__ = [
+    "GPT2DoubleHeadsModel",
+    "GPT2ForQuestionAnswering",
+    "GPT2ForSequenceClassification",
+    "GPT2ForTokenClassification",
+    "GPT2LMHeadModel",
+    "GPT2Model",
+    "NativeCache",
+    "accelerate",
+    "restore",
+]

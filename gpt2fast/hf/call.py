@@ -1,0 +1,152 @@
+"""One call of ``forward``: on the runner, or the reason why it has to run in torch."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gpt2fast.hf.cache import NativeCache
+from gpt2fast.hf.native import Native
+from gpt2fast.hf.plan import Plan, make_plan
+
+_UNDERSTOOD = {
+    *("input_ids", "past_key_values", "attention_mask", "position_ids", "use_cache"),
+    *("cache_position", "return_dict", "labels", "logits_to_keep", "num_items_in_batch"),
+}
+
+
+_PACKING = threading.Lock()  # of several threads that need a runner one makes it
+_RECORDERS = "transformers.utils.output_capturing"
+
+
+class Fallback(Exception):  # noqa: N818
+    """Why a call runs in torch."""
+
+
+def run(
+    model: Any, network: Any, head: Any, given: dict[str, Any]
+) -> tuple[Tensor, NativeCache | None]:
+    """Logits, or without a ``head`` hidden states, of a call with the arguments ``given``, and its
+    cache. Raises Fallback with the reason where it has to run in torch."""
+    native = why_not(model, network, head, given, needs_grad=torch.is_grad_enabled())
+    if isinstance(native, str):
+        raise Fallback(native)
+    if given.get("input_ids") is None:
+        raise Fallback("there are no input_ids")
+    ids = np.asarray(given["input_ids"].cpu(), np.int64)
+    lead, new = ids.shape[:-1], ids.shape[-1]  # of multiple choices there are two of them
+    ids = ids.reshape(-1, new)
+    mask, positions = (
+        None if given.get(name) is None else _two_dimensional(given[name], len(ids))
+        for name in ("attention_mask", "position_ids")
+    )
+    cache = _cache_of(native, given.get("past_key_values"))
+    if not cache.handles:
+        cache.open(len(ids))
+    if len(cache.handles) != len(ids):
+        raise Fallback(f"the cache holds {len(cache.handles)} sequences, not {len(ids)}")
+    plan = make_plan((len(ids), new), mask, positions, cache.starts, cache.lengths, cache.past)
+    if isinstance(plan, str):
+        raise Fallback(plan)
+    _check_tokens(native, ids, plan, cache)
+    last = _last(given.get("logits_to_keep", 0), new)
+    found = native.run(cache.handles, ids, plan, last, logits=head is not None)
+    cache.advance(plan, new)
+    wants = given.get("use_cache")
+    keeps = getattr(model.config, "use_cache", True) if wants is None else wants
+    values = torch.from_numpy(found).to(model.dtype).reshape(*lead, last, -1)
+    return values, cache if keeps else None
+
+
+def why_not(
+    model: Any, network: Any, head: Any, given: dict[str, Any], *, needs_grad: bool
+) -> Native | str:
+    """The runner of ``network``, or why it cannot serve a call with the arguments ``given``."""
+    unknown = [
+        name
+        for name, value in given.items()
+        if name not in _UNDERSTOOD and value is not None and value is not False
+    ]
+    config = model.config
+    checks = {
+        "model.training is set; call model.eval()": model.training,
+        "gradients are wanted; use torch.no_grad() or torch.inference_mode()": needs_grad,
+        f"{', '.join(unknown)}: transformers alone knows how": bool(unknown),
+        "the config asks for attentions or hidden states": (
+            config.output_attentions or config.output_hidden_states
+        ),
+        "the config asks for cross-attention": getattr(config, "add_cross_attention", False),
+        f"the model is on {model.device}": model.device.type != "cpu",
+        "a module has hooks": any(map(_has_hooks, model.modules())),
+    }
+    reason = next((text for text, holds in checks.items() if holds), None)
+    return reason or _native_of(network, head)
+
+
+def _has_hooks(module: Any) -> bool:
+    """Whether a module has hooks other than those that transformers leaves where it once recorded
+    hidden states."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(getattr(hook, "__module__", "") != _RECORDERS for hook in hooks)
+
+
+def _native_of(network: Any, head: Any) -> Native:
+    """The runner with the weights as they are now."""
+    with _PACKING:
+        native: Native | None = network.__dict__.get("_native")
+        if native is None or native.is_stale or (head is not None and not native.has_head):
+            network.__dict__["_native"] = native = Native(network, head, network._native_options)
+        return native
+
+
+def _two_dimensional(tensor: Tensor, rows: int) -> NDArray[np.int64]:
+    if tensor.ndim > 3 or tensor.is_floating_point():
+        raise Fallback(f"a mask of shape {tuple(tensor.shape)} and type {tensor.dtype}")
+    found = np.asarray(tensor.cpu(), np.int64)
+    return found.reshape(-1, found.shape[-1])
+
+
+def _cache_of(native: Native, given: Any) -> NativeCache:
+    if given is None:
+        return NativeCache(native)
+    if isinstance(given, NativeCache) and given.native is native:
+        return given
+    raise Fallback(f"past_key_values is a {type(given).__name__} that transformers fills")
+
+
+def _check_tokens(native: Native, ids: NDArray[Any], plan: Plan, cache: NativeCache) -> None:
+    """What torch would stop at with an error of its own is left to torch."""
+    if bool((ids < 0).any()) or int(ids.max(initial=0)) >= native.config.vocab_size:
+        raise Fallback("token ids are outside of the vocabulary")
+    if int((cache.lengths + plan.counts).max(initial=0)) > native.config.n_positions:
+        raise Fallback(f"there are more than {native.config.n_positions} tokens")
+
+
+def _last(keep: Any, new: int) -> int:
+    """Columns that are wanted, counted from the end."""
+    if isinstance(keep, int):
+        return min(keep, new) or new
+    raise Fallback("logits_to_keep is a tensor")
+
+
+def for_torch(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments for transformers' own forward, which fills a cache of its own."""
+    cache = given.get("past_key_values")
+    if isinstance(cache, NativeCache) and not cache.past:
+        return {**given, "past_key_values": transformers.DynamicCache()}
+    return given
+
+
+def tell(network: Any, reason: str) -> None:
+    """Say once for each reason why a call runs in torch."""
+    told: set[str] = network.__dict__.setdefault("_native_told", set())
+    if reason not in told:
+        told.add(reason)
+        warnings.warn(f"gpt2fast leaves this call to transformers: {reason}", stacklevel=3)

@@ -1,0 +1,177 @@
+"""transformers' GPT-2 classes, whose forward runs on our runner where it can.
+
+Everything else is inherited. The network inside each, a ``GPT2Model``, has the runner; a language
+model's logits come from the runner, too, and what other heads do with hidden states is torch's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import transformers
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithCrossAttentions,
+)
+
+from gpt2fast.hf.cache import NativeCache
+from gpt2fast.hf.call import Fallback, for_torch, run, tell, why_not
+from gpt2fast.hf.native import Options
+
+_ASKS_FOR_MORE = ("output_attentions", "output_hidden_states", "cache_implementation")
+
+
+class Accelerated:
+    """What the classes here share. The runner is made when it is first needed."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which make a runner of their own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_native"}
+
+
+class GPT2Model(Accelerated, transformers.GPT2Model):
+    """transformers' ``GPT2Model`` on gpt2fast's runner."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        enlist(self)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' forward."""
+        given = _bind(transformers.GPT2Model, self, args, kwargs)
+        try:
+            hidden, cache = run(self, self, None, given)
+        except Fallback as reason:
+            tell(self, str(reason))
+            return super().forward(**for_torch(given))
+        found = BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=hidden, past_key_values=cache
+        )
+        return found if _wants_dict(self, given) else found.to_tuple()
+
+
+class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
+    """transformers' ``GPT2LMHeadModel`` on gpt2fast's runner."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        enlist(self)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' forward."""
+        given = _bind(transformers.GPT2LMHeadModel, self, args, kwargs)
+        try:
+            logits, cache = run(self, self.transformer, self.lm_head, given)
+        except Fallback as reason:
+            tell(self.transformer, str(reason))
+            return super().forward(**for_torch(given))
+        loss = None
+        if (labels := given.get("labels")) is not None:
+            extra = {k: v for k, v in given.items() if k == "num_items_in_batch"}
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **extra)
+        found = CausalLMOutputWithCrossAttentions(loss=loss, logits=logits, past_key_values=cache)
+        return found if _wants_dict(self, given) else found.to_tuple()
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' generate, whose loop runs over our forward and cache."""
+        settings = kwargs.get("generation_config") or self.generation_config
+        asked = [kwargs.get(name, getattr(settings, name, None)) for name in _ASKS_FOR_MORE]
+        caches = kwargs.get("use_cache", settings.use_cache) is not False
+        if kwargs.get("past_key_values") is None and caches and not any(asked):
+            native = why_not(self, self.transformer, self.lm_head, {}, needs_grad=False)
+            if not isinstance(native, str):
+                kwargs["past_key_values"] = NativeCache(native)
+        return super().generate(*args, **kwargs)
+
+
+class GPT2DoubleHeadsModel(Accelerated, transformers.GPT2DoubleHeadsModel):
+    """transformers' ``GPT2DoubleHeadsModel`` on gpt2fast's runner."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        enlist(self)
+
+
+class GPT2ForSequenceClassification(Accelerated, transformers.GPT2ForSequenceClassification):
+    """transformers' ``GPT2ForSequenceClassification`` on gpt2fast's runner."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        enlist(self)
+
+
+class GPT2ForTokenClassification(Accelerated, transformers.GPT2ForTokenClassification):
+    """transformers' ``GPT2ForTokenClassification`` on gpt2fast's runner."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        enlist(self)
+
+
+class GPT2ForQuestionAnswering(Accelerated, transformers.GPT2ForQuestionAnswering):
+    """transformers' ``GPT2ForQuestionAnswering`` on gpt2fast's runner."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        enlist(self)
+
+
+CLASSES: dict[type, type] = {
+    getattr(transformers, kind.__name__): kind
+    for kind in (
+        *(GPT2Model, GPT2LMHeadModel, GPT2DoubleHeadsModel, GPT2ForSequenceClassification),
+        *(GPT2ForTokenClassification, GPT2ForQuestionAnswering),
+    )
+}
+
+
+def enlist(model: Any, options: Options | None = None) -> None:
+    """Let ``model``, of a class of transformers or of ours, and the network inside run on ours."""
+    network = model if isinstance(model, transformers.GPT2Model) else model.transformer
+    for each in (model, network):
+        each.__class__ = CLASSES.get(type(each), type(each))
+        _register(each)
+    network._native_options = options or Options()
+    network.__dict__.pop("_native", None)
+
+
+def dismiss(model: Any) -> None:
+    """Undo ``enlist``."""
+    network = model if isinstance(model, transformers.GPT2Model) else model.transformer
+    back = {ours: theirs for theirs, ours in CLASSES.items()}
+    for each in (model, network):
+        each.__class__ = back.get(type(each), type(each))
+    for name in ("_native", "_native_options", "_native_told"):
+        network.__dict__.pop(name, None)
+
+
+def _register(model: Any) -> None:
+    """transformers 5 looks up by its class what a model can record, as noted when it was made."""
+    try:
+        from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+    except ImportError:
+        return
+    _CAN_RECORD_REGISTRY[model] = model._can_record_outputs
+
+
+def _bind(kind: Any, model: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``kind``'s forward by name."""
+    bound = inspect.signature(kind.forward).bind(model, *args, **kwargs).arguments
+    more = bound.pop("kwargs", {})
+    bound.pop("self")
+    return {**bound, **more}
+
+
+def _wants_dict(model: Any, given: dict[str, Any]) -> bool:
+    wants = given.get("return_dict")
+    return bool(getattr(model.config, "return_dict", True) if wants is None else wants)
+
+
+def _show_arguments(kind: Any, theirs: Any) -> None:
+    """generate() looks at the signature for what a model takes."""
+    kind.forward.__signature__ = inspect.signature(theirs.forward)
+
+
+_show_arguments(GPT2Model, transformers.GPT2Model)
+_show_arguments(GPT2LMHeadModel, transformers.GPT2LMHeadModel)

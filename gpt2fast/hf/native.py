@@ -1,0 +1,168 @@
+"""A transformers network on the C++ runner: packed weights, a pool of cache blocks, one lock."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from gpt2fast._C import BlockPool
+from gpt2fast.checkpoint import Checkpoint
+from gpt2fast.errors import CacheExhaustedError
+from gpt2fast.hf.plan import Plan
+from gpt2fast.hf.source import ModuleSource
+from gpt2fast.quantization import Quantization
+from gpt2fast.runners import BLOCK_SIZE
+from gpt2fast.runners.base import StepBatch
+from gpt2fast.runners.cpu import CpuRunner
+
+_MOST_ROWS = 512  # of one step
+_CONTEXTS = 64  # that the cache has addresses for; memory is taken as it is used
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an accelerated model is run; ``accelerate`` describes each."""
+
+    quantization: Quantization | None = None
+    num_threads: int | None = None
+
+
+class Native:
+    """What stands behind an accelerated network. Callers from several threads take turns.
+
+    Args:
+        network: a transformers ``GPT2Model`` on the CPU.
+        head: the linear layer of a language model on it, or None.
+        options: how it is run.
+
+    Raises what ``CpuRunner`` raises, and ConfigError for a configuration that is not supported.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        head: nn.Module | None,
+        options: Options,
+    ) -> None:
+        quantization, self.has_head = options.quantization, head is not None
+        source = ModuleSource(network, head)
+        self.config = source.config
+        self._network, self._head = (
+            weakref.ref(network),
+            None if head is None else weakref.ref(head),
+        )
+        self._packed = self._identity()
+        per_context = -(-self.config.n_positions // BLOCK_SIZE)
+        self.runner = CpuRunner(
+            cast(Checkpoint, source),
+            quantization=quantization,
+            kv_cache_dtype="float32" if quantization is None else "bfloat16",
+            num_threads=options.num_threads,
+            num_blocks=_CONTEXTS * per_context,
+            max_batch_tokens=_MOST_ROWS,
+            max_seqs=_MOST_ROWS,
+        )
+        self.pool = BlockPool(self.runner.num_blocks, BLOCK_SIZE, False)
+        self.lock = threading.RLock()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the parameters were replaced or written to since they were packed."""
+        return self._identity() != self._packed
+
+    def run(
+        self, handles: list[int], ids: NDArray[np.int64], plan: Plan, last: int, *, logits: bool
+    ) -> Floats:
+        """Run the new tokens of ``ids`` (B, S), append them to the sequences ``handles``, and
+        return logits, or hidden states, of the ``last`` columns: (B, last, V or C), zeros for
+        padding.
+
+        Raises CacheExhaustedError; the sequences are then as they were.
+        """
+        width = self.config.vocab_size if logits else self.config.n_embd
+        batch, new = ids.shape
+        out = np.zeros((batch, last, width), np.float32)
+        with self.lock:
+            lengths = [self.pool.length(handle) for handle in handles]
+            try:
+                for pieces in _steps(plan):
+                    self._step(handles, ids, plan, pieces, out, new - last, logits)
+            except CacheExhaustedError:
+                for handle, length in zip(handles, lengths, strict=True):
+                    self.pool.truncate(handle, length)
+                raise
+        return out
+
+    def _step(
+        self,
+        handles: list[int],
+        ids: NDArray[np.int64],
+        plan: Plan,
+        pieces: list[tuple[int, int, int]],
+        out: Floats,
+        skipped: int,
+        logits: bool,
+    ) -> None:
+        """One step of ``pieces``: a sequence, and its tokens from one to another."""
+        mine = [handles[row] for row, _, _ in pieces]
+        contexts = [self.pool.length(handle) for handle in mine]
+        tokens, copies, wanted, places = [], [], [], []
+        starts = [0]
+        for (row, begin, end), handle, context in zip(pieces, mine, contexts, strict=True):
+            copies += self.pool.reserve(handle, context + end - begin)
+            columns = np.arange(begin, end) + plan.first[row]
+            tokens.append(ids[row, columns].astype(np.int32))
+            hits = np.flatnonzero(columns >= skipped)
+            wanted.append(starts[-1] + hits)
+            places += [(row, column - skipped) for column in columns[hits].tolist()]
+            starts.append(starts[-1] + end - begin)
+        if copies:
+            self.runner.copy_blocks(np.array(copies, np.int32))
+        longest = max(c + e - b for c, (_, b, e) in zip(contexts, pieces, strict=True))
+        tables = np.empty((len(mine), -(-longest // BLOCK_SIZE)), np.int32)
+        self.pool.fill_block_tables(np.array(mine, np.int64), tables)
+        batch = StepBatch(
+            token_ids=np.concatenate(tokens),
+            query_starts=np.array(starts, np.int32),
+            context_lens=np.array(contexts, np.int32),
+            block_tables=tables,
+            logit_rows=np.concatenate(wanted).astype(np.int32),
+        )
+        found = self.runner.step(batch) if logits else self.runner.hidden_states(batch)
+        for handle, piece in zip(mine, tokens, strict=True):
+            self.pool.commit(handle, piece)
+        if places:
+            rows, columns = np.array(places).T
+            out[rows, columns] = found
+
+    def _identity(self) -> list[tuple[int, int]]:
+        """Of the parameters: where they are, and how often they were written to."""
+        network, head = self._network(), None if self._head is None else self._head()
+        found = [] if network is None else list(network.parameters())
+        found += [] if head is None else list(head.parameters())
+        return [(each.data_ptr(), each._version) for each in found]
+
+
+def _steps(plan: Plan) -> Iterator[list[tuple[int, int, int]]]:
+    """Pieces of the sequences, at most as many tokens at once as the runner takes."""
+    pieces: list[tuple[int, int, int]] = []
+    room = _MOST_ROWS
+    for row, count in enumerate(plan.counts.tolist()):
+        done = 0
+        while done < count:
+            size = min(room, count - done)
+            pieces.append((row, done, done + size))
+            done, room = done + size, room - size
+            if room == 0:
+                yield pieces
+                pieces, room = [], _MOST_ROWS
+    if pieces:
+        yield pieces
