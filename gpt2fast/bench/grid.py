@@ -114,7 +114,13 @@ def expand(
 def _settle(model: Model, system: str, fmt: str) -> tuple[str, str]:
     if fmt != AUTO:
         return system, fmt
-    return system, model.reference_format if system == NATIVE else peers.formats(system)[0]
+    return system, widest(model, system)
+
+
+def widest(model: Model, system: str) -> str:
+    """The format of ``system`` that is nearest to what ``model`` is stored in."""
+    known = peers.formats(system)
+    return STORED if model.is_settled and STORED in known else known[0]
 
 
 def choose_systems(names: Sequence[str], formats: Sequence[str]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpt2fast.bench import peers
-from gpt2fast.bench.grid import NATIVE, Model, Variant
+from gpt2fast.bench.grid import NATIVE, Model, Variant, widest
 from gpt2fast.bench.pool import options_of, random_prompts
 from gpt2fast.bench.session import Session, WorkerError
 from gpt2fast.evaluate.text import Text
@@ -59,19 +59,19 @@ class Prober:
         probe = self._probe(variant)
         if probe.status != "ok" or variant.system == NATIVE:
             return probe
-        widest = Variant(variant.system, peers.formats(variant.system)[0], variant.model)
-        full = self._probe(widest)
+        best = Variant(variant.system, widest(variant.model, variant.system), variant.model)
+        full = self._probe(best)
         if full.status != "ok":
-            return _refusal(full.status, f"as {widest.format}, before timing: {full.reason}")
+            return _refusal(full.status, f"as {best.format}, before timing: {full.reason}")
         assert full.agreement is not None
         assert full.agreement_of is not None
         needed = full.agreement_of
-        if widest.format != variant.model.reference_format:
+        if best.format != variant.model.reference_format:
             needed = min(needed, _NARROW_AGREEMENT)
         if full.agreement < needed:
             return _refusal(
                 "mismatch",
-                f"its {widest.format} greedy tokens differ from gpt2fast's "
+                f"its {best.format} greedy tokens differ from gpt2fast's "
                 f"{variant.model.reference_format} ones at token {full.agreement}; nothing was "
                 "timed",
             )

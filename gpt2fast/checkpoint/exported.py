@@ -6,13 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt2fast.checkpoint.checkpoint import Checkpoint, open_checkpoint, read_config
+from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.checkpoint.resolve import resolve
 from gpt2fast.checkpoint.tokenizer import load_tokenizer
 from gpt2fast.checkpoint.weight_files import GRAPH, has_weights
 from gpt2fast.config import ModelConfig
+from gpt2fast.errors import CheckpointError
 from gpt2fast.quantization import Quantization
 
 if TYPE_CHECKING:
@@ -37,6 +39,27 @@ class Export:
         """Bytes of the graph with its weights."""
         return sum(file.stat().st_size for file in self.path.glob(f"{GRAPH}*"))
 
+    @property
+    def report(self) -> dict[str, Any]:
+        """What ``gpt2fast export`` wrote of it; {} where there is no report."""
+        file = self.path / "report.json"
+        return read_json_object(file) if file.is_file() else {}
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of the weights in memory: on a CPU onnxruntime widens floats of 16 bits."""
+        precision = self.report.get("export", {}).get("precision")
+        return self.num_bytes * (2 if precision in ("fp16", "bf16") else 1)
+
+    def check_sizes(self) -> None:
+        """Raises CheckpointError naming a file that is not as long as the report says."""
+        for name, size in self.report.get("export", {}).get("bytes", {}).items():
+            file = self.path / str(name)
+            found = file.stat().st_size if file.is_file() else None
+            if found != size:
+                held = "is missing" if found is None else f"has {found} bytes"
+                raise CheckpointError(f"{file} {held}, its report says {size}; export it again")
+
     def load_tokenizer(self) -> Tokenizer | None:
         """The tokenizer beside the graph, None if there is none."""
         return load_tokenizer(self.path)
@@ -59,6 +82,6 @@ def open_model(
     """Open what can be run: a checkpoint as ``open_checkpoint`` does, or an export on the disk."""
     path = resolve(name_or_path, revision)
     if has_weights(path) or not (path / GRAPH).is_file():
-        return open_checkpoint(name_or_path, revision)
+        return open_checkpoint(path)
     config, _ = read_config(path)
     return Export(path, config)

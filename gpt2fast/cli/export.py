@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
         "--precision",
         default="auto",
         metavar="NAME",
-        help="fp32, fp16, bf16, int8 or int4; auto is what the checkpoint is stored in (auto)",
+        help="fp32, fp16, bf16, int8 or int4; auto: fp32, or the integers of the checkpoint (auto)",
     )
     parser.add_argument(
         "--target",

@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.cli import streams
 from gpt2fast.cli.format_options import add_format_options
 from gpt2fast.errors import OptionError
@@ -85,17 +84,19 @@ def describe(
 
 
 def describe_export(export: Export) -> dict[str, Any]:
-    """What ``info`` knows of an ONNX export, its report included. Sizes are in bytes."""
+    """What ``info`` knows of an ONNX export, its report included. Sizes are in bytes. Raises
+    CheckpointError where its files are not those that the report is of."""
     from gpt2fast.bench.peers.base import installed
 
-    tokenizer, report = export.load_tokenizer(), export.path / "report.json"
+    export.check_sizes()
+    tokenizer = export.load_tokenizer()
     return {
         **_shapes(export),
         "num_bytes": export.num_bytes,
         "tokenizer_size": None if tokenizer is None else tokenizer.get_vocab_size(),
         "runner": "onnx",
-        **installed("onnxruntime"),
-        **(read_json_object(report) if report.is_file() else {}),
+        "runtime": installed("onnxruntime", "onnxruntime-gpu"),
+        "report": export.report,
     }
 
 
@@ -162,14 +163,13 @@ def render(name: str, facts: dict[str, Any]) -> str:
 
 def render_export(name: str, facts: dict[str, Any]) -> str:
     """The description of an export for a person, one fact a line."""
-    rows, version = _common_rows(name, facts), facts.get("onnxruntime")
-    made, proof = facts.get("export", {}), facts.get("certificate")
-    kind = f"{made['precision']} for target {made['target']}, " if made else ""
-    rows["graph"] = f"{kind}{size_text(facts['num_bytes'])}"
-    rows["would run"] = (
-        f"onnxruntime {version}" if version else "nothing yet: pip install 'gpt2fast[onnx]'"
-    )
-    if proof:
+    rows, report = _common_rows(name, facts), facts["report"]
+    made, proof = report.get("export", {}), report.get("certificate", {})
+    kind = f"{made.get('precision', 'unknown')} for target {made.get('target', 'unknown')}"
+    rows["graph"] = f"{kind}, {size_text(facts['num_bytes'])}"
+    versions = [f"{name} {version}" for name, version in facts["runtime"].items()]
+    rows["would run"] = versions[0] if versions else "nothing yet: pip install 'gpt2fast[onnx]'"
+    if {"perplexity", "source_perplexity", "runtime"} <= proof.keys():
         rows["verified"] = (
             f"perplexity {proof['perplexity']:.3f} on its own text (model "
             f"{proof['source_perplexity']:.3f}) in {proof['runtime']}"

@@ -24,6 +24,7 @@ DEFAULT_TOKENS = 8192
 MEMORY_FRACTION = 0.25
 _VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 _SCALE_BYTES = 4  # of int8: one for a token's key in a head, one for its value
+_SMALLER = "quantization='int8', 'int4' or 'int3', or kv_cache_dtype='int8'"
 _GROUP_LIMITS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -71,6 +72,8 @@ def num_blocks(
     kv_cache_tokens: int | None,
     weight_bytes: int = 0,
     kv_cache_dtype: str = "float32",
+    *,
+    is_export: bool = False,
 ) -> int:
     """Blocks that hold ``kv_cache_tokens``, or by default what this rule gives.
 
@@ -84,7 +87,7 @@ def num_blocks(
             f"the weights need {weight_bytes / 2**30:.1f} GiB and one context of KV cache "
             f"{config.n_positions * per_token / 2**30:.1f} GiB, but this machine has "
             f"{(memory + weight_bytes) / 2**30:.1f} GiB; use a smaller model or a larger machine, "
-            "quantization='int8', 'int4' or 'int3', or kv_cache_dtype='int8'"
+            + ("or an export in int4" if is_export else _SMALLER)
         )
     if kv_cache_tokens is None:
         affordable = int(memory * MEMORY_FRACTION) // per_token
@@ -96,7 +99,8 @@ def num_blocks(
         raise OptionError(
             f"kv_cache_tokens = {tokens} needs {tokens * per_token / 2**30:.1f} GiB for the KV "
             f"cache ({per_token} bytes a token), but this machine has {memory / 2**30:.1f} GiB "
-            f"beside the weights; give at most {memory // per_token}, or kv_cache_dtype='int8'"
+            f"beside the weights; give at most {memory // per_token}"
+            + ("" if is_export else ", or kv_cache_dtype='int8'")
         )
     return -(-tokens // block_size)
 
@@ -110,7 +114,7 @@ def held_on_cpu(
     if options.device not in ("auto", "cpu"):  # another device has its own memory
         return 0, dtype
     if isinstance(model, Export):
-        return model.num_bytes, dtype
+        return model.bytes_held, dtype
     config, dtype = model.config, "float32" if dtype == "float16" else dtype
     weights = bytes_by_format(matrix_layouts(config, dtype, scheme), config)
     return sum(weights.values()), kv_format(options.kv_cache_dtype, dtype, scheme)

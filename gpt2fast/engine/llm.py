@@ -53,7 +53,8 @@ class LLM:
         kv_cache_tokens: tokens that the KV cache holds over all sequences. By default room for two
             full contexts and at least 8,192 tokens, but for no more than a quarter of the memory of
             the machine, and never for less than one context. Memory is touched as it is needed.
-        prefix_caching: keep what finished prompts left in the cache for prompts that begin alike.
+        prefix_caching: keep what finished prompts left in the cache for prompts that begin alike;
+            in onnxruntime nothing is kept.
 
     Raises ``OptionError`` or ``UnsupportedError`` naming an option that cannot be honoured, and
     ``CheckpointError`` naming the file for a damaged checkpoint. Safe to use from several threads:
@@ -87,7 +88,7 @@ class LLM:
             prefix_caching=prefix_caching,
         )
         from gpt2fast._C import BlockPool
-        from gpt2fast.checkpoint import open_model
+        from gpt2fast.checkpoint import Export, open_model
         from gpt2fast.runners import make_runner, tokens_in_a_block
 
         with open_model(model, revision=revision) as opened:
@@ -96,7 +97,10 @@ class LLM:
             scheme = agree(quantization, opened.quantization, opened.path)
             weights, kv_format = held_on_cpu(opened, options, scheme)
             size = tokens_in_a_block(opened)
-            blocks = num_blocks(self.config, size, kv_cache_tokens, weights, kv_format)
+            is_export = isinstance(opened, Export)
+            blocks = num_blocks(
+                self.config, size, kv_cache_tokens, weights, kv_format, is_export=is_export
+            )
             runner = make_runner(
                 opened,
                 device=device,

@@ -58,7 +58,12 @@ def build(
     caches = [value for pair in inputs.past for value in pair]
     given = [inputs.ids, inputs.mask, inputs.positions, inputs.keep, *caches]
     graph.initializers[str(inputs.keep.name)] = inputs.keep
-    facts = {**facts, "cache": operators.cache, "bytes_per_step": str(graph.bytes_read())}
+    facts = {
+        **facts,
+        "cache": operators.cache,
+        "bytes_per_step": str(graph.bytes_read()),
+        "n_positions": str(config.n_positions),
+    }
     return graph.model(given, [logits, *present], kind.opset, facts)
 
 

@@ -16,7 +16,9 @@ import onnx_ir as ir
 from gpt2fast.export.graph import GraphBuilder
 from gpt2fast.export.integers import Integers
 
-HIDDEN = {"float32": -1e30, "float16": -6e4}  # added to scores of what may not be seen
+# Added to scores of what may not be seen; with room below, so that no sum becomes infinite, which
+# would make padding NaN, and what sees it.
+HIDDEN = {"float32": -1e30, "float16": -3e4}
 
 
 class Inputs(NamedTuple):

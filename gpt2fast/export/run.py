@@ -38,9 +38,9 @@ Progress = Callable[[str, int, int], None]  # what is done, steps done, steps th
 class ExportOptions:
     """How a model is exported. Raises OptionError for a precision that is not known.
 
-    ``precision``: of the weights; "auto" is what the checkpoint is stored in. Embedding and head
-    are int8 under "int4" and "int8"; "bf16" computes in float32. ``target``: "ort" has operators of
-    onnxruntime's own, "portable" standard ones alone.
+    ``precision``: of the weights; "auto" is fp32, or the integers that the checkpoint is stored in.
+    Embedding and head are int8 under "int4" and "int8"; "bf16" computes in float32. ``target``:
+    "ort" has operators of onnxruntime's own, "portable" standard ones alone.
     """
 
     precision: str = "auto"
@@ -82,21 +82,27 @@ def export(
     from gpt2fast.export.verify import verify
 
     check_out(target)
-    with clear_errors(target), staged(target) as stage:
-        progress("reading", 0, 4)
-        with open_source(
+    with clear_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    progress("reading", 0, 4)
+    with (
+        open_source(
             model,
             options.precision,
-            stage.parent,
+            target.parent,
             num_threads=options.num_threads,
             revision=options.revision,
-        ) as source:
-            progress("writing the graph", 1, 4)
-            report = _write(source, stage, options.target)
-            progress("verifying", 2, 4)
-            certificate = verify(stage, source)
+        ) as source,
+        clear_errors(target),
+        staged(target) as stage,
+    ):
+        progress("writing the graph", 1, 4)
+        facts = _write(source, stage, options.target)
+        progress("verifying", 2, 4)
+        certificate = verify(stage, source, options.num_threads)
         _certify(stage / GRAPH, certificate)
-        report["certificate"] = certificate.as_dict()
+        sizes = {file.name: file.stat().st_size for file in sorted(stage.glob(f"{GRAPH}*"))}
+        report = {"export": {**facts, "bytes": sizes}, "certificate": certificate.as_dict()}
         write_json(stage / REPORT, report)
         progress("done", 4, 4)
     return report
@@ -124,8 +130,7 @@ def _write(source: Source, stage: Path, target: str) -> dict[str, Any]:
                 shutil.copyfile(file, stage / file.name)
         parameters = checkpoint.num_parameters
         _describe(checkpoint.config, path, stage, graph.metadata_props["cache"] == "shared")
-    sizes = {file.name: file.stat().st_size for file in sorted(stage.glob(f"{GRAPH}*"))}
-    return {"export": {**graph.metadata_props, "parameters": parameters, "bytes": sizes}}
+    return {**graph.metadata_props, "parameters": parameters}
 
 
 def _describe(config: ModelConfig, path: Path, stage: Path, shares_cache: bool) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gpt2fast.checkpoint import Checkpoint, open_checkpoint
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.llm import LLM
-from gpt2fast.errors import OptionError
+from gpt2fast.errors import OptionError, UnsupportedError
 from gpt2fast.sampling_params import SamplingParams
 
 _TOKENS = 192
@@ -59,6 +59,8 @@ def open_source(
     with open_checkpoint(model, revision=revision) as checkpoint:
         path, stored = checkpoint.path, checkpoint.quantization
         digest = _digest(checkpoint)
+    if checkpoint.config.n_positions < 2:
+        raise UnsupportedError(f"{path}: a context of one token leaves nothing to verify")
     wanted = "fp32" if precision == "auto" else precision
     if stored is not None:
         wanted = "int4" if stored.blocks.name in ("int3", "int4") else "int8"

@@ -155,8 +155,11 @@ def test_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", out, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["runner"] == "onnx"
-    assert facts["export"]["precision"] == "int8"
+    assert facts["report"]["export"]["precision"] == "int8"
     assert main(["info", out]) == 0
     assert "graph       int8 for target ort, " in capsys.readouterr().out
     assert main(["info", out, "--dtype", "bfloat16"]) == 2
     assert "is an ONNX export, which is what it is" in capsys.readouterr().err
+    (tmp_path / "out" / "model.onnx.data").write_bytes(b"")
+    assert main(["info", out]) == 2
+    assert "model.onnx.data has 0 bytes, its report says " in capsys.readouterr().err

@@ -17,10 +17,11 @@ pytest.importorskip("onnxruntime")
 
 from gpt2fast import LLM, SamplingParams
 from gpt2fast.bench.sizes import random_checkpoint
+from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.errors import GPT2FastError, OptionError, UnsupportedError
 from gpt2fast.export import ExportOptions, export, operators
 from gpt2fast.export.run import PRECISIONS, TARGETS
-from gpt2fast.export.verify import Graph
+from gpt2fast.export.verify import Certificate, Graph
 from model_grid import BASE, FLAG_GRID
 
 Make = Callable[..., tuple[Path, Any]]
@@ -192,6 +193,30 @@ def test_a_graph_that_differs_is_not_written(
     with pytest.raises(GPT2FastError, match=r"a batch changes logits .* nothing was written"):
         export("demo", tmp_path / "out", ONE_THREAD)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_padding_does_not_overflow(tmp_path: Path) -> None:
+    """A head whose scores are large and negative, and which nothing follows."""
+    from safetensors.numpy import save_file
+
+    with open_checkpoint("demo") as demo:
+        tensors = {name: np.array(demo.tensor(name).float32()) for name in demo.names}
+        source, size, width = demo.path, demo.config.head_size, demo.config.n_embd
+    bias = tensors["h.0.attn.c_attn.bias"]
+    bias[:size], bias[width : width + size] = 27.0, -27.0
+    tensors["h.0.attn.c_proj.weight"][:size] = 0.0
+    (tmp_path / "model").mkdir()
+    save_file(tensors, tmp_path / "model" / "model.safetensors")
+    (tmp_path / "model" / "config.json").write_bytes((source / "config.json").read_bytes())
+    for target in TARGETS:
+        options = ExportOptions("fp16", target, num_threads=1)
+        proof = export(tmp_path / "model", tmp_path / target, options)["certificate"]
+        assert proof["batch_difference"] < 0.02
+
+
+def test_what_is_not_a_number_is_no_proof() -> None:
+    proof = Certificate("fp16", "x", 10, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, float("nan"))
+    assert proof.problems()[0] == "logits are not finite"
 
 
 def test_wrong_requests_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,20 @@ def test_what_is_settled_cannot_be_chosen(make_checkpoint: Make, tmp_path: Path)
         open_checkpoint(tmp_path / "out")
     with LLM(tmp_path / "out") as llm, pytest.raises(OptionError, match="is not quantized"):
         llm.save_quantized(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "change", [{"n_positions": 200}, {"vocab_size": 210}, {"n_layer": 3}, {"n_head": 6}], ids=str
+)
+def test_the_configuration_of_another_model_is_refused(
+    change: dict[str, int], make_checkpoint: Make, tmp_path: Path
+) -> None:
+    path, _ = make_checkpoint(**BASE)
+    export(path, tmp_path / "out", ExportOptions(num_threads=1))
+    file = tmp_path / "out" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(CheckpointError, match=r"config\.json is not of model\.onnx: heads and"):
+        LLM(tmp_path / "out")
 
 
 def test_a_damaged_graph_is_named(make_checkpoint: Make, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ _SYSTEMS = {
     "gpt2fast-onnx": System(
         "native_onnx",
         "NativeOnnx",
-        ("float32", "int8", "int4"),
+        ("float32", "int8", "int4", "stored"),
         ("onnxruntime", "onnx_ir"),
         "'gpt2fast[onnx]'",
     ),

@@ -8,7 +8,7 @@ from typing import ClassVar
 from gpt2fast.bench.peers.base import cached, check_format, installed
 from gpt2fast.bench.peers.native import STORED, Native
 
-_PRECISIONS = {"float32": "fp32", "int8": "int8", "int4": "int4"}
+_PRECISIONS = {"float32": "fp32", "int8": "int8", "int4": "int4", STORED: "auto"}
 
 
 class NativeOnnx(Native):
@@ -17,7 +17,7 @@ class NativeOnnx(Native):
     FORMATS: ClassVar[tuple[str, ...]] = tuple(_PRECISIONS)
 
     def versions(self) -> dict[str, str]:
-        return {**super().versions(), **installed("onnxruntime")}
+        return {**super().versions(), **installed("onnxruntime", "onnxruntime-gpu")}
 
     def convert(self, checkpoint: Path, fmt: str) -> Path:
         check_format("gpt2fast-onnx", fmt, self.FORMATS)

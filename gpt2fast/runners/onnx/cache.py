@@ -64,10 +64,10 @@ class SharedCache:
             self._arrays = [
                 make((places, *self._shapes[layer]), session) for layer, _, _ in self._names
             ]
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, AssertionError) as error:  # torch without CUDA asserts
             raise OptionError(
                 f"no memory for a cache of {places} contexts of {config.n_positions} tokens; "
-                f"lower kv_cache_tokens ({str(error).partition('.')[0]})"
+                f"lower kv_cache_tokens ({' '.join(str(error).split())[:200]})"
             ) from None
         self._bindings: dict[tuple[int, int], Any] = {}
 
@@ -89,6 +89,8 @@ class SharedCache:
             length = self._lengths[destination] = self._lengths[source]
             for array in self._arrays:
                 array[destination, :, :length] = array[source, :, :length]
+        if self._session.device != "cpu":
+            _wait_for_torch()
 
     def _bound(self, first: int, count: int) -> Any:
         session = self._session
@@ -153,7 +155,16 @@ def _zeros_on_cuda(shape: tuple[int, ...], session: Session) -> Any:
             "'gpt2fast[torch]'"
         ) from None
     device = f"{session.device}:{session.device_index}"
-    return torch.zeros(shape, dtype=getattr(torch, session.element), device=device)
+    made = torch.zeros(shape, dtype=getattr(torch, session.element), device=device)
+    _wait_for_torch()
+    return made
+
+
+def _wait_for_torch() -> None:
+    """onnxruntime works on a stream of its own, which does not wait for torch's."""
+    import torch
+
+    torch.cuda.synchronize()
 
 
 def _address(array: Any) -> int:

@@ -67,6 +67,7 @@ class OnnxRunner:
         if device != "cpu" and num_threads is not None:
             raise OptionError(f"num_threads = {num_threads} is for the CPU; leave it out")
         self._session = Session(export.graph, device, check_threads(num_threads))
+        self._session.check(self.config)
         self.kv_cache_dtype = self._session.element
         self._cache = self._make_cache(num_blocks)
         self._logits = np.empty((0, self.config.vocab_size), np.float32)

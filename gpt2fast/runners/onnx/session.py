@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gpt2fast.config import ModelConfig
 from gpt2fast.errors import CheckpointError, MissingDependencyError, OptionError
 from gpt2fast.runners.onnx.huge_pages import collapsed
 
@@ -55,18 +56,40 @@ class Session:
                 f"{graph}: onnxruntime {self.version} refuses the graph: {text}"
             ) from None
         self.facts: dict[str, str] = self.run_on.get_modelmeta().custom_metadata_map
-        if "cache" not in self.facts:
+        if not {"cache", "bytes_per_step", "n_positions"} <= self.facts.keys():
             raise CheckpointError(
                 f"{graph}: not written by gpt2fast export, or by an older version of it; export "
                 "the checkpoint again"
             )
-        inputs = {each.name: each.type for each in self.run_on.get_inputs()}
-        self.element = _ELEMENTS[inputs["past_key_values.0.key"]]
+        inputs = {each.name: each for each in self.run_on.get_inputs()}
+        self.element = _ELEMENTS[inputs["past_key_values.0.key"].type]
+        self._graph = graph
 
     @property
     def shares_cache(self) -> bool:
         """Whether the graph appends to a cache in place, instead of handing back a longer one."""
         return self.facts["cache"] == "shared"
+
+    def check(self, config: ModelConfig) -> None:
+        """Raises CheckpointError where ``config`` is of another model than the graph."""
+        held = {each.name: each.shape for each in self.run_on.get_inputs()}
+        found = [
+            (held[name][1], held[name][3])
+            for layer in range(len(held))
+            if (name := f"past_key_values.{layer}.key") in held
+        ]
+        wanted = [(shape.n_head, config.head_size) for shape in config.layer_shapes]
+        width = self.run_on.get_outputs()[0].shape[-1]
+        if (found, width, self.facts["n_positions"]) != (
+            wanted,
+            config.vocab_size,
+            str(config.n_positions),
+        ):
+            raise CheckpointError(
+                f"{self._graph.parent / 'config.json'} is not of {self._graph.name}: heads and their "
+                f"size in each layer {wanted}, vocabulary {config.vocab_size}, context "
+                f"{config.n_positions}; the graph has {found}, {width}, {self.facts['n_positions']}"
+            )
 
     def _providers(self) -> list[Any]:
         provider = _PROVIDERS.get(self.device)
@@ -80,6 +103,7 @@ class Session:
 
 
 def _index(device: str, index: str) -> int:
-    if index and not index.isdecimal():
-        raise OptionError(f"device = {device!r} is not known; use 'cpu', 'cuda' or 'cuda:<index>'")
+    if index and (device != "cuda" or not index.isdecimal()):
+        given = f"{device}:{index}"
+        raise OptionError(f"device = {given!r} is not known; use 'cpu', 'cuda' or 'cuda:<index>'")
     return int(index or 0)
