@@ -43,11 +43,14 @@ demo: $(VENV)/.peers
 	@echo; $(VENV)/bin/gpt2fast bench --random gpt2 -s gpt2fast:float32,int8,int4 transformers-sdpa:float32 \
 		--baseline transformers-sdpa --tokens 32 --rounds 3 --starts 1 --work build
 
-# Whether Triton's kernels are compiled or interpreted is decided once a process: hence three runs.
+# Whether Triton's kernels are compiled or interpreted is decided once a process, and tests that look at
+# a clock run alone: hence four runs.
+TIMED := tests/test_light.py tests/engine/test_engine_overhead.py tests/engine/test_beam_search.py tests/cli/test_main.py
 COMPILED := tests/kernels/triton/test_variant.py
 INTERPRETED := tests/kernels/triton tests/runners/test_cuda.py
 test: $(VENV)/.dev lint
-	$(PY) -m pytest -m "not slow" --ignore $(COMPILED)
+	$(PY) -m pytest -m "not slow" $(TIMED)
+	$(PY) -m pytest -m "not slow" -n auto $(addprefix --ignore ,$(TIMED) $(COMPILED))
 	$(PY) -m pytest -m "not slow" -n auto $(COMPILED)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PY) -m pytest -m "not slow" -n auto --ignore $(COMPILED) $(INTERPRETED)
 

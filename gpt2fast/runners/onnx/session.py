@@ -86,9 +86,10 @@ class Session:
             str(config.n_positions),
         ):
             raise CheckpointError(
-                f"{self._graph.parent / 'config.json'} is not of {self._graph.name}: heads and their "
-                f"size in each layer {wanted}, vocabulary {config.vocab_size}, context "
-                f"{config.n_positions}; the graph has {found}, {width}, {self.facts['n_positions']}"
+                f"{self._graph.parent / 'config.json'} is not of {self._graph.name}: heads and "
+                f"their size in each layer {wanted}, vocabulary {config.vocab_size}, context "
+                f"{config.n_positions}; the graph has {found}, {width}, "
+                f"{self.facts['n_positions']}"
             )
 
     def _providers(self) -> list[Any]:
