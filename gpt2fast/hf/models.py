@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 import transformers
 from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
@@ -17,6 +18,7 @@ from transformers.modeling_outputs import (
 
 from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.call import Fallback, for_torch, run, tell, why_not
+from gpt2fast.hf.greedy import generate, make_request
 from gpt2fast.hf.native import Options
 
 _ASKS_FOR_MORE = ("output_attentions", "output_hidden_states", "cache_implementation")
@@ -73,15 +75,21 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
         found = CausalLMOutputWithCrossAttentions(loss=loss, logits=logits, past_key_values=cache)
         return found if _wants_dict(self, given) else found.to_tuple()
 
+    @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers' generate, whose loop runs over our forward and cache."""
+        """As transformers' generate: greedily in a loop of our own, else in transformers' over our
+        forward and cache."""
+        native = why_not(self, self.transformer, self.lm_head, {}, needs_grad=False)
+        if isinstance(native, str) or len(args) > 1:
+            return super().generate(*args, **kwargs)
+        given = {**kwargs, "inputs": args[0]} if args else kwargs
+        if (request := make_request(self, native, given)) is not None:
+            return generate(native, request).to(self.device)
         settings = kwargs.get("generation_config") or self.generation_config
         asked = [kwargs.get(name, getattr(settings, name, None)) for name in _ASKS_FOR_MORE]
         caches = kwargs.get("use_cache", settings.use_cache) is not False
         if kwargs.get("past_key_values") is None and caches and not any(asked):
-            native = why_not(self, self.transformer, self.lm_head, {}, needs_grad=False)
-            if not isinstance(native, str):
-                kwargs["past_key_values"] = NativeCache(native)
+            kwargs["past_key_values"] = NativeCache(native)
         return super().generate(*args, **kwargs)
 
 

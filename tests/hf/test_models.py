@@ -158,6 +158,35 @@ def test_generate(mode: dict[str, Any], padded: bool) -> None:
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("end", [None, 17, [17, 40, 90]], ids=str)
+@pytest.mark.parametrize("how", ["kwargs", "config", "max_length", "no mask", "positional", "min"])
+def test_greedy_texts_end_as_they_do_in_transformers(how: str, end: Any) -> None:
+    """In a loop of our own: transformers' is not entered."""
+    ours, theirs = pair()
+    theirs.generation_config.eos_token_id = ours.generation_config.eos_token_id = end
+    ids = texts(4)
+    mask = left_padding(*ids.shape) if how in ("kwargs", "config") else torch.ones_like(ids)
+    given: dict[str, Any] = {"attention_mask": mask, "do_sample": False, "pad_token_id": 3}
+    if how == "config":
+        given["generation_config"] = transformers.GenerationConfig(
+            max_new_tokens=40, eos_token_id=end, pad_token_id=3
+        )
+    elif how == "max_length":
+        given["max_length"] = 52
+    else:
+        given["max_new_tokens"] = 40
+    if how == "no mask":
+        del given["attention_mask"]
+    if how == "min":
+        given["min_new_tokens"] = 25
+    args = (ids,) if how == "positional" else ()
+    given |= {} if args else {"input_ids": ids}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers.GPT2LMHeadModel, "_sample", None)
+        found = ours.generate(*args, **given)
+    assert torch.equal(found, theirs.generate(*args, **given))
+
+
 def test_generate_with_scores_processors_and_a_streamer() -> None:
     class Ban(transformers.LogitsProcessor):
         def __call__(self, input_ids: Any, scores: Any) -> Any:
