@@ -75,7 +75,7 @@ $(OPTIMUM)/.ready: benchmarks/peers.txt $(SOURCES)
 
 test-slow: $(VENV)/.dev $(HARNESS)/.ready $(OPTIMUM)/.ready
 	$(HARNESS)/bin/python -m pytest --rootdir . tests/evaluate/test_lm_eval.py
-	$(OPTIMUM)/bin/python -m pytest --rootdir . tests/export/test_optimum.py
+	$(OPTIMUM)/bin/python -m pytest --rootdir . tests/export/test_optimum.py tests/hf
 	$(PY) -m pytest -m slow --timeout 3600 --ignore $(COMPILED)
 	$(PY) -m pytest -m slow --timeout 3600 -n auto $(COMPILED)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 GPT2FAST_THOROUGH=1 $(PY) -m pytest --timeout 3600 -n auto $(INTERPRETED)

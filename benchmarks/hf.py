@@ -1,9 +1,8 @@
-"""transformers' own calls on transformers and on ``gpt2fast.hf``, interleaved, on random weights of a
-true size.
+"""transformers' own calls on transformers and on ``gpt2fast.hf``, in turns, on random weights.
 
     python benchmarks/hf.py --out benchmarks/results/hf.json
 
-Greedy tokens of float32 are compared before anything is timed. Medians over the rounds; each ratio is
+Greedy tokens of float32 are compared before anything is timed. Medians over the rounds; a ratio is
 the median of the ratios within a round.
 """
 

@@ -1,6 +1,7 @@
 """gpt2fast runs GPT-2-family models: exact, at the limit of the machine, without torch on a CPU.
 
-Public names: ``LLM``, ``SamplingParams``, ``BeamSearchParams``, the outputs and the errors.
+Public names: ``LLM``, ``SamplingParams``, ``BeamSearchParams``, the outputs and the errors;
+``accelerate`` and ``restore`` for models of transformers.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         RequestError,
         UnsupportedError,
     )
+    from gpt2fast.hf import accelerate, restore
     from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 __all__ = [
@@ -41,6 +43,8 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "UnsupportedError",
+    "accelerate",
+    "restore",
 ]
 
 # Looked up on first use: `import gpt2fast` loads neither numpy nor the compiled core.
@@ -52,6 +56,8 @@ _HOMES = {
     "Logprob": "gpt2fast.engine.outputs",
     "RequestMetrics": "gpt2fast.engine.outputs",
     "RequestOutput": "gpt2fast.engine.outputs",
+    "accelerate": "gpt2fast.hf",
+    "restore": "gpt2fast.hf",
 }
 
 

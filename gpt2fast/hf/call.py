@@ -84,10 +84,17 @@ def why_not(
         ),
         "the config asks for cross-attention": getattr(config, "add_cross_attention", False),
         f"the model is on {model.device}": model.device.type != "cpu",
-        "a module has hooks": any(map(_has_hooks, model.modules())),
     }
-    reason = next((text for text, holds in checks.items() if holds), None)
-    return reason or _native_of(network, head)
+    if (reason := next((text for text, holds in checks.items() if holds), None)) is not None:
+        return reason
+    cache = given.get("past_key_values")
+    if isinstance(cache, NativeCache) and cache.past:
+        # Hooks and weights were looked at when the text began: a look at each token costs too much.
+        held = network.__dict__.get("_native")
+        return cache.native if cache.native is held else "the cache is another runner's"
+    if any(map(_has_hooks, model.modules())):
+        return "a module has hooks"
+    return _native_of(network, head)
 
 
 def _has_hooks(module: Any) -> bool:
@@ -116,7 +123,7 @@ def _two_dimensional(tensor: Tensor, rows: int) -> NDArray[np.int64]:
 def _cache_of(native: Native, given: Any) -> NativeCache:
     if given is None:
         return NativeCache(native)
-    if isinstance(given, NativeCache) and given.native is native:
+    if isinstance(given, NativeCache):
         return given
     raise Fallback(f"past_key_values is a {type(given).__name__} that transformers fills")
 
