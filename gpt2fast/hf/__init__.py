@@ -12,7 +12,6 @@ except ImportError:
         "gpt2fast.hf needs transformers and PyTorch: pip install 'gpt2fast[hf]'"
     ) from None
 
-from gpt2fast.hf.accelerate import accelerate, restore
 from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.models import (
     GPT2DoubleHeadsModel,
@@ -22,6 +21,7 @@ from gpt2fast.hf.models import (
     GPT2LMHeadModel,
     GPT2Model,
 )
+from gpt2fast.hf.switch import accelerate, restore
 
 __all__ = [
     "GPT2DoubleHeadsModel",
