@@ -88,11 +88,11 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/clang-format --dry-run --Werror csrc/*/*.cpp csrc/*/*.h tests/csrc/*.cpp tests/csrc/*.h
+	$(VENV)/bin/clang-format --dry-run --Werror csrc/*/*.cpp csrc/*/*.h tests/csrc/*.cpp tests/csrc/*.h docs/onnx/*.cpp
 
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i csrc/*/*.cpp csrc/*/*.h tests/csrc/*.cpp tests/csrc/*.h
+	$(VENV)/bin/clang-format -i csrc/*/*.cpp csrc/*/*.h tests/csrc/*.cpp tests/csrc/*.h docs/onnx/*.cpp
 
 # The systems that the README compares with, in an environment of their own (benchmarks/peers.txt
 # says why); llama.cpp is compiled for this CPU.

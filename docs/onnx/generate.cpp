@@ -3,8 +3,9 @@
 //   g++ -std=c++17 -O2 -I $ORT/include generate.cpp -L $ORT/lib -lonnxruntime -o generate
 //   ./generate gpt2-onnx/model.onnx 20 464 3290 318
 //
-// $ORT is a release of onnxruntime; the arguments are the graph, how many tokens to add, and the tokens
-// of the prompt. For a graph of float32, int8 or int4 whose metadata say that its cache is "shared".
+// $ORT is a release of onnxruntime; the arguments are the graph, how many tokens to add, and the
+// tokens of the prompt. For a graph of float32, int8 or int4 whose metadata say that its cache is
+// "shared".
 
 #include <onnxruntime_cxx_api.h>
 
@@ -60,8 +61,8 @@ int main(int argc, char** argv) try {
     shape[0] = 1;
     shape[2] = kContext;
     cache.emplace_back(static_cast<std::size_t>(shape[1] * shape[2] * shape[3]));
-    const auto value = Ort::Value::CreateTensor<float>(memory, cache.back().data(), cache.back().size(),
-                                                       shape.data(), shape.size());
+    const auto value = Ort::Value::CreateTensor<float>(
+        memory, cache.back().data(), cache.back().size(), shape.data(), shape.size());
     binding.BindInput(past.c_str(), value);
     binding.BindOutput(("present" + past.substr(prefix.size())).c_str(), value);
   }
@@ -76,7 +77,8 @@ int main(int argc, char** argv) try {
     Integers ids(tokens.begin() + cached, tokens.end());
     Integers mask(tokens.size(), 1);
     Integers positions;
-    for (std::int64_t position = cached; position < length; ++position) positions.push_back(position);
+    for (std::int64_t position = cached; position < length; ++position)
+      positions.push_back(position);
     binding.BindInput("input_ids", tensor(memory, ids, {1, length - cached}));
     binding.BindInput("position_ids", tensor(memory, positions, {1, length - cached}));
     binding.BindInput("attention_mask", tensor(memory, mask, {1, length}));
