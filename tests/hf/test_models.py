@@ -60,7 +60,9 @@ def pair(kind: str = "GPT2LMHeadModel", **fields: Any) -> tuple[Model, Model]:
 
 
 def texts(batch: int = 3, length: int = 12) -> Any:
-    return torch.randint(2, SIZES["vocab_size"], (batch, length), generator=torch.manual_seed(3))
+    return torch.randint(
+        2, SIZES["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(3)
+    )
 
 
 def left_padding(batch: int, length: int) -> Any:
