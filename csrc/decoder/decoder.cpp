@@ -130,13 +130,21 @@ void Decoder::embed(Worker& worker) {
   });
 }
 
+const float* Decoder::Input::at(int32_t row) const {
+  return x + (rows == nullptr ? row : rows[row]) * stride;
+}
+
+void Decoder::normalize_row(const Input& input, int32_t row, float* out) {
+  kernels_.layer_norm(input.at(row), input.norm->weight.floats(), input.norm->bias.floats(),
+                      shape_.epsilon, shape_.width, out);
+}
+
 // LayerNorm and quantization, as far as the product needs them, of one row into its place.
 void Decoder::prepare_row(const Input& input, const MatmulArgs& args, int32_t row, float* normal) {
-  const float* x = input.x + (input.rows == nullptr ? row : input.rows[row]) * input.stride;
+  const float* x = input.at(row);
   if (input.norm != nullptr) {
     float* out = normal + row * width_stride_;
-    kernels_.layer_norm(x, input.norm->weight.floats(), input.norm->bias.floats(), shape_.epsilon,
-                        shape_.width, out);
+    normalize_row(input, row, out);
     x = out;
   }
   if (args.weights.is_integer()) {
@@ -238,9 +246,7 @@ Decoder::Input Decoder::sampled_rows(const Worker& worker) const {
 void Decoder::last_norm(Worker& worker) {
   const Input input = sampled_rows(worker);
   phase(worker, input.count, [&](int32_t row) {
-    const float* x = input.x + (input.rows == nullptr ? row : input.rows[row]) * input.stride;
-    kernels_.layer_norm(x, input.norm->weight.floats(), input.norm->bias.floats(), shape_.epsilon,
-                        shape_.width, worker.hidden + int64_t{row} * shape_.width);
+    normalize_row(input, row, worker.hidden + int64_t{row} * shape_.width);
   });
 }
 

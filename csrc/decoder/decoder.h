@@ -69,6 +69,8 @@ class Decoder {
     int32_t count;
     const LayerNormWeights* norm = nullptr;
     const int32_t* rows = nullptr;  // which of them; all where null
+
+    const float* at(int32_t row) const;
   };
 
   void plan(const StepBatch& batch);
@@ -88,6 +90,7 @@ class Decoder {
   // Of any product's left side; of spans there are no more.
   int64_t most_groups() const { return quantized_stride_ / kMinGroup; }
   void prepare(Worker& worker, const Input& input, MatmulArgs& args);
+  void normalize_row(const Input& input, int32_t row, float* out);
   void prepare_row(const Input& input, const MatmulArgs& args, int32_t row, float* normal);
   void attend(Worker& worker, int32_t layer);
   void attend_sampled(Worker& worker, int32_t layer);

@@ -52,19 +52,17 @@ def open_checkpoint(
     missing, damaged or inconsistent, and OptionError for a revision of a local directory.
     """
     path = resolve(name_or_path, revision)
-    config_file = path / "config.json"
-    scheme = read_json_object(config_file).get(QUANTIZATION_FIELD)
-    quantization = Quantization.from_config(scheme, str(config_file)) if scheme else None
-    config, generation_config = read_config(path)
+    config, generation_config, quantization = read_config(path)
     return Checkpoint(path, config, generation_config, open_weight_files(path), quantization)
 
 
-def read_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
-    """The model's configuration in the directory ``path``, and its generation_config.json, {} where
-    there is none. Raises ConfigError naming the file."""
+def read_config(path: Path) -> tuple[ModelConfig, dict[str, Any], Quantization | None]:
+    """The model's configuration in the directory ``path``, its generation_config.json, {} where
+    there is none, and what its matrices are stored in. Raises ConfigError naming the file."""
     config_file = path / "config.json"
     fields = read_json_object(config_file)
-    fields.pop(QUANTIZATION_FIELD, None)
+    scheme = fields.pop(QUANTIZATION_FIELD, None)
+    quantization = Quantization.from_config(scheme, str(config_file)) if scheme else None
     config = ModelConfig.from_dict(fields, str(config_file))
     generation_file = path / "generation_config.json"
     generation_config: dict[str, Any] = {}
@@ -74,7 +72,7 @@ def read_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
         eos = generation_config.get("eos_token_id")
         ids = read_token_ids(eos, "eos_token_id", str(generation_file))
         config = replace(config, eos_token_ids=ids)
-    return config, generation_config
+    return config, generation_config, quantization
 
 
 class Checkpoint:

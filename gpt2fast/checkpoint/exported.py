@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.checkpoint.checkpoint import Checkpoint, open_checkpoint, read_config
@@ -67,12 +66,7 @@ class Export:
     def __enter__(self) -> Export:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """There is nothing to close."""
 
 
@@ -83,5 +77,5 @@ def open_model(
     path = resolve(name_or_path, revision)
     if has_weights(path) or not (path / GRAPH).is_file():
         return open_checkpoint(path)
-    config, _ = read_config(path)
+    config, _, _ = read_config(path)
     return Export(path, config)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpt2fast.checkpoint.weight_files import GRAPH
 from gpt2fast.errors import GPT2FastError
-from gpt2fast.runners.onnx import Session
+from gpt2fast.runners.onnx import Session, empty_cache
 
 if TYPE_CHECKING:
     from gpt2fast.config import ModelConfig
@@ -113,14 +113,7 @@ class Graph:
 
     def empty(self, sequences: int) -> Cache:
         """A cache without tokens."""
-        size = self.config.head_size
-        return {
-            f"past_key_values.{layer}.{kind}": np.zeros(
-                (sequences, shape.n_head, 0, size), self.element
-            )
-            for layer, shape in enumerate(self.config.layer_shapes)
-            for kind in ("key", "value")
-        }
+        return empty_cache(self.config, self.element, sequences)
 
     def step(
         self, ids: NDArray[np.int64], mask: NDArray[np.int64], past: Cache, **other: Any

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gpt2fast.checkpoint.packed import PackedTensor
 from gpt2fast.errors import CheckpointError
+from gpt2fast.export.graph import GraphBuilder
 from gpt2fast.export.integers import Integers
 from gpt2fast.export.operators import Operators
 from gpt2fast.quantization import EMBEDDING, HEAD
@@ -100,8 +101,5 @@ class Learned:
 
     def rounded(self, value: float) -> float:
         """``value`` in the type in which they are stored."""
-        found = np.array(value, np.float32)
-        if self._is_bfloat16:
-            bits = found.view(np.uint32)
-            found = ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
-        return float(found)
+        dtype = "bfloat16" if self._is_bfloat16 else "float32"
+        return float(GraphBuilder.converted(np.array(value, np.float32), dtype))

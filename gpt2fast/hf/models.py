@@ -25,7 +25,12 @@ _ASKS_FOR_MORE = ("output_attentions", "output_hidden_states", "cache_implementa
 
 
 class Accelerated:
-    """What the classes here share. The runner is made when it is first needed."""
+    """What the classes here share, before transformers' own among their bases. The runner is made
+    when it is first needed."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
+        enlist(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, which make a runner of their own."""
@@ -34,10 +39,6 @@ class Accelerated:
 
 class GPT2Model(Accelerated, transformers.GPT2Model):
     """transformers' ``GPT2Model`` on gpt2fast's runner."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        enlist(self)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' forward."""
@@ -55,10 +56,6 @@ class GPT2Model(Accelerated, transformers.GPT2Model):
 
 class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
     """transformers' ``GPT2LMHeadModel`` on gpt2fast's runner."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        enlist(self)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' forward."""
@@ -96,33 +93,17 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
 class GPT2DoubleHeadsModel(Accelerated, transformers.GPT2DoubleHeadsModel):
     """transformers' ``GPT2DoubleHeadsModel`` on gpt2fast's runner."""
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        enlist(self)
-
 
 class GPT2ForSequenceClassification(Accelerated, transformers.GPT2ForSequenceClassification):
     """transformers' ``GPT2ForSequenceClassification`` on gpt2fast's runner."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        enlist(self)
 
 
 class GPT2ForTokenClassification(Accelerated, transformers.GPT2ForTokenClassification):
     """transformers' ``GPT2ForTokenClassification`` on gpt2fast's runner."""
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        enlist(self)
-
 
 class GPT2ForQuestionAnswering(Accelerated, transformers.GPT2ForQuestionAnswering):
     """transformers' ``GPT2ForQuestionAnswering`` on gpt2fast's runner."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        enlist(self)
 
 
 CLASSES: dict[type, type] = {

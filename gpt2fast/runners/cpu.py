@@ -91,6 +91,26 @@ class CpuRunner:
         if rows > len(self._logits):
             self._logits = np.empty((rows, self.config.vocab_size), np.float32)
         logits = self._logits[:rows]
+        self._run(batch, logits, None)
+        return logits
+
+    def hidden_states(self, batch: StepBatch) -> NDArray[np.float32]:
+        """Run one step without the head: (R, C), what the last LayerNorm makes of the rows whose
+        logits would be computed. The array is the caller's."""
+        hidden = np.empty((len(batch.logit_rows), self.config.n_embd), np.float32)
+        self._run(batch, None, hidden)
+        return hidden
+
+    def copy_blocks(self, pairs: NDArray[np.int32]) -> None:
+        """Copy cache blocks, all layers: ``pairs`` (N, 2) holds (source, destination)."""
+        self._decoder.copy_blocks(pairs)
+
+    def _run(
+        self,
+        batch: StepBatch,
+        logits: NDArray[np.float32] | None,
+        hidden: NDArray[np.float32] | None,
+    ) -> None:
         self._decoder.step(
             batch.token_ids,
             batch.query_starts,
@@ -98,27 +118,8 @@ class CpuRunner:
             batch.block_tables,
             batch.logit_rows,
             logits,
-        )
-        return logits
-
-    def hidden_states(self, batch: StepBatch) -> NDArray[np.float32]:
-        """Run one step without the head: (R, C), what the last LayerNorm makes of the rows whose
-        logits would be computed. The array is the caller's."""
-        hidden = np.empty((len(batch.logit_rows), self.config.n_embd), np.float32)
-        self._decoder.step(
-            batch.token_ids,
-            batch.query_starts,
-            batch.context_lens,
-            batch.block_tables,
-            batch.logit_rows,
-            None,
             hidden,
         )
-        return hidden
-
-    def copy_blocks(self, pairs: NDArray[np.int32]) -> None:
-        """Copy cache blocks, all layers: ``pairs`` (N, 2) holds (source, destination)."""
-        self._decoder.copy_blocks(pairs)
 
     def _make_decoder(self) -> _C.Decoder:
         config = self.config

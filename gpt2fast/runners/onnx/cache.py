@@ -46,6 +46,14 @@ def names(config: ModelConfig) -> list[tuple[int, str, str]]:
     ]
 
 
+def empty_cache(config: ModelConfig, element: str, sequences: int) -> dict[str, NDArray[Any]]:
+    """By the names of its inputs, a cache of ``sequences`` without tokens: (sequences, H, 0, D)."""
+    return {
+        past: np.empty((sequences, config.layer_shape(layer).n_head, 0, config.head_size), element)
+        for layer, past, _ in names(config)
+    }
+
+
 class SharedCache:
     """One array (N, H, P, D) of keys and one of values a layer; the graph writes into them.
 
@@ -112,8 +120,9 @@ class GrownCache:
     most = 1
 
     def __init__(self, session: Session, config: ModelConfig, places: int) -> None:
-        self._session, self._names, self._config = session, names(config), config
-        self._held: list[list[NDArray[Any]]] = [self._empty() for _ in range(places)]
+        self._session, self._names = session, names(config)
+        nothing = list(empty_cache(config, session.element, 1).values())
+        self._held: list[list[NDArray[Any]]] = [nothing] * places
 
     def bind(self, first: int, count: int, context: int, new: int) -> Any:
         """See ``Cache``."""
@@ -131,15 +140,6 @@ class GrownCache:
         """See ``Cache``. Nobody writes into what a step has made, so that places may share it."""
         for source, destination in pairs.tolist():
             self._held[destination] = self._held[source]
-
-    def _empty(self) -> list[NDArray[Any]]:
-        config = self._config
-        return [
-            np.empty(
-                (1, config.layer_shape(layer).n_head, 0, config.head_size), self._session.element
-            )
-            for layer, _, _ in self._names
-        ]
 
 
 def _zeros_on_cpu(shape: tuple[int, ...], session: Session) -> Any:

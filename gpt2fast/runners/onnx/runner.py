@@ -16,6 +16,7 @@ from gpt2fast.errors import OptionError, UnsupportedError
 from gpt2fast.runners.base import StepBatch, check_sizes
 from gpt2fast.runners.cpu import check_threads
 from gpt2fast.runners.onnx.cache import Cache, GrownCache, SharedCache
+from gpt2fast.runners.onnx.huge_pages import collapsed
 from gpt2fast.runners.onnx.session import Session
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class OnnxRunner:
         check_sizes(self)
         if device != "cpu" and num_threads is not None:
             raise OptionError(f"num_threads = {num_threads} is for the CPU; leave it out")
-        self._session = Session(export.graph, device, check_threads(num_threads))
+        with collapsed():
+            self._session = Session(export.graph, device, check_threads(num_threads))
         self._session.check(self.config)
         self.kv_cache_dtype = self._session.element
         self._cache = self._make_cache(num_blocks)

@@ -7,7 +7,6 @@ from typing import Any
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import CheckpointError, MissingDependencyError, OptionError
-from gpt2fast.runners.onnx.huge_pages import collapsed
 
 _ELEMENTS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -44,10 +43,9 @@ class Session:
         # The standard operators of 4-bit weights become the ones that multiply integers.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
         try:
-            with collapsed():
-                self.run_on: Any = onnxruntime.InferenceSession(
-                    str(graph), options, providers=self._providers()
-                )
+            self.run_on: Any = onnxruntime.InferenceSession(
+                str(graph), options, providers=self._providers()
+            )
         except OptionError:
             raise
         except Exception as error:  # onnxruntime's errors have no common base
@@ -61,8 +59,8 @@ class Session:
                 f"{graph}: not written by gpt2fast export, or by an older version of it; export "
                 "the checkpoint again"
             )
-        inputs = {each.name: each for each in self.run_on.get_inputs()}
-        self.element = _ELEMENTS[inputs["past_key_values.0.key"].type]
+        types = {each.name: each.type for each in self.run_on.get_inputs()}
+        self.element = _ELEMENTS[types["past_key_values.0.key"]]
         self._graph = graph
 
     @property
