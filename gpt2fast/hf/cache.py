@@ -4,33 +4,51 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
+import torch
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import cache_utils
 
 from gpt2fast.errors import UnsupportedError
-from gpt2fast.hf.native import Native
-from gpt2fast.hf.plan import Plan
+from gpt2fast.hf.native import Floats, Native
+from gpt2fast.hf.plan import Ids, Plan, columns
 
 # What crop's argument counts: since 5.23 what goes, before what stays (negative: what goes).
 _CROPS_TO_LENGTH = "max_length" in inspect.signature(cache_utils.Cache.crop).parameters
+
+
+def _else_theirs(ours: Callable[..., Any]) -> Callable[..., Any]:
+    """``ours`` while the runner has the cache, afterwards transformers' method of that name."""
+    theirs = getattr(cache_utils.Cache, ours.__name__)
+
+    @wraps(ours)
+    def method(self: NativeCache, *args: Any, **kwargs: Any) -> Any:
+        return (theirs if self.in_torch else ours)(self, *args, **kwargs)
+
+    return method
 
 
 class NativeCache(cache_utils.Cache):
     """Keys and values of a batch, on the runner of one accelerated model.
 
     Sequences share blocks after ``reorder_cache``, ``batch_repeat_interleave`` and
-    ``batch_select_indices``; a block is copied where two of them go on differently.
+    ``batch_select_indices``; a block is copied where two of them go on differently. A text that
+    goes on in torch takes its cache along (``move_to_torch``).
     """
 
     def __init__(self, native: Native) -> None:
         super().__init__(layers=[])
         self.native = native
+        self.in_torch = False
         self.past = 0  # columns
-        self.starts = np.zeros(0, np.int64)  # (B,): of the first tokens
+        self.ids: Ids = np.zeros((0, 0), np.int64)  # (B, past): the tokens, and any at padding
+        self.starts = np.zeros(0, np.int64)  # (B,): columns of the first tokens
         self.handles: list[int] = []
         self._finalizer = weakref.finalize(self, _free, native, self.handles)
 
@@ -44,14 +62,37 @@ class NativeCache(cache_utils.Cache):
         with self.native.lock:
             nothing = np.zeros(1, np.int32)
             self.handles += [self.native.pool.create(nothing)[0] for _ in range(batch)]
-        self.starts = np.zeros(batch, np.int64)
+        self.starts, self.ids = np.zeros(batch, np.int64), np.zeros((batch, 0), np.int64)
 
-    def advance(self, plan: Plan, new: int) -> None:
-        """Count ``new`` columns whose tokens were run."""
+    def run(self, ids: Ids, plan: Plan, last: int, *, logits: bool) -> Floats:
+        """What ``Native.run`` returns for the columns ``ids`` (B, S), which are cached then."""
+        found = self.native.run(self.handles, ids, plan, last, logits=logits)
         began = self.lengths == plan.counts
         self.starts = np.where(began, self.past + plan.first, self.starts)
-        self.past += new
+        self.ids = np.concatenate([self.ids, ids], axis=1)
+        self.past += ids.shape[1]
+        return found
 
+    def move_to_torch(self, network: Any) -> None:
+        """Give the cache to transformers' layers: their keys and values, from the tokens, by
+        ``network``, a ``GPT2Model``; those of the runner are forgotten."""
+        theirs = transformers.DynamicCache()
+        if self.past:
+            seen = torch.from_numpy(columns(self.starts, self.lengths, self.past))
+            positions = (seen.long().cumsum(1) - 1).clamp(min=0)
+            device = network.wte.weight.device
+            with torch.no_grad():
+                transformers.GPT2Model.forward(
+                    network, torch.from_numpy(self.ids).to(device), use_cache=True,
+                    attention_mask=seen.long().to(device), position_ids=positions.to(device),
+                    past_key_values=theirs,
+                )  # fmt: skip
+        _free(self.native, self.handles)
+        self.in_torch = True
+        self.layers = theirs.layers
+        self.layer_class_to_replicate = theirs.layer_class_to_replicate
+
+    @_else_theirs
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns that are cached, padding included."""
         return self.past
@@ -60,6 +101,7 @@ class NativeCache(cache_utils.Cache):
         """There is no maximum."""
         return -1
 
+    @_else_theirs
     def get_mask_sizes(self, query: Any, layer_idx: int = 0) -> tuple[int, int]:
         """Columns of keys, and the first of them."""
         return self.past + (query if isinstance(query, int) else int(query.shape[0])), 0
@@ -77,53 +119,61 @@ class NativeCache(cache_utils.Cache):
     @property
     def is_initialized(self) -> bool:
         """Whether it has sequences."""
-        return bool(self.handles)
+        return bool(self.handles) or (self.in_torch and bool(super().is_initialized))
 
+    @_else_theirs
     def __len__(self) -> int:
         return self.native.config.n_layer
 
+    @_else_theirs
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Raises: the network in torch has no part in this cache."""
+        """Raises while the runner has the cache: it is not that of a network in torch."""
         raise UnsupportedError(
-            "this cache holds keys and values of gpt2fast's runner, which transformers' own layers "
-            "cannot go on from; begin again without past_key_values"
+            "this cache holds keys and values of gpt2fast's runner, and the model it was given to "
+            "is not the accelerated one that it came from; begin again without past_key_values"
         )
 
+    @_else_theirs
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Sequence i goes on as sequence ``beam_idx[i]`` (B,)."""
         self.batch_select_indices(beam_idx)
 
+    @_else_theirs
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the sequences ``indices``, in that order."""
         self._take(np.asarray(indices.cpu()).tolist())
 
+    @_else_theirs
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Each sequence ``repeats`` times, one behind the other."""
         self._take([row for row in range(len(self.handles)) for _ in range(repeats)])
 
+    @_else_theirs
     def crop(self, count: int) -> None:
         """Cut columns at the end, by the convention of the transformers that is installed."""
         if _CROPS_TO_LENGTH:
             left = self.past + count if count < 0 else min(count, self.past)
         else:
             left = self.past - abs(count)
+        left = max(left, 0)
         lengths = np.clip(left - self.starts, 0, self.lengths)
         with self.native.lock:
             for handle, length in zip(self.handles, lengths.tolist(), strict=True):
                 self.native.pool.truncate(handle, length)
-        self.past = max(left, 0)
+        self.past, self.ids = left, self.ids[:, :left]
 
+    @_else_theirs
     def reset(self) -> None:
         """Forget all sequences."""
         _free(self.native, self.handles)
-        self.past, self.starts = 0, np.zeros(0, np.int64)
+        self.past, self.starts, self.ids = 0, np.zeros(0, np.int64), np.zeros((0, 0), np.int64)
 
     def _take(self, rows: list[int]) -> None:
         with self.native.lock:
             taken = [self.native.pool.fork(self.handles[row]) for row in rows]
             _free(self.native, self.handles)
             self.handles += taken
-        self.starts = self.starts[rows]
+        self.starts, self.ids = self.starts[rows], self.ids[rows]
 
 
 def _free(native: Native, handles: list[int]) -> None:

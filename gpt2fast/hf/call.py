@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -57,8 +56,7 @@ def run(
         raise Fallback(plan)
     _check_tokens(native, ids, plan, cache)
     last = _last(given.get("logits_to_keep", 0), new)
-    found = native.run(cache.handles, ids, plan, last, logits=head is not None)
-    cache.advance(plan, new)
+    found = cache.run(ids, plan, last, logits=head is not None)
     wants = given.get("use_cache")
     keeps = getattr(model.config, "use_cache", True) if wants is None else wants
     values = torch.from_numpy(found).to(model.dtype).reshape(*lead, last, -1)
@@ -124,6 +122,8 @@ def _cache_of(native: Native, given: Any) -> NativeCache:
     if given is None:
         return NativeCache(native)
     if isinstance(given, NativeCache):
+        if given.in_torch:
+            raise Fallback("the text has gone on in transformers")
         return given
     raise Fallback(f"past_key_values is a {type(given).__name__} that transformers fills")
 
@@ -143,11 +143,11 @@ def _last(keep: Any, new: int) -> int:
     raise Fallback("logits_to_keep is a tensor")
 
 
-def for_torch(given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments for transformers' own forward, which fills a cache of its own."""
+def for_torch(network: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments for transformers' own forward, which goes on in the cache that is given."""
     cache = given.get("past_key_values")
-    if isinstance(cache, NativeCache) and not cache.past:
-        return {**given, "past_key_values": transformers.DynamicCache()}
+    if isinstance(cache, NativeCache) and not cache.in_torch:
+        cache.move_to_torch(network)
     return given
 
 

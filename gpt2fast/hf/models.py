@@ -7,9 +7,9 @@ model's logits come from the runner, too, and what other heads do with hidden st
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
-import torch
 import transformers
 from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
@@ -18,10 +18,8 @@ from transformers.modeling_outputs import (
 
 from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.call import Fallback, for_torch, run, tell, why_not
-from gpt2fast.hf.greedy import generate, make_request
-from gpt2fast.hf.native import Options
-
-_ASKS_FOR_MORE = ("output_attentions", "output_hidden_states", "cache_implementation")
+from gpt2fast.hf.native import Native, Options
+from gpt2fast.hf.sample import one_thread, sample, understand
 
 
 class Accelerated:
@@ -47,7 +45,7 @@ class GPT2Model(Accelerated, transformers.GPT2Model):
             hidden, cache = run(self, self, None, given)
         except Fallback as reason:
             tell(self, str(reason))
-            return super().forward(**for_torch(given))
+            return super().forward(**for_torch(self, given))
         found = BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=hidden, past_key_values=cache
         )
@@ -64,7 +62,7 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
             logits, cache = run(self, self.transformer, self.lm_head, given)
         except Fallback as reason:
             tell(self.transformer, str(reason))
-            return super().forward(**for_torch(given))
+            return super().forward(**for_torch(self.transformer, given))
         loss = None
         if (labels := given.get("labels")) is not None:
             extra = {k: v for k, v in given.items() if k == "num_items_in_batch"}
@@ -72,22 +70,44 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
         found = CausalLMOutputWithCrossAttentions(loss=loss, logits=logits, past_key_values=cache)
         return found if _wants_dict(self, given) else found.to_tuple()
 
-    @torch.no_grad()
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers' generate: greedily in a loop of our own, else in transformers' over our
-        forward and cache."""
-        native = why_not(self, self.transformer, self.lm_head, {}, needs_grad=False)
-        if isinstance(native, str) or len(args) > 1:
-            return super().generate(*args, **kwargs)
-        given = {**kwargs, "inputs": args[0]} if args else kwargs
-        if (request := make_request(self, native, given)) is not None:
-            return generate(native, request).to(self.device)
-        settings = kwargs.get("generation_config") or self.generation_config
-        asked = [kwargs.get(name, getattr(settings, name, None)) for name in _ASKS_FOR_MORE]
-        caches = kwargs.get("use_cache", settings.use_cache) is not False
-        if kwargs.get("past_key_values") is None and caches and not any(asked):
-            kwargs["past_key_values"] = NativeCache(native)
-        return super().generate(*args, **kwargs)
+    def _sample(
+        self, input_ids: Any, logits_processor: Any, stopping_criteria: Any,
+        generation_config: Any, synced_gpus: bool = False, streamer: Any = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        """Greedy decoding and sampling, for ``generate``."""
+        asked = understand(
+            input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs
+        )
+        if asked is not None and not synced_gpus and (found := sample(asked)) is not None:
+            return found
+        return super()._sample(
+            input_ids, logits_processor, stopping_criteria, generation_config,
+            synced_gpus=synced_gpus, streamer=streamer, **kwargs,
+        )  # fmt: skip
+
+    def _beam_search(self, input_ids: Any, logits_processor: Any, *args: Any, **kwargs: Any) -> Any:
+        """Beam search, for ``generate``."""
+        ours = isinstance(kwargs.get("past_key_values"), NativeCache)
+        with one_thread(logits_processor) if ours else nullcontext():
+            return super()._beam_search(input_ids, logits_processor, *args, **kwargs)
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """As transformers', for ``generate``: a cache of ours in place of its usual one."""
+        given = model_kwargs.get("past_key_values")
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        made = model_kwargs.get("past_key_values")
+        asked = (generation_config.output_attentions, generation_config.output_hidden_states)
+        offloads = generation_config.cache_implementation == "offloaded"
+        if (
+            given is None
+            and type(made) is transformers.DynamicCache
+            and not (offloads or any(asked))
+        ):
+            native = why_not(self, self.transformer, self.lm_head, {}, needs_grad=False)
+            if isinstance(native, Native):
+                model_kwargs["past_key_values"] = NativeCache(native)
 
 
 class GPT2DoubleHeadsModel(Accelerated, transformers.GPT2DoubleHeadsModel):

@@ -39,15 +39,15 @@ def make_plan(
     batch, new = shape
     if mask is None:
         mask = np.ones((batch, past + new), np.int64)
-        mask[:, :past] = _columns(starts, cached, past)
+        mask[:, :past] = columns(starts, cached, past)
     if mask.shape != (batch, past + new):
         return f"the attention mask is {mask.shape}, not {(batch, past + new)}"
     seen = mask != 0
-    if not np.array_equal(seen[:, :past], _columns(starts, cached, past)):
+    if not np.array_equal(seen[:, :past], columns(starts, cached, past)):
         return "the attention mask hides tokens that are in the cache"
     total = seen.sum(axis=1)
     begin = np.where(total > 0, seen.argmax(axis=1), past + new)
-    if not np.array_equal(seen, _columns(begin, total, past + new)):
+    if not np.array_equal(seen, columns(begin, total, past + new)):
         return "the attention mask has holes"
     counts = seen[:, past:].sum(axis=1)
     first = np.maximum(begin - past, 0)
@@ -58,6 +58,7 @@ def make_plan(
     return Plan(first, counts)
 
 
-def _columns(start: NDArray[np.int64], count: NDArray[np.int64], width: int) -> NDArray[np.bool_]:
+def columns(start: NDArray[np.int64], count: NDArray[np.int64], width: int) -> NDArray[np.bool_]:
+    """(B, width): whether a column is one of the ``count`` (B,) from ``start`` (B,) on."""
     at = np.arange(width)
     return (at >= start[:, None]) & (at < (start + count)[:, None])

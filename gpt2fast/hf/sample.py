@@ -1,0 +1,183 @@
+"""Greedy decoding and sampling: what transformers' ``_sample`` does, in a loop over the runner.
+
+Processors, criteria, streamers and the random generator are transformers' and torch's own, so that
+the tokens are, too. What goes is the work of ``forward`` and its arguments for each token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from gpt2fast.errors import RequestError
+from gpt2fast.hf.cache import NativeCache
+from gpt2fast.hf.plan import Plan, make_plan
+
+_UNDERSTOOD = {
+    *("attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"),
+    *("cache_position", "tokenizer", "assistant_tokenizer", "return_dict"),
+}
+_THEIRS = "transformers."
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What ``_sample`` is called with. ``ids`` (B, T) are the prompts, of which the ``cache`` may
+    hold a beginning."""
+
+    ids: Tensor
+    mask: Tensor | None  # (B, T)
+    cache: NativeCache
+    processors: Any
+    criteria: Any
+    settings: Any
+    streamer: Any
+
+    @property
+    def outlives(self) -> bool:
+        """Whether somebody sees the cache, or logits of texts that have ended, in the end."""
+        asked = self.settings.return_dict_in_generate or has_own(self.processors)
+        return asked or self.cache.past > 0
+
+
+@dataclass
+class _Kept:
+    """What ``return_dict_in_generate`` gives back beside the tokens; None where not asked for."""
+
+    settings: Any
+    scores: tuple[Tensor, ...] | None = field(init=False)
+    logits: tuple[Tensor, ...] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        as_dict = self.settings.return_dict_in_generate
+        self.scores = () if as_dict and self.settings.output_scores else None
+        self.logits = () if as_dict and self.settings.output_logits else None
+
+    def add(self, logits: Tensor, scores: Tensor) -> None:
+        if self.scores is not None:
+            self.scores += (scores,)
+        if self.logits is not None:
+            self.logits += (logits,)
+
+
+def understand(
+    ids: Tensor, processors: Any, criteria: Any, settings: Any, streamer: Any, more: dict[str, Any]
+) -> Decoding | None:
+    """What the arguments of ``_sample`` ask for; None where transformers' loop has to do it."""
+    cache, mask = more.get("past_key_values"), more.get("attention_mask")
+    if not isinstance(cache, NativeCache) or cache.in_torch or not more.get("use_cache"):
+        return None
+    if any(each is not None for name, each in more.items() if name not in _UNDERSTOOD):
+        return None
+    if settings.output_attentions or settings.output_hidden_states:
+        return None
+    if (mask is not None and mask.shape != ids.shape) or cache.past >= ids.shape[1]:
+        return None
+    if cache.handles and len(cache.handles) != len(ids):
+        return None
+    return Decoding(ids, mask, cache, processors, criteria, settings, streamer)
+
+
+def sample(asked: Decoding) -> Any | None:
+    """What ``_sample`` returns; None, and nothing has happened, where the prompts need torch."""
+    with one_thread(asked.processors):
+        return _sample(asked)
+
+
+def _sample(asked: Decoding) -> Any | None:
+    ids, cache, settings = asked.ids, asked.cache, asked.settings
+    plan = _first_plan(asked)
+    if plan is None:
+        return None
+    kept, going = _Kept(settings), torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+    ends = any(hasattr(each, "eos_token_id") for each in asked.criteria)
+    new, runs_all = _numbers(ids[:, cache.past :]), asked.outlives
+    while True:
+        logits = torch.from_numpy(cache.run(new, plan, 1, logits=True)[:, 0]).to(ids.device)
+        scores = asked.processors(ids, logits) if asked.processors else logits
+        tokens = _choose(scores, settings.do_sample)
+        kept.add(logits, scores)
+        if ends:
+            tokens = torch.where(going, tokens, settings._pad_token_tensor.to(ids.device))
+        ids = torch.cat([ids, tokens[:, None]], dim=1)
+        if asked.streamer is not None:
+            asked.streamer.put(tokens.cpu())
+        going &= ~asked.criteria(ids, kept.scores)
+        if not going.any():
+            break
+        new = _numbers(tokens)[:, None]
+        _check_room(cache, new)
+        count = np.ones(len(new), np.int64) if runs_all else _numbers(going)
+        plan = Plan(np.zeros(len(new), np.int64), count)
+    if asked.streamer is not None:
+        asked.streamer.end()
+    if not settings.return_dict_in_generate:
+        return ids
+    return GenerateDecoderOnlyOutput(
+        sequences=ids, scores=kept.scores, logits=kept.logits, past_key_values=cache
+    )
+
+
+def _first_plan(asked: Decoding) -> Plan | None:
+    cache, config, ids = asked.cache, asked.cache.native.config, _numbers(asked.ids)
+    if not cache.handles:
+        cache.open(len(ids))
+    mask = positions = None
+    if asked.mask is not None:
+        mask = _numbers(asked.mask)
+        positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, cache.past :]
+        if not bool((mask[:, -1] == 1).all()):
+            return None  # a text would go on behind padding
+    shape = (len(ids), ids.shape[1] - cache.past)
+    plan = make_plan(shape, mask, positions, cache.starts, cache.lengths, cache.past)
+    if isinstance(plan, str) or ids.min() < 0 or ids.max() >= config.vocab_size:
+        return None
+    most = int((cache.lengths + plan.counts).max())
+    return plan if most <= config.n_positions else None
+
+
+def _check_room(cache: NativeCache, new: Any) -> None:
+    context = cache.native.config.n_positions
+    if int(cache.lengths.max()) >= context:
+        raise RequestError(
+            f"the text has {context} tokens, which is the model's context; give a smaller "
+            "max_new_tokens, or cut the prompt"
+        )
+
+
+def _choose(scores: Tensor, at_random: bool) -> Tensor:
+    """(B,): the next tokens from ``scores`` (B, V)."""
+    if not at_random:
+        return torch.from_numpy(_numbers(scores).argmax(axis=1)).to(scores.device)
+    return torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1)[:, 0]
+
+
+def _numbers(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().numpy()
+
+
+@contextmanager
+def one_thread(processors: Any) -> Iterator[None]:
+    """One thread for torch, whose others spin for milliseconds after each operation and keep the
+    runner's from their cores. What the user's own ``processors`` do, keeps all of them."""
+    threads = torch.get_num_threads()
+    if threads == 1 or has_own(processors):
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def has_own(processors: Any) -> bool:
+    """Whether one of the ``processors`` is not of transformers."""
+    return any(not type(each).__module__.startswith(_THEIRS) for each in processors)
