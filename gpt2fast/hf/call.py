@@ -107,7 +107,11 @@ def _native_of(network: Any, head: Any) -> Native:
     with _PACKING:
         native: Native | None = network.__dict__.get("_native")
         if native is None or native.is_stale or (head is not None and not native.has_head):
-            network.__dict__["_native"] = native = Native(network, head, network._native_options)
+            # Who has run in torch is likely to do so again, and to train in between.
+            releases = not network.__dict__.get("_native_told")
+            network.__dict__["_native"] = native = Native(
+                network, head, network._native_options, releases=releases
+            )
         return native
 
 

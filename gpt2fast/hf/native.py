@@ -42,6 +42,7 @@ class Native:
         network: a transformers ``GPT2Model`` on the CPU.
         head: the linear layer of a language model on it, or None.
         options: how it is run.
+        releases: lets go of torch's copy of what was packed (``memory``).
 
     Raises what ``CpuRunner`` raises, and ConfigError for a configuration that is not supported.
     """
@@ -51,15 +52,16 @@ class Native:
         network: nn.Module,
         head: nn.Module | None,
         options: Options,
+        *,
+        releases: bool = False,
     ) -> None:
         quantization, self.has_head = options.quantization, head is not None
-        source = ModuleSource(network, head)
+        source = ModuleSource(network, head, releases=releases)
         self.config = source.config
         self._network, self._head = (
             weakref.ref(network),
             None if head is None else weakref.ref(head),
         )
-        self._packed = self._identity()
         per_context = -(-self.config.n_positions // BLOCK_SIZE)
         self.runner = CpuRunner(
             cast(Checkpoint, source),
@@ -70,6 +72,8 @@ class Native:
             max_batch_tokens=_MOST_ROWS,
             max_seqs=_MOST_ROWS,
         )
+        source.close()
+        self._packed = self._identity()
         self.pool = BlockPool(self.runner.num_blocks, BLOCK_SIZE, False)
         self.lock = threading.RLock()
 
