@@ -95,7 +95,8 @@ def _write_file(
 
 
 def _header(tensors: Sequence[NewTensor], metadata: dict[str, str]) -> bytes:
-    fields: dict[str, Any] = {"__metadata__": metadata}
+    # transformers 4 refuses a file with metadata that does not say of whose arrays it is.
+    fields: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     start = 0
     for tensor in tensors:
         end = start + tensor.num_bytes

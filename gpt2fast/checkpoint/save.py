@@ -8,11 +8,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gpt2fast.checkpoint.checkpoint import QUANTIZATION_FIELD
 from gpt2fast.checkpoint.json_file import read_json_object
+from gpt2fast.checkpoint.names import HEAD, PREFIX
 from gpt2fast.checkpoint.packed import panel_metadata
 from gpt2fast.checkpoint.resolve import SMALL_FILES
 from gpt2fast.checkpoint.safetensors_writer import NewTensor, Written, write_json, write_weights
@@ -66,8 +68,20 @@ def save_checkpoint(
         _check_room(out, stage, needed + sum(file.stat().st_size for file in small))
         for file in small:
             shutil.copyfile(file, stage / file.name)
-        write_weights(stage, tensors, metadata, max_shard_bytes, written)
+        write_weights(stage, _as_stored(tensors), metadata, max_shard_bytes, written)
         write_json(stage / _CONFIG, fields)
+
+
+def _as_stored(tensors: Sequence[NewTensor]) -> Sequence[NewTensor]:
+    """Beside a head the network's names have their prefix: transformers 4 refuses them without."""
+    if all(tensor.name != HEAD for tensor in tensors):
+        return tensors
+    return [
+        tensor
+        if tensor.name == HEAD or tensor.name.startswith(PREFIX)
+        else replace(tensor, name=PREFIX + tensor.name)
+        for tensor in tensors
+    ]
 
 
 def check_out(out: Path) -> None:

@@ -59,7 +59,7 @@ def save_model(model: Model, out: Path) -> None:
     fields = _fields(model)
     if scheme is None:
         fields["torch_dtype"] = _TORCH_DTYPES[_float_type(model)]
-        save_checkpoint(out, model.source, fields, _plain_tensors(model), {"format": "pt"})
+        save_checkpoint(out, model.source, fields, _plain_tensors(model), {})
         return
     fields[QUANTIZATION_FIELD] = scheme.to_config()
     layouts = matrix_layouts(model.config, "float32", scheme)

@@ -21,6 +21,7 @@ from gpt2fast.hf.models import (
     GPT2LMHeadModel,
     GPT2Model,
 )
+from gpt2fast.hf.quantizer import PanelConfig, PanelQuantizer
 from gpt2fast.hf.switch import accelerate, restore
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "GPT2LMHeadModel",
     "GPT2Model",
     "NativeCache",
+    "PanelConfig",
+    "PanelQuantizer",
     "accelerate",
     "restore",
 ]

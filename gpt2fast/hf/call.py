@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gpt2fast.errors import CheckpointError
 from gpt2fast.hf.cache import NativeCache
-from gpt2fast.hf.native import Native
+from gpt2fast.hf.native import Native, Refusal
 from gpt2fast.hf.plan import Plan, make_plan
+from gpt2fast.hf.stamp import Stamp
 
 _UNDERSTOOD = {
     *("input_ids", "past_key_values", "attention_mask", "position_ids", "use_cache"),
@@ -80,7 +82,6 @@ def why_not(
         "the config asks for attentions or hidden states": (
             config.output_attentions or config.output_hidden_states
         ),
-        "the config asks for cross-attention": getattr(config, "add_cross_attention", False),
         f"the model is on {model.device}": model.device.type != "cpu",
     }
     if (reason := next((text for text, holds in checks.items() if holds), None)) is not None:
@@ -102,17 +103,22 @@ def _has_hooks(module: Any) -> bool:
     return any(getattr(hook, "__module__", "") != _RECORDERS for hook in hooks)
 
 
-def _native_of(network: Any, head: Any) -> Native:
-    """The runner with the weights as they are now."""
+def _native_of(network: Any, head: Any) -> Native | str:
+    """The runner with the weights as they are now, or why there is none."""
     with _PACKING:
-        native: Native | None = network.__dict__.get("_native")
-        if native is None or native.is_stale or (head is not None and not native.has_head):
-            # Who has run in torch is likely to do so again, and to train in between.
-            releases = not network.__dict__.get("_native_told")
-            network.__dict__["_native"] = native = Native(
-                network, head, network._native_options, releases=releases
-            )
-        return native
+        held: Native | Refusal | None = network.__dict__.get("_native")
+        if held is None or held.stamp.is_stale or (head is not None and not held.stamp.has_head):
+            network.__dict__["_native"] = held = _make_native(network, head)
+        return held.reason if isinstance(held, Refusal) else held
+
+
+def _make_native(network: Any, head: Any) -> Native | Refusal:
+    # Who has run in torch is likely to do so again, and to train in between.
+    releases = not network.__dict__.get("_native_told")
+    try:
+        return Native(network, head, network._native_options, releases=releases)
+    except CheckpointError as error:
+        return Refusal(f"the runner cannot take this model: {error}", Stamp(network, head))
 
 
 def _two_dimensional(tensor: Tensor, rows: int) -> NDArray[np.int64]:

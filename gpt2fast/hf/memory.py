@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 _LEAST = 1 << 16  # bytes of a tensor that is worth it
 _PAGEMAP = Path("/proc/self/pagemap")  # 8 bytes for each page of the process
@@ -35,8 +35,8 @@ class Attic:
         parameters: all that may be given to ``store``.
     """
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self._sharing: dict[int, list[nn.Parameter]] = {}
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self._sharing: dict[int, list[Tensor]] = {}
         for each in parameters:
             self._sharing.setdefault(each.data_ptr(), []).append(each)
         self._bytes = sum(some[0].nbytes for some in self._sharing.values())

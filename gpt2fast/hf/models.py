@@ -20,6 +20,8 @@ from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.call import Fallback, for_torch, run, tell, why_not
 from gpt2fast.hf.native import Native, Options
 from gpt2fast.hf.sample import one_thread, sample, understand
+from gpt2fast.hf.shapes import as_if_uniform, give_shapes
+from gpt2fast.hf.source import config_of
 
 
 class Accelerated:
@@ -27,7 +29,10 @@ class Accelerated:
     when it is first needed."""
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config)  # type: ignore[call-arg]
+        with as_if_uniform(config):
+            super().__init__(config)  # type: ignore[call-arg]
+        if "per_layer_config" in config.to_dict():
+            give_shapes(network_of(self), config_of(self))
         enlist(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -135,9 +140,14 @@ CLASSES: dict[type, type] = {
 }
 
 
+def network_of(model: Any) -> Any:
+    """The ``GPT2Model`` that ``model`` is or has."""
+    return model if isinstance(model, transformers.GPT2Model) else model.transformer
+
+
 def enlist(model: Any, options: Options | None = None) -> None:
     """Let ``model``, of a class of transformers or of ours, and the network inside run on ours."""
-    network = model if isinstance(model, transformers.GPT2Model) else model.transformer
+    network = network_of(model)
     for each in (model, network):
         each.__class__ = CLASSES.get(type(each), type(each))
         _register(each)
@@ -147,7 +157,7 @@ def enlist(model: Any, options: Options | None = None) -> None:
 
 def dismiss(model: Any) -> None:
     """Undo ``enlist``."""
-    network = model if isinstance(model, transformers.GPT2Model) else model.transformer
+    network = network_of(model)
     back = {ours: theirs for theirs, ours in CLASSES.items()}
     for each in (model, network):
         each.__class__ = back.get(type(each), type(each))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -17,8 +16,9 @@ from gpt2fast.checkpoint import Checkpoint
 from gpt2fast.errors import CacheExhaustedError
 from gpt2fast.hf.plan import Plan
 from gpt2fast.hf.source import ModuleSource
+from gpt2fast.hf.stamp import Stamp
 from gpt2fast.quantization import Quantization
-from gpt2fast.runners import BLOCK_SIZE
+from gpt2fast.runners import BLOCK_SIZE, kv_format
 from gpt2fast.runners.base import StepBatch
 from gpt2fast.runners.cpu import CpuRunner
 
@@ -33,6 +33,14 @@ class Options:
 
     quantization: Quantization | None = None
     num_threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a network has no runner, as long as its weights do not change."""
+
+    reason: str
+    stamp: Stamp
 
 
 class Native:
@@ -55,32 +63,23 @@ class Native:
         *,
         releases: bool = False,
     ) -> None:
-        quantization, self.has_head = options.quantization, head is not None
+        quantization = options.quantization
         source = ModuleSource(network, head, releases=releases)
         self.config = source.config
-        self._network, self._head = (
-            weakref.ref(network),
-            None if head is None else weakref.ref(head),
-        )
         per_context = -(-self.config.n_positions // BLOCK_SIZE)
         self.runner = CpuRunner(
             cast(Checkpoint, source),
             quantization=quantization,
-            kv_cache_dtype="float32" if quantization is None else "bfloat16",
+            kv_cache_dtype=kv_format("auto", "float32", quantization or source.quantization),
             num_threads=options.num_threads,
             num_blocks=_CONTEXTS * per_context,
             max_batch_tokens=_MOST_ROWS,
             max_seqs=_MOST_ROWS,
         )
         source.close()
-        self._packed = self._identity()
+        self.stamp = Stamp(network, head)  # after what was packed has moved
         self.pool = BlockPool(self.runner.num_blocks, BLOCK_SIZE, False)
         self.lock = threading.RLock()
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether the parameters were replaced or written to since they were packed."""
-        return self._identity() != self._packed
 
     def run(
         self, handles: list[int], ids: NDArray[np.int64], plan: Plan, last: int, *, logits: bool
@@ -146,13 +145,6 @@ class Native:
         if places:
             rows, columns = np.array(places).T
             out[rows, columns] = found
-
-    def _identity(self) -> list[tuple[int, int]]:
-        """Of the parameters: where they are, and how often they were written to."""
-        network, head = self._network(), None if self._head is None else self._head()
-        found = [] if network is None else list(network.parameters())
-        found += [] if head is None else list(head.parameters())
-        return [(each.data_ptr(), each._version) for each in found]
 
 
 def _steps(plan: Plan) -> Iterator[list[tuple[int, int, int]]]:

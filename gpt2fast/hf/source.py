@@ -7,23 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt2fast.checkpoint.names import HEAD, TOKEN_TABLE, expected_shapes
+from gpt2fast.checkpoint.packed import PackedTensor
 from gpt2fast.checkpoint.tensor import StoredTensor
 from gpt2fast.config import ModelConfig
-from gpt2fast.errors import CheckpointError
+from gpt2fast.errors import CheckpointError, UnsupportedError
 from gpt2fast.hf.memory import Attic
+from gpt2fast.hf.packed import Packed, weights_of
+from gpt2fast.hf.stamp import is_adapted, is_merged
 from gpt2fast.quantization import Quantization
 
+_WHERE = "the model's config"
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 
 
 def config_of(network: Any) -> ModelConfig:
     """Of a ``GPT2Model``, or of one with a head. Raises ConfigError for what is not supported."""
-    fields = network.config.to_dict()
     # Only a head with logits has a word in this; the network alone has one table.
-    return ModelConfig.from_dict({**fields, "tie_word_embeddings": True}, "the model's config")
+    return ModelConfig.from_dict({**_fields(network), "tie_word_embeddings": True}, _WHERE)
+
+
+def _fields(network: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = network.config.to_dict()
+    fields.pop("quantization_config", None)  # how the modules look says more
+    return fields
 
 
 class ModuleSource:
@@ -34,33 +43,48 @@ class ModuleSource:
     they are released.
     """
 
-    quantization: Quantization | None = None  # of what is stored
-
     def __init__(self, network: Any, head: Any, *, releases: bool = False) -> None:
         self.path = Path(f"<{type(network).__name__}>")
-        self._parameters: dict[str, nn.Parameter] = dict(network.named_parameters())
-        table = self._parameters[TOKEN_TABLE]
+        self._layouts = {
+            f"{name}.weight": module.layout
+            for name, module in network.named_modules()
+            if isinstance(module, Packed)
+        }
+        stored = network.config.quantization_config if self._layouts else None
+        self.quantization: Quantization | None = stored and stored.scheme  # of what is stored
+        _check_adapters(network, head)
+        self._weights = {
+            name.replace(".base_layer.", "."): each for name, each in weights_of(network).items()
+        }
+        table = self._weights[TOKEN_TABLE]
         self.config = config_of(network)
         if head is not None and not _is_same(head.weight, table):
-            fields = {**network.config.to_dict(), "tie_word_embeddings": False}
-            self.config = ModelConfig.from_dict(fields, "the model's config")
-            self._parameters[HEAD] = head.weight
-        everything = [*self._parameters.values(), *([] if head is None else head.parameters())]
+            fields = {**_fields(network), "tie_word_embeddings": False}
+            self.config = ModelConfig.from_dict(fields, _WHERE)
+            self._weights[HEAD] = head.weight
+            if isinstance(head, Packed):
+                self._layouts[HEAD] = head.layout
+        everything = [*self._weights.values(), *([] if head is None else weights_of(head).values())]
         self._attic = Attic(everything) if releases else None
         self.shapes = expected_shapes(self.config)
         self.names = list(self.shapes)
         for name, shape in self.shapes.items():
-            found = self._parameters.get(name)
-            if found is None or tuple(found.shape) != shape:
+            found = self._weights.get(name)
+            layout = self._layouts.get(name)
+            wanted = shape if layout is None else layout.shape
+            if found is None or tuple(found.shape) != wanted:
                 held = "missing" if found is None else f"{list(found.shape)}"
-                raise CheckpointError(f"{name} is {held}, the model's config says {list(shape)}")
+                raise CheckpointError(f"{name} is {held}, and its config says {list(wanted)}")
 
     def tensor(self, name: str) -> StoredTensor:
         """The tensor of a canonical name."""
-        values = self._parameters[name].detach().cpu().contiguous()
+        values = self._weights[name].detach().cpu().contiguous()
         data = values.reshape(-1).view(torch.uint8).numpy()
         shape = tuple(self.shapes[name])
         release = partial(self._release, name)
+        if (layout := self._layouts.get(name)) is not None:
+            label = layout.format.label
+            return PackedTensor(name, label, shape, data, self.path, release, layout)
         return StoredTensor(name, _DTYPES[values.dtype], shape, data, self.path, release)
 
     def close(self) -> None:
@@ -70,7 +94,17 @@ class ModuleSource:
 
     def _release(self, name: str) -> None:
         if self._attic is not None:
-            self._attic.store(self._parameters[name])
+            self._attic.store(self._weights[name])
+
+
+def _check_adapters(network: Any, head: Any) -> None:
+    """Raises UnsupportedError where PEFT's adapters add to what the layers compute."""
+    modules = [*network.modules(), *([] if head is None else head.modules())]
+    if any(is_adapted(each) and not is_merged(each) for each in modules):
+        raise UnsupportedError(
+            "it has adapters that are not merged; call merge_adapter() or merge_and_unload() of "
+            "the PEFT model"
+        )
 
 
 def _is_same(first: Tensor, second: Tensor) -> bool:

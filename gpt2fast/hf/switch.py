@@ -7,15 +7,16 @@ from typing import Any
 from gpt2fast.errors import OptionError, show
 from gpt2fast.hf.models import CLASSES, dismiss, enlist
 from gpt2fast.hf.native import Options
+from gpt2fast.hf.packed import Packed
 from gpt2fast.hf.source import config_of
-from gpt2fast.quantization import Quantization
+from gpt2fast.quantization import agree
 
 
 def accelerate(model: Any, quantization: str | None = None, num_threads: int | None = None) -> Any:
     """Let ``model`` run on gpt2fast's C++ runner from now on; returns it.
 
     Args:
-        model: of one of transformers' GPT-2 classes.
+        model: of one of transformers' GPT-2 classes, or a PEFT model around one.
         quantization: integers that the runner's weights are rounded to: "int8", "int4", "int3".
         num_threads: of the runner; by default one for each physical core.
 
@@ -24,18 +25,26 @@ def accelerate(model: Any, quantization: str | None = None, num_threads: int | N
     once why. Raises OptionError for another kind of model or a quantization that is not known, and
     ConfigError for a configuration that is not supported.
     """
-    if not isinstance(model, tuple(CLASSES)):
-        raise OptionError(
-            f"{show(type(model).__name__)} is none of transformers' GPT-2 classes; give one of "
-            f"{', '.join(kind.__name__ for kind in CLASSES)}"
-        )
-    config_of(model)
-    scheme = None if quantization is None else Quantization.parse(quantization)
-    enlist(model, Options(scheme, num_threads))
+    base = _base(model)
+    config_of(base)
+    stored = next((each for each in base.modules() if isinstance(each, Packed)), None)
+    scheme = None if stored is None else base.config.quantization_config.scheme
+    enlist(base, Options(agree(quantization, scheme, "the model"), num_threads))
     return model
 
 
 def restore(model: Any) -> Any:
     """Undo ``accelerate``; returns ``model``."""
-    dismiss(model)
+    dismiss(_base(model))
     return model
+
+
+def _base(model: Any) -> Any:
+    """The model itself, or the one that PEFT has wrapped."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(base, tuple(CLASSES)):
+        raise OptionError(
+            f"{show(type(base).__name__)} is none of transformers' GPT-2 classes; give one of "
+            f"{', '.join(kind.__name__ for kind in CLASSES)}"
+        )
+    return base
