@@ -73,7 +73,7 @@ def make_models(path: Path, threads: int) -> dict[str, Any]:
     models = {"transformers": model}
     for scheme in (None, "int8", "int4"):
         name = f"gpt2fast.hf {scheme or 'float32'}"
-        models[name] = hf.accelerate(copy.deepcopy(model), scheme, threads)
+        models[name] = hf.accelerate(copy.deepcopy(model), scheme, num_threads=threads)
     return models
 
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt2fast.errors import CheckpointError
+from gpt2fast.errors import CheckpointError, MissingDependencyError
 from gpt2fast.hf.cache import NativeCache
-from gpt2fast.hf.native import Native, Refusal
+from gpt2fast.hf.native import Native, Refusal, device_of
 from gpt2fast.hf.plan import Plan, make_plan
 from gpt2fast.hf.stamp import Stamp
 
@@ -57,11 +57,14 @@ def run(
     if isinstance(plan, str):
         raise Fallback(plan)
     _check_tokens(native, ids, plan, cache)
-    last = _last(given.get("logits_to_keep", 0), new)
+    keep = given.get("logits_to_keep", 0)  # columns counted from the end, or which
+    last = new if torch.is_tensor(keep) else min(keep, new) or new
     found = cache.run(ids, plan, last, logits=head is not None)
+    if torch.is_tensor(keep):
+        found, last = found[:, np.asarray(keep.cpu())], len(keep)
     wants = given.get("use_cache")
     keeps = getattr(model.config, "use_cache", True) if wants is None else wants
-    values = torch.from_numpy(found).to(model.dtype).reshape(*lead, last, -1)
+    values = torch.from_numpy(found).to(model.device, model.dtype).reshape(*lead, last, -1)
     return values, cache if keeps else None
 
 
@@ -82,7 +85,9 @@ def why_not(
         "the config asks for attentions or hidden states": (
             config.output_attentions or config.output_hidden_states
         ),
-        f"the model is on {model.device}": model.device.type != "cpu",
+        f"the model is on {model.device}": (
+            device_of(network, network._native_options).type not in ("cpu", "cuda")
+        ),
     }
     if (reason := next((text for text, holds in checks.items() if holds), None)) is not None:
         return reason
@@ -117,7 +122,7 @@ def _make_native(network: Any, head: Any) -> Native | Refusal:
     releases = not network.__dict__.get("_native_told")
     try:
         return Native(network, head, network._native_options, releases=releases)
-    except CheckpointError as error:
+    except (CheckpointError, MissingDependencyError) as error:
         return Refusal(f"the runner cannot take this model: {error}", Stamp(network, head))
 
 
@@ -144,13 +149,6 @@ def _check_tokens(native: Native, ids: NDArray[Any], plan: Plan, cache: NativeCa
         raise Fallback("token ids are outside of the vocabulary")
     if int((cache.lengths + plan.counts).max(initial=0)) > native.config.n_positions:
         raise Fallback(f"there are more than {native.config.n_positions} tokens")
-
-
-def _last(keep: Any, new: int) -> int:
-    """Columns that are wanted, counted from the end."""
-    if isinstance(keep, int):
-        return min(keep, new) or new
-    raise Fallback("logits_to_keep is a tensor")
 
 
 def for_torch(network: Any, given: dict[str, Any]) -> dict[str, Any]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from gpt2fast._C import BlockPool
 from gpt2fast.checkpoint import Checkpoint
+from gpt2fast.config import ModelConfig
+from gpt2fast.engine.cache import bytes_per_token
 from gpt2fast.errors import CacheExhaustedError
 from gpt2fast.hf.plan import Plan
 from gpt2fast.hf.source import ModuleSource
@@ -22,8 +25,13 @@ from gpt2fast.runners import BLOCK_SIZE, kv_format
 from gpt2fast.runners.base import StepBatch
 from gpt2fast.runners.cpu import CpuRunner
 
+if TYPE_CHECKING:
+    from gpt2fast.runners.cuda import CudaRunner
+
 _MOST_ROWS = 512  # of one step
-_CONTEXTS = 64  # that the cache has addresses for; memory is taken as it is used
+_CONTEXTS = 64  # of a CPU's cache, whose memory is taken as it is used; of a GPU's at most
+_GPU_SHARE = 0.25  # of a GPU's free memory, for the cache
+_DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 Floats = NDArray[np.float32]
 
 
@@ -32,6 +40,7 @@ class Options:
     """How an accelerated model is run; ``accelerate`` describes each."""
 
     quantization: Quantization | None = None
+    device: str | None = None
     num_threads: int | None = None
 
 
@@ -47,12 +56,12 @@ class Native:
     """What stands behind an accelerated network. Callers from several threads take turns.
 
     Args:
-        network: a transformers ``GPT2Model`` on the CPU.
+        network: a transformers ``GPT2Model``.
         head: the linear layer of a language model on it, or None.
         options: how it is run.
         releases: lets go of torch's copy of what was packed (``memory``).
 
-    Raises what ``CpuRunner`` raises, and ConfigError for a configuration that is not supported.
+    Raises what the runners raise, and ConfigError for a configuration that is not supported.
     """
 
     def __init__(
@@ -63,19 +72,11 @@ class Native:
         *,
         releases: bool = False,
     ) -> None:
-        quantization = options.quantization
         source = ModuleSource(network, head, releases=releases)
         self.config = source.config
-        per_context = -(-self.config.n_positions // BLOCK_SIZE)
-        self.runner = CpuRunner(
-            cast(Checkpoint, source),
-            quantization=quantization,
-            kv_cache_dtype=kv_format("auto", "float32", quantization or source.quantization),
-            num_threads=options.num_threads,
-            num_blocks=_CONTEXTS * per_context,
-            max_batch_tokens=_MOST_ROWS,
-            max_seqs=_MOST_ROWS,
-        )
+        on_cpu = device_of(network, options).type == "cpu"
+        make = _cpu_runner if on_cpu else _cuda_runner
+        self.runner = make(cast(Checkpoint, source), network, options)
         source.close()
         self.stamp = Stamp(network, head)  # after what was packed has moved
         self.pool = BlockPool(self.runner.num_blocks, BLOCK_SIZE, False)
@@ -145,6 +146,49 @@ class Native:
         if places:
             rows, columns = np.array(places).T
             out[rows, columns] = found
+
+
+def device_of(network: nn.Module, options: Options) -> torch.device:
+    """Where the runner of ``network`` is: where it is asked for, else where the weights are."""
+    return torch.device(options.device or next(network.parameters()).device)
+
+
+def _cpu_runner(source: Checkpoint, network: nn.Module, options: Options) -> CpuRunner:
+    quantization = options.quantization
+    return CpuRunner(
+        source,
+        quantization=quantization,
+        kv_cache_dtype=kv_format("auto", "float32", quantization or source.quantization),
+        num_threads=options.num_threads,
+        num_blocks=_CONTEXTS * _blocks(source.config),
+        max_batch_tokens=_MOST_ROWS,
+        max_seqs=_MOST_ROWS,
+    )
+
+
+def _cuda_runner(source: Checkpoint, network: nn.Module, options: Options) -> CudaRunner:
+    from gpt2fast.runners.cuda import CudaRunner
+
+    dtype = _DTYPES.get(next(network.parameters()).dtype, "float32")
+    device, config = device_of(network, options), source.config
+    contexts = _CONTEXTS
+    if torch.cuda.is_available():
+        each = config.n_positions * bytes_per_token(config, dtype)
+        contexts = int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE) // each
+    return CudaRunner(
+        source,
+        device=str(device),
+        dtype=dtype,
+        quantization=options.quantization,
+        num_blocks=min(max(contexts, 1), _CONTEXTS) * _blocks(config),
+        max_batch_tokens=_MOST_ROWS,
+        max_seqs=_MOST_ROWS,
+    )
+
+
+def _blocks(config: ModelConfig) -> int:
+    """Of one context."""
+    return -(-config.n_positions // BLOCK_SIZE)
 
 
 def _steps(plan: Plan) -> Iterator[list[tuple[int, int, int]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from gpt2fast.errors import OptionError, show
@@ -12,13 +13,20 @@ from gpt2fast.hf.source import config_of
 from gpt2fast.quantization import agree
 
 
-def accelerate(model: Any, quantization: str | None = None, num_threads: int | None = None) -> Any:
-    """Let ``model`` run on gpt2fast's C++ runner from now on; returns it.
+def accelerate(
+    model: Any,
+    quantization: str | None = None,
+    device: str | None = None,
+    num_threads: int | None = None,
+) -> Any:
+    """Let ``model`` run on gpt2fast's runners from now on; returns it.
 
     Args:
         model: of one of transformers' GPT-2 classes, or a PEFT model around one.
         quantization: integers that the runner's weights are rounded to: "int8", "int4", "int3".
-        num_threads: of the runner; by default one for each physical core.
+        device: of the runner: "cpu", "cuda" or "cuda:<index>"; by default where the weights are. A
+            model that stays on the CPU can run on a GPU: its results come back to the CPU.
+        num_threads: of the CPU's runner; by default one for each physical core.
 
     Weights are packed at the next call that the runner serves, beside torch's own, and again when
     these have changed. Calls that need transformers, for gradients for example, run there and say
@@ -29,8 +37,21 @@ def accelerate(model: Any, quantization: str | None = None, num_threads: int | N
     config_of(base)
     stored = next((each for each in base.modules() if isinstance(each, Packed)), None)
     scheme = None if stored is None else base.config.quantization_config.scheme
-    enlist(base, Options(agree(quantization, scheme, "the model"), num_threads))
+    _check_device(device)
+    enlist(base, Options(agree(quantization, scheme, "the model"), device, num_threads))
     return model
+
+
+def _check_device(device: str | None) -> None:
+    if device is None or device == "cpu":
+        return
+    if not re.fullmatch(r"cuda(:\d+)?", device):
+        raise OptionError(
+            f"device = {show(device)} is not known; use 'cpu', 'cuda' or 'cuda:<index>'"
+        )
+    from gpt2fast.runners.cuda.device import gpu
+
+    gpu(device)
 
 
 def restore(model: Any) -> Any:

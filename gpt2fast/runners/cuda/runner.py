@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from gpt2fast.errors import OptionError, UnsupportedError
 from gpt2fast.kernels.triton.head import head_logits
@@ -112,6 +113,17 @@ class CudaRunner:
         """Run one step and return logits (R, V); the array is the caller's."""
         with self._active():
             return self._logits(self._hidden(batch), batch.logit_rows)
+
+    def hidden_states(self, batch: StepBatch) -> NDArray[np.float32]:
+        """Run one step without the head: (R, C), what the last LayerNorm makes of the rows whose
+        logits would be computed. The array is the caller's."""
+        with self._active():
+            rows = self._hidden(batch)[self._to_device(batch.logit_rows)].float()
+            norm = self._forward.weights.norm
+            weight, bias = norm.weight.float(), norm.bias.float()
+            found = layer_norm(rows, rows.shape[-1:], weight, bias, norm.epsilon)
+            hidden: NDArray[np.float32] = found.cpu().numpy()
+            return hidden
 
     def sample(self, batch: StepBatch, sampling: RowSampling, steps: int = 1) -> Pending:
         """Run one step, or ``steps`` of single tokens, and choose a token from each row."""

@@ -30,11 +30,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weights:
-    """A model: the table of tokens (V, C), that of positions (P, C), blocks, head."""
+    """A model: the table of tokens (V, C), that of positions (P, C), blocks, the last LayerNorm,
+    and the head with it before."""
 
     tokens: Product
     positions: Tensor
     layers: list[Layer]
+    norm: LayerNorm
     head: Product
 
 
@@ -74,8 +76,9 @@ def load(
     ]
     table = matrix(EMBEDDING)
     head = table if c.tie_word_embeddings else matrix(HEAD)
-    tail = Product(head, None, norm("ln_f"))
-    return Weights(Product(table), read("wpe.weight"), layers, tail)
+    last = norm("ln_f")
+    tail = Product(head, None, last)
+    return Weights(Product(table), read("wpe.weight"), layers, last, tail)
 
 
 def _reader(
