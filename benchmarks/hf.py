@@ -1,9 +1,10 @@
-"""transformers' own calls on transformers and on ``gpt2fast.hf``, in turns, on random weights.
+"""transformers' own calls on transformers, on ``gpt2fast.hf`` and on ``gpt2fast.LLM``, in turns, on
+random weights.
 
     python benchmarks/hf.py --out benchmarks/results/hf.json
 
 Greedy tokens of float32 are compared before anything is timed. Medians over the rounds; a ratio is
-the median of the ratios within a round.
+the median of the ratios within a round: to transformers, and to ``LLM`` in the same format.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 import transformers
 
-from gpt2fast import hf
+from gpt2fast import LLM, SamplingParams, hf
 from gpt2fast.bench.sizes import random_checkpoint
 from gpt2fast.runners.cpu import default_num_threads
 
@@ -37,18 +38,30 @@ class Unchanged(transformers.LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def calls(vocabulary: int) -> dict[str, Call]:
+def calls(ids: Any) -> dict[str, Call]:
     """What is done with a language model."""
-    ids = torch.randint(0, vocabulary, (1, 128), generator=torch.manual_seed(0))
-    options = {"max_new_tokens": _NEW, "min_new_tokens": _NEW, "do_sample": False}
-    options |= {"pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
+    options = {"max_new_tokens": _NEW, "min_new_tokens": _NEW, "pad_token_id": 0}
+    options |= {"attention_mask": torch.ones_like(ids), "do_sample": False}
     own = transformers.LogitsProcessorList([Unchanged()])
+    draws = {**options, "do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 0.95}
     return {
         "generate": lambda model: model.generate(ids, **options),
+        "generate, sampling": lambda model: model.generate(ids, **draws),
         "generate, own logits processor": lambda model: model.generate(
             ids, logits_processor=own, **options
         ),
         "generate, beam 4": lambda model: model.generate(ids, num_beams=4, **options),
+    }
+
+
+def llm_calls(ids: Any) -> dict[str, Call]:
+    """The same with an ``LLM``, where it has the same."""
+    prompt = ids[0].tolist()
+    plain = {"max_tokens": _NEW, "ignore_eos": True, "seed": 1}
+    draws = {**plain, "temperature": 0.8, "top_k": 50, "top_p": 0.95}
+    return {
+        "generate": lambda llm: llm.generate([prompt], SamplingParams(temperature=0, **plain)),
+        "generate, sampling": lambda llm: llm.generate([prompt], SamplingParams(**draws)),
     }
 
 
@@ -85,13 +98,23 @@ def make_classifiers(path: Path, threads: int) -> dict[str, Any]:
     return {"transformers": model, "gpt2fast.hf float32": ours}
 
 
-def measure(models: dict[str, Any], call: Call, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each model, in turns; the first round is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in models}
+def make_llms(path: Path, threads: int) -> dict[str, Any]:
+    """An ``LLM`` in each format, which may not keep the prompt from one round for the next."""
+    return {
+        f"gpt2fast.LLM {scheme or 'float32'}": LLM(
+            path, quantization=scheme, num_threads=threads, prefix_caching=False
+        )
+        for scheme in (None, "int8", "int4")
+    }
+
+
+def measure(systems: dict[str, Any], calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each system's call, in turns; the first round is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in systems}
     for number in range(rounds + 1):
-        for name, model in models.items():
+        for name, system in systems.items():
             begin = perf_counter()
-            call(model)
+            calls[name](system)
             if number:
                 seconds[name].append(perf_counter() - begin)
     return seconds
@@ -99,13 +122,56 @@ def measure(models: dict[str, Any], call: Call, rounds: int) -> dict[str, list[f
 
 def rows(what: str, seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
     """What is reported of one call."""
-    base = seconds["transformers"]
     found = []
     for name, values in seconds.items():
-        ratio = median(b / v for b, v in zip(base, values, strict=True))
-        found.append({"call": what, "system": name, "seconds": median(values), "ratio": ratio})
-        print(f"{what:32s} {name:22s} {median(values):7.3f} s {ratio:6.2f}x", flush=True)
+        row: dict[str, Any] = {"call": what, "system": name, "seconds": median(values)}
+        row["ratio"] = _ratio(seconds["transformers"], values)
+        llm = name.replace(".hf", ".LLM")
+        beside = ""
+        if llm in seconds and llm != name:
+            row["of_llm"] = 1 / _ratio(seconds[llm], values)
+            beside = f", {row['of_llm']:.3f} of LLM's time"
+        found.append(row)
+        print(
+            f"{what:31s} {name:20s} {median(values):7.3f} s {row['ratio']:6.2f}x{beside}",
+            flush=True,
+        )
     return found
+
+
+def _ratio(base: list[float], values: list[float]) -> float:
+    return median(b / v for b, v in zip(base, values, strict=True))
+
+
+def language_models(path: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
+    """Rows of the calls of a language model."""
+    models = make_models(path, threads)
+    vocabulary = models["transformers"].config.vocab_size
+    ids = torch.randint(0, vocabulary, (1, 128), generator=torch.manual_seed(0))
+    todo, beside = calls(ids), llm_calls(ids)
+    for what, call in todo.items():
+        found = []
+        for name in ("gpt2fast.hf float32", "transformers"):
+            torch.manual_seed(1)
+            found.append(call(models[name]))
+        if not torch.equal(*found):
+            raise SystemExit(f"{what}: the tokens differ")
+    llms, results = make_llms(path, threads), []
+    for what, call in todo.items():
+        systems = {**models, **(llms if what in beside else {})}
+        ways = {name: beside[what] if name in llms else call for name in systems}
+        results += rows(what, measure(systems, ways, rounds))
+    return results
+
+
+def classifiers(path: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
+    """Rows of the calls of a classifier."""
+    models = make_classifiers(path, threads)
+    call = classify(models["transformers"].config.vocab_size)
+    first, second = (call(model) for model in models.values())
+    if float((first - second).abs().max()) > 1e-3:
+        raise SystemExit(f"classes differ by {float((first - second).abs().max())}")
+    return rows("classify 32 sentences", measure(models, dict.fromkeys(models, call), rounds))
 
 
 def main() -> None:
@@ -123,24 +189,8 @@ def main() -> None:
     torch.set_num_threads(threads)
     work = args.work or Path(tempfile.gettempdir())
     path = random_checkpoint(args.size, work)
-    models = make_models(path, threads)
-    vocabulary = models["transformers"].config.vocab_size
-    todo = calls(vocabulary)
-    for what, call in todo.items():
-        found, want = (call(models[name]) for name in ("gpt2fast.hf float32", "transformers"))
-        if not torch.equal(found, want):
-            raise SystemExit(f"{what}: the tokens differ")
-    results = []
-    for what, call in todo.items():
-        results += rows(what, measure(models, call, args.rounds))
-    classifiers = make_classifiers(path, threads)
-    sentences = classify(vocabulary)
-    difference = sentences(classifiers["gpt2fast.hf float32"]) - sentences(
-        classifiers["transformers"]
-    )
-    if float(difference.abs().max()) > 1e-3:
-        raise SystemExit(f"classes differ by {float(difference.abs().max())}")
-    results += rows("classify 32 sentences", measure(classifiers, sentences, args.rounds))
+    results = language_models(path, threads, args.rounds)
+    results += classifiers(path, threads, args.rounds)
     if args.out:
         record = {
             "command": "python benchmarks/hf.py", "size": args.size, "threads": threads,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import copy
 import weakref
 from collections.abc import Callable
 from functools import wraps
@@ -18,9 +18,6 @@ from transformers import cache_utils
 from gpt2fast.errors import UnsupportedError
 from gpt2fast.hf.native import Floats, Native
 from gpt2fast.hf.plan import Ids, Plan, columns
-
-# What crop's argument counts: since 5.23 what goes, before what stays (negative: what goes).
-_CROPS_TO_LENGTH = "max_length" in inspect.signature(cache_utils.Cache.crop).parameters
 
 
 def _else_theirs(ours: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,6 +89,18 @@ class NativeCache(cache_utils.Cache):
         self.layers = theirs.layers
         self.layer_class_to_replicate = theirs.layer_class_to_replicate
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> NativeCache:
+        """The same texts, which share their blocks until they go on differently."""
+        twin = NativeCache(self.native)
+        twin.in_torch, twin.past, twin.ids, twin.starts = (
+            self.in_torch, self.past, self.ids, self.starts,
+        )  # fmt: skip
+        twin.layers = copy.deepcopy(self.layers, memo)
+        twin.layer_class_to_replicate = self.layer_class_to_replicate
+        with self.native.lock:
+            twin.handles += [self.native.pool.fork(handle) for handle in self.handles]
+        return twin
+
     @_else_theirs
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns that are cached, padding included."""
@@ -151,11 +160,7 @@ class NativeCache(cache_utils.Cache):
     @_else_theirs
     def crop(self, count: int) -> None:
         """Cut columns at the end, by the convention of the transformers that is installed."""
-        if _CROPS_TO_LENGTH:
-            left = self.past + count if count < 0 else min(count, self.past)
-        else:
-            left = self.past - abs(count)
-        left = max(left, 0)
+        left = _length_after_crop(self.past, count)
         lengths = np.clip(left - self.starts, 0, self.lengths)
         with self.native.lock:
             for handle, length in zip(self.handles, lengths.tolist(), strict=True):
@@ -174,6 +179,16 @@ class NativeCache(cache_utils.Cache):
             _free(self.native, self.handles)
             self.handles += taken
         self.starts, self.ids = self.starts[rows], self.ids[rows]
+
+
+def _length_after_crop(length: int, count: int) -> int:
+    """What is left of a cache of ``length`` columns: transformers' versions differ in what they
+    count, and in what they refuse."""
+    layer, columns = cache_utils.DynamicLayer(), torch.zeros(1, 1, length, 1)
+    if length:
+        layer.update(columns, columns)
+    layer.crop(count)
+    return int(layer.get_seq_length())
 
 
 def _free(native: Native, handles: list[int]) -> None:

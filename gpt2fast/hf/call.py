@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -11,26 +14,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt2fast.errors import CheckpointError, MissingDependencyError
+from gpt2fast.errors import CacheExhaustedError, CheckpointError, MissingDependencyError
 from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.native import Native, Refusal, device_of
 from gpt2fast.hf.plan import Plan, make_plan
-from gpt2fast.hf.stamp import Stamp
+from gpt2fast.hf.stamp import Stamp, obstacle
+from gpt2fast.runners import BLOCK_SIZE
 
 _UNDERSTOOD = {
     *("input_ids", "past_key_values", "attention_mask", "position_ids", "use_cache"),
     *("cache_position", "return_dict", "labels", "logits_to_keep", "num_items_in_batch"),
+    *("tokenizer", "assistant_tokenizer"),  # of generate's criteria; forward ignores them
 }
 
 
+AT_PADDING = "labels ask for a loss at padding (-100 leaves it out)"
+_REASON: ContextVar[str | None] = ContextVar("reason", default=None)
+_HOME = "gpt2fast.hf.models"  # of the forward that may be passed over
 _PACKING = threading.Lock()  # of several threads that need a runner one makes it
-_RECORDERS = "transformers.utils.output_capturing"
 
 
 class Fallback(Exception):  # noqa: N818
     """Why a call runs in torch."""
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def run(
     model: Any, network: Any, head: Any, given: dict[str, Any]
 ) -> tuple[Tensor, NativeCache | None]:
@@ -39,8 +47,10 @@ def run(
     native = why_not(model, network, head, given, needs_grad=torch.is_grad_enabled())
     if isinstance(native, str):
         raise Fallback(native)
-    if given.get("input_ids") is None:
+    if given.get("input_ids") is None or given["input_ids"].numel() == 0:
         raise Fallback("there are no input_ids")
+    wants = given.get("use_cache")
+    keeps = getattr(model.config, "use_cache", True) if wants is None else wants
     ids = np.asarray(given["input_ids"].cpu(), np.int64)
     lead, new = ids.shape[:-1], ids.shape[-1]  # of multiple choices there are two of them
     ids = ids.reshape(-1, new)
@@ -48,30 +58,60 @@ def run(
         None if given.get(name) is None else _two_dimensional(given[name], len(ids))
         for name in ("attention_mask", "position_ids")
     )
-    cache = _cache_of(native, given.get("past_key_values"))
+    keep = given.get("logits_to_keep", 0)  # columns counted from the end, or which
+    last = new if torch.is_tensor(keep) else min(keep, new) or new
+    if last < new and mask is not None and not mask[:, -last:].all():
+        raise Fallback("the last tokens, whose logits are wanted, are padding")
+    if counts_padding(given.get("labels"), given.get("attention_mask"), shifted=True):
+        raise Fallback(AT_PADDING)
+    past, cache, found = given.get("past_key_values"), None, []
+    whole = keeps or past is not None
+    for rows in [slice(None)] if whole else _parts(native, len(ids), new):
+        cache = _cache_of(native, past)
+        hides, stands = (None if each is None else each[rows] for each in (mask, positions))
+        found.append(_run_rows(cache, ids[rows], hides, stands, last, logits=head is not None))
+    values = np.concatenate(found) if len(found) > 1 else found[0]
+    if torch.is_tensor(keep):
+        values, last = values[:, np.asarray(keep.cpu())], len(keep)
+    logits = torch.from_numpy(values).to(model.device, model.dtype)
+    return logits.reshape(*lead, last, -1), cache if keeps else None
+
+
+def _parts(native: Native, batch: int, new: int) -> list[slice]:
+    """Rows of a batch whose keys nobody asks for, as many at a time as the cache has room for."""
+    size = max(native.pool.num_free // (-(-new // BLOCK_SIZE) + 1), 1)
+    return [slice(first, first + size) for first in range(0, batch, size)]
+
+
+def _run_rows(
+    cache: NativeCache, ids: Any, mask: Any, positions: Any, last: int, *, logits: bool
+) -> Any:
+    native = cache.native
     if not cache.handles:
         cache.open(len(ids))
     if len(cache.handles) != len(ids):
         raise Fallback(f"the cache holds {len(cache.handles)} sequences, not {len(ids)}")
-    plan = make_plan((len(ids), new), mask, positions, cache.starts, cache.lengths, cache.past)
+    if positions is not None and len(positions) == 1:
+        positions = np.broadcast_to(positions, ids.shape)
+    plan = make_plan(ids.shape, mask, positions, cache.starts, cache.lengths, cache.past)
     if isinstance(plan, str):
         raise Fallback(plan)
     _check_tokens(native, ids, plan, cache)
-    keep = given.get("logits_to_keep", 0)  # columns counted from the end, or which
-    last = new if torch.is_tensor(keep) else min(keep, new) or new
-    found = cache.run(ids, plan, last, logits=head is not None)
-    if torch.is_tensor(keep):
-        found, last = found[:, np.asarray(keep.cpu())], len(keep)
-    wants = given.get("use_cache")
-    keeps = getattr(model.config, "use_cache", True) if wants is None else wants
-    values = torch.from_numpy(found).to(model.device, model.dtype).reshape(*lead, last, -1)
-    return values, cache if keeps else None
+    try:
+        return cache.run(ids, plan, last, logits=logits)
+    except CacheExhaustedError:
+        tokens = native.runner.num_blocks * BLOCK_SIZE
+        raise Fallback(f"the runner's cache is full, with {tokens} tokens") from None
 
 
 def why_not(
     model: Any, network: Any, head: Any, given: dict[str, Any], *, needs_grad: bool
 ) -> Native | str:
     """The runner of ``network``, or why it cannot serve a call with the arguments ``given``."""
+    if (wanted := _REASON.get()) is not None:
+        return wanted
+    if type(network).forward.__module__ != _HOME:
+        return "another network was put inside; call gpt2fast.accelerate again"
     unknown = [
         name
         for name, value in given.items()
@@ -82,6 +122,7 @@ def why_not(
         "model.training is set; call model.eval()": model.training,
         "gradients are wanted; use torch.no_grad() or torch.inference_mode()": needs_grad,
         f"{', '.join(unknown)}: transformers alone knows how": bool(unknown),
+        "autocast is on": torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"),
         "the config asks for attentions or hidden states": (
             config.output_attentions or config.output_hidden_states
         ),
@@ -96,23 +137,14 @@ def why_not(
         # Hooks and weights were looked at when the text began: a look at each token costs too much.
         held = network.__dict__.get("_native")
         return cache.native if cache.native is held else "the cache is another runner's"
-    if any(map(_has_hooks, model.modules())):
-        return "a module has hooks"
-    return _native_of(network, head)
-
-
-def _has_hooks(module: Any) -> bool:
-    """Whether a module has hooks other than those that transformers leaves where it once recorded
-    hidden states."""
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return any(getattr(hook, "__module__", "") != _RECORDERS for hook in hooks)
+    return obstacle(network, head) or _native_of(network, head)
 
 
 def _native_of(network: Any, head: Any) -> Native | str:
     """The runner with the weights as they are now, or why there is none."""
     with _PACKING:
         held: Native | Refusal | None = network.__dict__.get("_native")
-        if held is None or held.stamp.is_stale or (head is not None and not held.stamp.has_head):
+        if held is None or not held.stamp.fits(head):
             network.__dict__["_native"] = held = _make_native(network, head)
         return held.reason if isinstance(held, Refusal) else held
 
@@ -141,6 +173,29 @@ def _cache_of(native: Native, given: Any) -> NativeCache:
             raise Fallback("the text has gone on in transformers")
         return given
     raise Fallback(f"past_key_values is a {type(given).__name__} that transformers fills")
+
+
+def counts_padding(labels: Tensor | None, mask: Tensor | None, *, shifted: bool) -> bool:
+    """Whether a loss counts what is computed at padding: zeros, where the runner does it.
+
+    ``labels`` and ``mask`` are (..., T); a column that is ``shifted`` has the label of the next.
+    """
+    if labels is None or mask is None or bool(mask.all()):
+        return False
+    counted, hidden = labels != -100, mask[..., -labels.shape[-1] :] == 0
+    if shifted:
+        counted, hidden = counted[..., 1:], hidden[..., :-1]
+    return bool((counted & hidden).any())
+
+
+@contextmanager
+def left_to_torch(reason: str | None) -> Iterator[None]:
+    """Calls of this thread run in torch meanwhile, if there is a ``reason``."""
+    token = _REASON.set(reason)
+    try:
+        yield
+    finally:
+        _REASON.reset(token)
 
 
 def _check_tokens(native: Native, ids: NDArray[Any], plan: Plan, cache: NativeCache) -> None:

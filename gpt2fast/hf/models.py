@@ -17,11 +17,25 @@ from transformers.modeling_outputs import (
 )
 
 from gpt2fast.hf.cache import NativeCache
-from gpt2fast.hf.call import Fallback, for_torch, run, tell, why_not
+from gpt2fast.hf.call import (
+    AT_PADDING,
+    Fallback,
+    counts_padding,
+    for_torch,
+    left_to_torch,
+    run,
+    tell,
+    why_not,
+)
 from gpt2fast.hf.native import Native, Options
 from gpt2fast.hf.sample import one_thread, sample, understand
 from gpt2fast.hf.shapes import as_if_uniform, give_shapes
 from gpt2fast.hf.source import config_of
+
+_CALLED_BY_GENERATE = (
+    *("__call__", "forward", "prepare_inputs_for_generation"),
+    "_update_model_kwargs_for_generation",
+)
 
 
 class Accelerated:
@@ -83,8 +97,10 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
         asked = understand(
             input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs
         )
-        if asked is not None and not synced_gpus and (found := sample(asked)) is not None:
-            return found
+        if asked is not None and not synced_gpus and _is_plain(self):
+            found = sample(asked)
+            if found is not None:
+                return found
         return super()._sample(
             input_ids, logits_processor, stopping_criteria, generation_config,
             synced_gpus=synced_gpus, streamer=streamer, **kwargs,
@@ -118,6 +134,12 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
 class GPT2DoubleHeadsModel(Accelerated, transformers.GPT2DoubleHeadsModel):
     """transformers' ``GPT2DoubleHeadsModel`` on gpt2fast's runner."""
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' forward."""
+        given = _bind(transformers.GPT2DoubleHeadsModel, self, args, kwargs)
+        with left_to_torch(_reason_of_loss(given, shifted=True)):
+            return super().forward(**given)
+
 
 class GPT2ForSequenceClassification(Accelerated, transformers.GPT2ForSequenceClassification):
     """transformers' ``GPT2ForSequenceClassification`` on gpt2fast's runner."""
@@ -126,9 +148,23 @@ class GPT2ForSequenceClassification(Accelerated, transformers.GPT2ForSequenceCla
 class GPT2ForTokenClassification(Accelerated, transformers.GPT2ForTokenClassification):
     """transformers' ``GPT2ForTokenClassification`` on gpt2fast's runner."""
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' forward."""
+        given = _bind(transformers.GPT2ForTokenClassification, self, args, kwargs)
+        with left_to_torch(_reason_of_loss(given, shifted=False)):
+            return super().forward(**given)
+
 
 class GPT2ForQuestionAnswering(Accelerated, transformers.GPT2ForQuestionAnswering):
     """transformers' ``GPT2ForQuestionAnswering`` on gpt2fast's runner."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' forward. Its answers may lie at padding, and its losses count it."""
+        given = _bind(transformers.GPT2ForQuestionAnswering, self, args, kwargs)
+        mask = given.get("attention_mask")
+        whole = mask is None or bool(mask.all())
+        with left_to_torch(None if whole else "answers are looked for at padding, too"):
+            return super().forward(**given)
 
 
 CLASSES: dict[type, type] = {
@@ -182,9 +218,24 @@ def _bind(kind: Any, model: Any, args: Any, kwargs: dict[str, Any]) -> dict[str,
     return {**bound, **more}
 
 
+def _reason_of_loss(given: dict[str, Any], *, shifted: bool) -> str | None:
+    labels, mask = given.get("labels"), given.get("attention_mask")
+    return AT_PADDING if counts_padding(labels, mask, shifted=shifted) else None
+
+
 def _wants_dict(model: Any, given: dict[str, Any]) -> bool:
     wants = given.get("return_dict")
     return bool(getattr(model.config, "return_dict", True) if wants is None else wants)
+
+
+def _is_plain(model: Any) -> bool:
+    """Whether nobody's forward or hooks would be passed over by a loop that does not call it."""
+    own, kind = model.__dict__, type(model)
+    changed = any(
+        name in own or getattr(kind, name) is not getattr(GPT2LMHeadModel, name)
+        for name in _CALLED_BY_GENERATE
+    )
+    return not (changed or model._forward_hooks or model._forward_pre_hooks)
 
 
 def _show_arguments(kind: Any, theirs: Any) -> None:
@@ -192,5 +243,6 @@ def _show_arguments(kind: Any, theirs: Any) -> None:
     kind.forward.__signature__ = inspect.signature(theirs.forward)
 
 
-_show_arguments(GPT2Model, transformers.GPT2Model)
-_show_arguments(GPT2LMHeadModel, transformers.GPT2LMHeadModel)
+for _theirs, _ours in CLASSES.items():
+    if "forward" in vars(_ours):
+        _show_arguments(_ours, _theirs)

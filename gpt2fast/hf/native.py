@@ -15,7 +15,7 @@ from torch import nn
 from gpt2fast._C import BlockPool
 from gpt2fast.checkpoint import Checkpoint
 from gpt2fast.config import ModelConfig
-from gpt2fast.engine.cache import bytes_per_token
+from gpt2fast.engine.cache import bytes_per_token, physical_memory
 from gpt2fast.errors import CacheExhaustedError
 from gpt2fast.hf.plan import Plan
 from gpt2fast.hf.source import ModuleSource
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from gpt2fast.runners.cuda import CudaRunner
 
 _MOST_ROWS = 512  # of one step
-_CONTEXTS = 64  # of a CPU's cache, whose memory is taken as it is used; of a GPU's at most
-_GPU_SHARE = 0.25  # of a GPU's free memory, for the cache
+# The cache may grow to this share of memory: a CPU takes it as it is used, a GPU at once.
+_CPU_SHARE, _GPU_SHARE = 0.5, 0.25
+_MOST_CONTEXTS = 1024
 _DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 Floats = NDArray[np.float32]
 
@@ -154,13 +155,14 @@ def device_of(network: nn.Module, options: Options) -> torch.device:
 
 
 def _cpu_runner(source: Checkpoint, network: nn.Module, options: Options) -> CpuRunner:
-    quantization = options.quantization
+    kv_cache_dtype = kv_format("auto", "float32", options.quantization or source.quantization)
+    memory = int(physical_memory() * _CPU_SHARE)
     return CpuRunner(
         source,
-        quantization=quantization,
-        kv_cache_dtype=kv_format("auto", "float32", quantization or source.quantization),
+        quantization=options.quantization,
+        kv_cache_dtype=kv_cache_dtype,
         num_threads=options.num_threads,
-        num_blocks=_CONTEXTS * _blocks(source.config),
+        num_blocks=_num_blocks(source.config, kv_cache_dtype, memory),
         max_batch_tokens=_MOST_ROWS,
         max_seqs=_MOST_ROWS,
     )
@@ -170,25 +172,24 @@ def _cuda_runner(source: Checkpoint, network: nn.Module, options: Options) -> Cu
     from gpt2fast.runners.cuda import CudaRunner
 
     dtype = _DTYPES.get(next(network.parameters()).dtype, "float32")
-    device, config = device_of(network, options), source.config
-    contexts = _CONTEXTS
+    device, memory = device_of(network, options), 2**28  # that the interpreter takes
     if torch.cuda.is_available():
-        each = config.n_positions * bytes_per_token(config, dtype)
-        contexts = int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE) // each
+        memory = int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE)
     return CudaRunner(
         source,
         device=str(device),
         dtype=dtype,
         quantization=options.quantization,
-        num_blocks=min(max(contexts, 1), _CONTEXTS) * _blocks(config),
+        num_blocks=_num_blocks(source.config, dtype, memory),
         max_batch_tokens=_MOST_ROWS,
         max_seqs=_MOST_ROWS,
     )
 
 
-def _blocks(config: ModelConfig) -> int:
-    """Of one context."""
-    return -(-config.n_positions // BLOCK_SIZE)
+def _num_blocks(config: ModelConfig, dtype: str, memory: int) -> int:
+    """Of the contexts whose cache fits into ``memory`` bytes; at least of one."""
+    contexts = memory // (config.n_positions * bytes_per_token(config, dtype))
+    return min(max(contexts, 1), _MOST_CONTEXTS) * -(-config.n_positions // BLOCK_SIZE)
 
 
 def _steps(plan: Plan) -> Iterator[list[tuple[int, int, int]]]:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from gpt2fast.errors import RequestError
+from gpt2fast.errors import ContextOverflowError
 from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.plan import Plan, make_plan
+from gpt2fast.runners import BLOCK_SIZE
 
 _UNDERSTOOD = {
     *("attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"),
@@ -34,6 +35,7 @@ class Decoding:
 
     ids: Tensor
     mask: Tensor | None  # (B, T)
+    positions: Tensor | None  # (B, S): of the columns that the cache does not hold
     cache: NativeCache
     processors: Any
     criteria: Any
@@ -82,7 +84,10 @@ def understand(
         return None
     if cache.handles and len(cache.handles) != len(ids):
         return None
-    return Decoding(ids, mask, cache, processors, criteria, settings, streamer)
+    positions = more.get("position_ids")
+    if positions is not None:
+        positions = positions[..., cache.past - ids.shape[1] :]
+    return Decoding(ids, mask, positions, cache, processors, criteria, settings, streamer)
 
 
 def sample(asked: Decoding) -> Any | None:
@@ -98,7 +103,7 @@ def _sample(asked: Decoding) -> Any | None:
         return None
     kept, going = _Kept(settings), torch.ones(len(ids), dtype=torch.bool, device=ids.device)
     ends = any(hasattr(each, "eos_token_id") for each in asked.criteria)
-    new, runs_all = _numbers(ids[:, cache.past :]), asked.outlives
+    new, runs_all = _numbers(ids[:, cache.past :]), asked.outlives or not ends
     while True:
         logits = torch.from_numpy(cache.run(new, plan, 1, logits=True)[:, 0]).to(ids.device)
         scores = asked.processors(ids, logits) if asked.processors else logits
@@ -135,18 +140,27 @@ def _first_plan(asked: Decoding) -> Plan | None:
         positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, cache.past :]
         if not bool((mask[:, -1] == 1).all()):
             return None  # a text would go on behind padding
+    if asked.positions is not None:
+        positions = _numbers(asked.positions)
     shape = (len(ids), ids.shape[1] - cache.past)
     plan = make_plan(shape, mask, positions, cache.starts, cache.lengths, cache.past)
     if isinstance(plan, str) or ids.min() < 0 or ids.max() >= config.vocab_size:
         return None
     most = int((cache.lengths + plan.counts).max())
-    return plan if most <= config.n_positions else None
+    # Where memory will not do, transformers' loop can go on in torch from any token.
+    blocks = len(ids) * (-(-(asked.settings.max_length or 0) // BLOCK_SIZE) + 1)
+    fits = blocks <= cache.native.pool.num_free
+    return plan if most <= config.n_positions and fits else None
+
+
+class _BeyondContextError(ContextOverflowError, IndexError):
+    """transformers' class for it, with words."""
 
 
 def _check_room(cache: NativeCache, new: Any) -> None:
     context = cache.native.config.n_positions
     if int(cache.lengths.max()) >= context:
-        raise RequestError(
+        raise _BeyondContextError(
             f"the text has {context} tokens, which is the model's context; give a smaller "
             "max_new_tokens, or cut the prompt"
         )

@@ -13,10 +13,10 @@ from gpt2fast.checkpoint.names import HEAD, TOKEN_TABLE, expected_shapes
 from gpt2fast.checkpoint.packed import PackedTensor
 from gpt2fast.checkpoint.tensor import StoredTensor
 from gpt2fast.config import ModelConfig
-from gpt2fast.errors import CheckpointError, UnsupportedError
+from gpt2fast.errors import CheckpointError
 from gpt2fast.hf.memory import Attic
 from gpt2fast.hf.packed import Packed, weights_of
-from gpt2fast.hf.stamp import is_adapted, is_merged
+from gpt2fast.hf.structure import check_structure
 from gpt2fast.quantization import Quantization
 
 _WHERE = "the model's config"
@@ -52,7 +52,7 @@ class ModuleSource:
         }
         stored = network.config.quantization_config if self._layouts else None
         self.quantization: Quantization | None = stored and stored.scheme  # of what is stored
-        _check_adapters(network, head)
+        check_structure(network, head, config_of(network))
         self._weights = {
             name.replace(".base_layer.", "."): each for name, each in weights_of(network).items()
         }
@@ -95,16 +95,6 @@ class ModuleSource:
     def _release(self, name: str) -> None:
         if self._attic is not None:
             self._attic.store(self._weights[name])
-
-
-def _check_adapters(network: Any, head: Any) -> None:
-    """Raises UnsupportedError where PEFT's adapters add to what the layers compute."""
-    modules = [*network.modules(), *([] if head is None else head.modules())]
-    if any(is_adapted(each) and not is_merged(each) for each in modules):
-        raise UnsupportedError(
-            "it has adapters that are not merged; call merge_adapter() or merge_and_unload() of "
-            "the PEFT model"
-        )
 
 
 def _is_same(first: Tensor, second: Tensor) -> bool:

@@ -1,46 +1,88 @@
-"""Noticing that a network's weights have changed since they were packed."""
+"""Noticing that a network is not what was packed: its weights, its modules, what hangs on them.
+
+A look at each call that begins a text has to be cheap: a walk over the modules, and some values of
+each weight, because optimizers and ``.data`` write to them without leaving a trace.
+"""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
-from gpt2fast.hf.packed import weights_of
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+_SAMPLES = 16  # values of a weight that are looked at
+_RECORDERS = "transformers.utils.output_capturing"
+_INTEGERS = {torch.bfloat16: torch.int16}  # that numpy has, for what it has not
 
 
 class Stamp:
-    """Where the weights of a ``GPT2Model`` and of the head on it (or None) are, how often they were
-    written to, and which adapters of PEFT are at work, when this is made."""
+    """A ``GPT2Model`` and the head on it (or None) as they are when this is made."""
 
     def __init__(self, network: Any, head: Any) -> None:
         self.has_head = head is not None
-        self._modules = [weakref.ref(each) for each in (network, head) if each is not None]
-        self._packed = self._now()
+        self._roots = [weakref.ref(each) for each in (network, head) if each is not None]
+        self._seen = self._look()
 
-    @property
-    def is_stale(self) -> bool:
-        """Whether something is different now."""
-        return self._now() != self._packed
+    def fits(self, head: Any) -> bool:
+        """Whether this is of a network with ``head`` on it, where there is one, and nothing is
+        different now."""
+        if head is not None and not (self.has_head and self._roots[-1]() is head):
+            return False
+        return self._look() == self._seen
 
-    def _now(self) -> list[tuple[Any, ...]]:
-        modules = [each for module in self._modules if (each := module()) is not None]
-        weights = [
-            (each.data_ptr(), each._version)
-            for module in modules
-            for each in weights_of(module).values()
-        ]
-        adapted = [
-            (each.merged, each.disable_adapters)
-            for module in modules
-            for each in module.modules()
-            if is_adapted(each)
-        ]
-        return [*weights, *adapted]
+    def _look(self) -> list[Any]:
+        seen: list[Any] = []
+        weights: list[Tensor] = []
+        for module in walk(*(root() for root in self._roots)):
+            own = module.__dict__
+            # What is the module's own and not its class's: another forward, another epsilon.
+            seen.append((id(module), type(module), "forward" in own, own.get("eps")))
+            if is_adapted(module):
+                seen.append((module.merged, module.disable_adapters))
+            for held in (own["_parameters"], own["_buffers"]):
+                weights += [each for each in held.values() if each is not None]
+        seen += [(each.data_ptr(), each._version) for each in weights]
+        return [*seen, *map(_some_values, weights)]
+
+
+def walk(*roots: Any) -> Iterator[Any]:
+    """The modules of ``roots`` that are there, each as often as it is found."""
+    left = [root for root in roots if root is not None]
+    while left:
+        module = left.pop()
+        yield module
+        left += [each for each in module.__dict__["_modules"].values() if each is not None]
+
+
+def _some_values(weight: Tensor) -> int:
+    flat = weight.detach().reshape(-1)
+    some = flat[:: max(flat.numel() // _SAMPLES, 1)].cpu()
+    return hash(some.view(_INTEGERS.get(some.dtype, some.dtype)).numpy().tobytes())
+
+
+def obstacle(*roots: Any) -> str | None:
+    """Why the modules of ``roots`` have to be called one by one, if there is something."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return "there are hooks of all modules"
+    for module in walk(*roots):
+        own = module.__dict__
+        if own["_forward_hooks"] or own["_forward_pre_hooks"]:
+            hooks = (*own["_forward_hooks"].values(), *own["_forward_pre_hooks"].values())
+            # transformers leaves its own where it once recorded hidden states.
+            if any(getattr(hook, "__module__", "") != _RECORDERS for hook in hooks):
+                return "a module has hooks"
+        if own["training"] and isinstance(module, nn.Dropout) and module.p > 0:
+            return "a dropout layer is in training"
+    return None
 
 
 def is_adapted(module: Any) -> bool:
     """Whether PEFT wraps a layer in ``module``."""
-    return hasattr(module, "base_layer") and hasattr(module, "merged")
+    return "base_layer" in module.__dict__["_modules"] and hasattr(module, "merged")
 
 
 def is_merged(module: Any) -> bool:
