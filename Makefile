@@ -58,8 +58,10 @@ test: $(VENV)/.dev lint
 HARNESS := .venv-lm-eval
 $(HARNESS)/.ready: $(SOURCES) constraints.txt
 	test -x $(HARNESS)/bin/python || $(PYTHON) -m venv $(HARNESS)
+	$(HARNESS)/bin/pip install -q torch==2.13.0
 	$(HARNESS)/bin/pip install -q -c constraints.txt setuptools pybind11 pytest pytest-timeout hypothesis
-	$(HARNESS)/bin/pip install -q -c constraints.txt lm_eval==0.4.13 numpy safetensors tokenizers huggingface_hub
+	$(HARNESS)/bin/pip install -q -c constraints.txt lm_eval numpy safetensors tokenizers huggingface_hub
+	$(HARNESS)/bin/pip install -q -c constraints.txt transformers accelerate
 	$(HARNESS)/bin/pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -74,7 +76,7 @@ $(OPTIMUM)/.ready: benchmarks/peers.txt $(SOURCES)
 	touch $@
 
 test-slow: $(VENV)/.dev $(HARNESS)/.ready $(OPTIMUM)/.ready
-	$(HARNESS)/bin/python -m pytest --rootdir . tests/evaluate/test_lm_eval.py
+	$(HARNESS)/bin/python -m pytest --rootdir . tests/evaluate/test_lm_eval.py tests/hf/test_lm_eval.py
 	$(OPTIMUM)/bin/python -m pytest --rootdir . tests/export/test_optimum.py tests/hf
 	$(PY) -m pytest -m slow --timeout 3600 --ignore $(COMPILED)
 	$(PY) -m pytest -m slow --timeout 3600 -n auto $(COMPILED)

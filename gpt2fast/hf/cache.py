@@ -66,9 +66,18 @@ class NativeCache(cache_utils.Cache):
         found = self.native.run(self.handles, ids, plan, last, logits=logits)
         began = self.lengths == plan.counts
         self.starts = np.where(began, self.past + plan.first, self.starts)
+        self._advance(ids)
+        return found
+
+    def decode(self, tokens: NDArray[np.int64], pick: Callable[[Floats], Any]) -> Any:
+        """What ``Native.decode`` returns for one more column, a token (B,) of each text."""
+        found = self.native.decode(self.handles, tokens, pick)
+        self._advance(tokens[:, None])
+        return found
+
+    def _advance(self, ids: Ids) -> None:
         self.ids = np.concatenate([self.ids, ids], axis=1)
         self.past += ids.shape[1]
-        return found
 
     def move_to_torch(self, network: Any) -> None:
         """Give the cache to transformers' layers: their keys and values, from the tokens, by

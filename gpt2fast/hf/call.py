@@ -142,20 +142,25 @@ def why_not(
 
 def _native_of(network: Any, head: Any) -> Native | str:
     """The runner with the weights as they are now, or why there is none."""
+    own = network.__dict__
     with _PACKING:
-        held: Native | Refusal | None = network.__dict__.get("_native")
-        if held is None or not held.stamp.fits(head):
-            network.__dict__["_native"] = held = _make_native(network, head)
+        held: Native | Refusal | None = own.get("_native")
+        # Behind gradients an optimizer may have written anywhere, fused ones without a trace.
+        trained = own.pop("_native_trained", False)
+        if held is None or not held.stamp.fits(head) or (trained and not held.stamp.same_sums()):
+            own["_native"] = held = _make_native(network, head, trains=trained)
         return held.reason if isinstance(held, Refusal) else held
 
 
-def _make_native(network: Any, head: Any) -> Native | Refusal:
+def _make_native(network: Any, head: Any, *, trains: bool) -> Native | Refusal:
     # Who has run in torch is likely to do so again, and to train in between.
     releases = not network.__dict__.get("_native_told")
     try:
-        return Native(network, head, network._native_options, releases=releases)
+        options = network._native_options
+        return Native(network, head, options, releases=releases, trains=trains)
     except (CheckpointError, MissingDependencyError) as error:
-        return Refusal(f"the runner cannot take this model: {error}", Stamp(network, head))
+        reason = f"the runner cannot take this model: {error}"
+        return Refusal(reason, Stamp(network, head, sums=trains))
 
 
 def _two_dimensional(tensor: Tensor, rows: int) -> NDArray[np.int64]:
@@ -216,6 +221,8 @@ def for_torch(network: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 def tell(network: Any, reason: str) -> None:
     """Say once for each reason why a call runs in torch."""
+    if torch.is_grad_enabled():
+        network.__dict__["_native_trained"] = True
     told: set[str] = network.__dict__.setdefault("_native_told", set())
     if reason not in told:
         told.add(reason)

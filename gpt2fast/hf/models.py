@@ -81,7 +81,8 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
             logits, cache = run(self, self.transformer, self.lm_head, given)
         except Fallback as reason:
             tell(self.transformer, str(reason))
-            return super().forward(**for_torch(self.transformer, given))
+            with left_to_torch(str(reason)):  # the network inside, too
+                return super().forward(**for_torch(self.transformer, given))
         loss = None
         if (labels := given.get("labels")) is not None:
             extra = {k: v for k, v in given.items() if k == "num_items_in_batch"}
@@ -197,7 +198,7 @@ def dismiss(model: Any) -> None:
     back = {ours: theirs for theirs, ours in CLASSES.items()}
     for each in (model, network):
         each.__class__ = back.get(type(each), type(each))
-    for name in ("_native", "_native_options", "_native_told"):
+    for name in ("_native", "_native_options", "_native_told", "_native_trained"):
         network.__dict__.pop(name, None)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ class Native:
         head: the linear layer of a language model on it, or None.
         options: how it is run.
         releases: lets go of torch's copy of what was packed (``memory``).
+        trains: the weights are likely to change without a trace; a sum of all is kept.
 
     Raises what the runners raise, and ConfigError for a configuration that is not supported.
     """
@@ -72,14 +73,17 @@ class Native:
         options: Options,
         *,
         releases: bool = False,
+        trains: bool = False,
     ) -> None:
+        before = Stamp(network, head)
         source = ModuleSource(network, head, releases=releases)
         self.config = source.config
         on_cpu = device_of(network, options).type == "cpu"
         make = _cpu_runner if on_cpu else _cuda_runner
         self.runner = make(cast(Checkpoint, source), network, options)
         source.close()
-        self.stamp = Stamp(network, head)  # after what was packed has moved
+        # What was packed may have moved, and another thread may have written to it meanwhile.
+        self.stamp = Stamp(network, head, sums=trains, values=before.values)
         self.pool = BlockPool(self.runner.num_blocks, BLOCK_SIZE, False)
         self.lock = threading.RLock()
 
@@ -106,6 +110,28 @@ class Native:
                 raise
         return out
 
+    def decode(
+        self, handles: list[int], tokens: NDArray[np.int64], pick: Callable[[Floats], Any]
+    ) -> Any:
+        """Append one token (B,) to each of ``handles``; returns what ``pick`` makes of the logits
+        (B, V), which the next step overwrites.
+
+        Raises CacheExhaustedError; the sequences are then as they were.
+        """
+        count, new = len(handles), tokens.astype(np.int32)
+        with self.lock:
+            contexts = [self.pool.length(handle) for handle in handles]
+            copies = []
+            for handle, context in zip(handles, contexts, strict=True):
+                copies += self.pool.reserve(handle, context + 1)
+            logits = self._run(
+                handles, contexts, new, np.arange(count + 1), copies, np.arange(count)
+            )
+            found = pick(logits)
+            for row, handle in enumerate(handles):
+                self.pool.commit(handle, new[row : row + 1])
+        return found
+
     def _step(
         self,
         handles: list[int],
@@ -129,24 +155,40 @@ class Native:
             wanted.append(starts[-1] + hits)
             places += [(row, column - skipped) for column in columns[hits].tolist()]
             starts.append(starts[-1] + end - begin)
-        if copies:
-            self.runner.copy_blocks(np.array(copies, np.int32))
-        longest = max(c + e - b for c, (_, b, e) in zip(contexts, pieces, strict=True))
-        tables = np.empty((len(mine), -(-longest // BLOCK_SIZE)), np.int32)
-        self.pool.fill_block_tables(np.array(mine, np.int64), tables)
-        batch = StepBatch(
-            token_ids=np.concatenate(tokens),
-            query_starts=np.array(starts, np.int32),
-            context_lens=np.array(contexts, np.int32),
-            block_tables=tables,
-            logit_rows=np.concatenate(wanted).astype(np.int32),
-        )
-        found = self.runner.step(batch) if logits else self.runner.hidden_states(batch)
+        found = self._run(
+            mine, contexts, np.concatenate(tokens), np.array(starts), copies,
+            np.concatenate(wanted), logits=logits,
+        )  # fmt: skip
         for handle, piece in zip(mine, tokens, strict=True):
             self.pool.commit(handle, piece)
         if places:
             rows, columns = np.array(places).T
             out[rows, columns] = found
+
+    def _run(
+        self,
+        handles: list[int],
+        contexts: list[int],
+        tokens: NDArray[np.int32],
+        starts: NDArray[np.integer],
+        copies: list[tuple[int, int]],
+        wanted: NDArray[np.integer],
+        *,
+        logits: bool = True,
+    ) -> Floats:
+        if copies:
+            self.runner.copy_blocks(np.array(copies, np.int32))
+        lengths = np.asarray(contexts, np.int32) + np.diff(starts)
+        tables = np.empty((len(handles), -(-int(lengths.max()) // BLOCK_SIZE)), np.int32)
+        self.pool.fill_block_tables(np.array(handles, np.int64), tables)
+        batch = StepBatch(
+            token_ids=tokens,
+            query_starts=starts.astype(np.int32),
+            context_lens=np.array(contexts, np.int32),
+            block_tables=tables,
+            logit_rows=wanted.astype(np.int32),
+        )
+        return self.runner.step(batch) if logits else self.runner.hidden_states(batch)
 
 
 def device_of(network: nn.Module, options: Options) -> torch.device:

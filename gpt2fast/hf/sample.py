@@ -6,19 +6,22 @@ the tokens are, too. What goes is the work of ``forward`` and its arguments for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from gpt2fast.errors import ContextOverflowError
 from gpt2fast.hf.cache import NativeCache
+from gpt2fast.hf.native import Floats
 from gpt2fast.hf.plan import Plan, make_plan
+from gpt2fast.hf.texts import Ends, Texts
 from gpt2fast.runners import BLOCK_SIZE
 
 _UNDERSTOOD = {
@@ -48,6 +51,15 @@ class Decoding:
         asked = self.settings.return_dict_in_generate or has_own(self.processors)
         return asked or self.cache.past > 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the most likely tokens are all that is asked for."""
+        settings = self.settings
+        keeps = settings.return_dict_in_generate and (
+            settings.output_scores or settings.output_logits
+        )
+        return not (self.processors or settings.do_sample or keeps)
+
 
 @dataclass
 class _Kept:
@@ -67,6 +79,12 @@ class _Kept:
             self.scores += (scores,)
         if self.logits is not None:
             self.logits += (logits,)
+
+    def output(self, ids: Tensor, cache: NativeCache) -> Any:
+        """What ``generate`` returns."""
+        return GenerateDecoderOnlyOutput(
+            sequences=ids.clone(), scores=self.scores, logits=self.logits, past_key_values=cache
+        )
 
 
 def understand(
@@ -97,37 +115,50 @@ def sample(asked: Decoding) -> Any | None:
 
 
 def _sample(asked: Decoding) -> Any | None:
-    ids, cache, settings = asked.ids, asked.cache, asked.settings
+    cache, settings = asked.cache, asked.settings
     plan = _first_plan(asked)
     if plan is None:
         return None
-    kept, going = _Kept(settings), torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-    ends = any(hasattr(each, "eos_token_id") for each in asked.criteria)
-    new, runs_all = _numbers(ids[:, cache.past :]), asked.outlives or not ends
+    texts, ends, kept = Texts(asked.ids), Ends(asked.criteria), _Kept(settings)
+    runs_all = asked.outlives or not ends.has_tokens
+    pick: Callable[[Floats], Any] = _most_likely if asked.is_plain else np.copy
+    found: Any = pick(cache.run(_numbers(asked.ids[:, cache.past :]), plan, 1, logits=True)[:, 0])
+    going = np.ones(len(asked.ids), np.bool_)
     while True:
-        logits = torch.from_numpy(cache.run(new, plan, 1, logits=True)[:, 0]).to(ids.device)
-        scores = asked.processors(ids, logits) if asked.processors else logits
-        tokens = _choose(scores, settings.do_sample)
-        kept.add(logits, scores)
-        if ends:
-            tokens = torch.where(going, tokens, settings._pad_token_tensor.to(ids.device))
-        ids = torch.cat([ids, tokens[:, None]], dim=1)
+        tokens = found if asked.is_plain else _choose(asked, texts.ids, found, kept)
+        if ends.has_tokens and not going.all():
+            tokens = np.where(going, tokens, int(settings._pad_token_tensor))
+        texts.append(tokens)
         if asked.streamer is not None:
-            asked.streamer.put(tokens.cpu())
-        going &= ~asked.criteria(ids, kept.scores)
+            asked.streamer.put(torch.from_numpy(tokens))
+        going &= ~ends.reached(texts, tokens, kept.scores)
         if not going.any():
             break
-        new = _numbers(tokens)[:, None]
-        _check_room(cache, new)
-        count = np.ones(len(new), np.int64) if runs_all else _numbers(going)
-        plan = Plan(np.zeros(len(new), np.int64), count)
+        _check_room(cache)
+        if runs_all or going.all():
+            found = cache.decode(tokens, pick)
+        else:
+            some = Plan(np.zeros(len(tokens), np.int64), going.astype(np.int64))
+            found = pick(cache.run(tokens[:, None], some, 1, logits=True)[:, 0])
     if asked.streamer is not None:
         asked.streamer.end()
-    if not settings.return_dict_in_generate:
-        return ids
-    return GenerateDecoderOnlyOutput(
-        sequences=ids, scores=kept.scores, logits=kept.logits, past_key_values=cache
-    )
+    return kept.output(texts.ids, cache) if settings.return_dict_in_generate else texts.ids.clone()
+
+
+def _choose(asked: Decoding, ids: Tensor, logits: Floats, kept: _Kept) -> NDArray[np.int64]:
+    """(B,): the next tokens, by the processors of scores (B, V) and by chance."""
+    raw = torch.from_numpy(logits).to(ids.device)
+    scores = asked.processors(ids, raw) if asked.processors else raw
+    kept.add(raw, scores)
+    if not asked.settings.do_sample:
+        return _most_likely(_numbers(scores))
+    drawn = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1)[:, 0]
+    return cast(NDArray[np.int64], _numbers(drawn))
+
+
+def _most_likely(logits: Floats) -> NDArray[np.int64]:
+    tokens: NDArray[np.int64] = logits.argmax(axis=1)
+    return tokens
 
 
 def _first_plan(asked: Decoding) -> Plan | None:
@@ -157,20 +188,13 @@ class _BeyondContextError(ContextOverflowError, IndexError):
     """transformers' class for it, with words."""
 
 
-def _check_room(cache: NativeCache, new: Any) -> None:
+def _check_room(cache: NativeCache) -> None:
     context = cache.native.config.n_positions
     if int(cache.lengths.max()) >= context:
         raise _BeyondContextError(
             f"the text has {context} tokens, which is the model's context; give a smaller "
             "max_new_tokens, or cut the prompt"
         )
-
-
-def _choose(scores: Tensor, at_random: bool) -> Tensor:
-    """(B,): the next tokens from ``scores`` (B, V)."""
-    if not at_random:
-        return torch.from_numpy(_numbers(scores).argmax(axis=1)).to(scores.device)
-    return torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1)[:, 0]
 
 
 def _numbers(tensor: Tensor) -> Any:

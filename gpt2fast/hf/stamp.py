@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -20,33 +21,63 @@ _INTEGERS = {torch.bfloat16: torch.int16}  # that numpy has, for what it has not
 
 
 class Stamp:
-    """A ``GPT2Model`` and the head on it (or None) as they are when this is made."""
+    """A ``GPT2Model`` and the head on it (or None) as they are when this is made.
 
-    def __init__(self, network: Any, head: Any) -> None:
+    Args:
+        network: the network.
+        head: the head.
+        sums: keeps a sum of all weights, too, which ``same_sums`` compares.
+        values: of an earlier stamp, which the weights had when they were packed.
+    """
+
+    def __init__(
+        self, network: Any, head: Any, *, sums: bool = False, values: list[Any] | None = None
+    ) -> None:
         self.has_head = head is not None
         self._roots = [weakref.ref(each) for each in (network, head) if each is not None]
-        self._seen = self._look()
+        self._places, found = self._look()
+        self.values = found if values is None else values
+        self._sums = self._sum() if sums else None
 
     def fits(self, head: Any) -> bool:
         """Whether this is of a network with ``head`` on it, where there is one, and nothing is
         different now."""
         if head is not None and not (self.has_head and self._roots[-1]() is head):
             return False
-        return self._look() == self._seen
+        return self._look() == (self._places, self.values)
 
-    def _look(self) -> list[Any]:
-        seen: list[Any] = []
+    def same_sums(self) -> bool:
+        """Whether sums were kept, and are the same now."""
+        return self._sums is not None and self._sums == self._sum()
+
+    def _look(self) -> tuple[list[Any], list[Any]]:
+        """Modules and addresses; what was written."""
+        places: list[Any] = []
         weights: list[Tensor] = []
         for module in walk(*(root() for root in self._roots)):
             own = module.__dict__
             # What is the module's own and not its class's: another forward, another epsilon.
-            seen.append((id(module), type(module), "forward" in own, own.get("eps")))
+            places.append((id(module), type(module), "forward" in own, own.get("eps")))
             if is_adapted(module):
-                seen.append((module.merged, module.disable_adapters))
-            for held in (own["_parameters"], own["_buffers"]):
-                weights += [each for each in held.values() if each is not None]
-        seen += [(each.data_ptr(), each._version) for each in weights]
-        return [*seen, *map(_some_values, weights)]
+                places.append((module.merged, module.disable_adapters))
+            weights += _tensors(module)
+        places += [each.data_ptr() for each in weights]
+        return places, [(each._version, _some_values(each)) for each in weights]
+
+    def _sum(self) -> list[int]:
+        modules = walk(*(root() for root in self._roots))
+        return [_sum_of(each) for module in modules for each in _tensors(module)]
+
+
+def _tensors(module: Any) -> list[Tensor]:
+    held = (module.__dict__["_parameters"], module.__dict__["_buffers"])
+    return [each for some in held for each in some.values() if each is not None]
+
+
+def _sum_of(weight: Tensor) -> int:
+    raw = weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    whole = raw[: raw.nbytes // 8 * 8].view(np.uint64)
+    return int(np.add.reduce(whole)) + int(np.add.reduce(raw[whole.nbytes :], dtype=np.uint64))
 
 
 def walk(*roots: Any) -> Iterator[Any]:

@@ -1,0 +1,58 @@
+"""Texts that grow token by token, and where they end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+
+_FIRST_ROOM = 256  # tokens; doubled when it is used up
+
+
+class Texts:
+    """Token ids (B, T) in memory with room behind them: a new token moves none of the others."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self.length = ids.shape[1]
+        self._device = ids.device
+        self._room = np.empty((len(ids), self.length + _FIRST_ROOM), np.int64)
+        self._room[:, : self.length] = ids.cpu().numpy()
+
+    @property
+    def ids(self) -> Tensor:
+        """(B, T): a view, in which nothing changes any more."""
+        return torch.from_numpy(self._room[:, : self.length]).to(self._device)
+
+    def append(self, tokens: NDArray[np.int64]) -> None:
+        """One token (B,) for each."""
+        if self.length == self._room.shape[1]:
+            self._room = np.concatenate([self._room, np.empty_like(self._room)], axis=1)
+        self._room[:, self.length] = tokens
+        self.length += 1
+
+
+class Ends:
+    """transformers' ``criteria``: of those that every call has, what they say without them."""
+
+    def __init__(self, criteria: Any) -> None:
+        lengths = [each.max_length for each in criteria if type(each) is MaxLengthCriteria]
+        tokens = [each.eos_token_id for each in criteria if type(each) is EosTokenCriteria]
+        self.has_tokens = any(hasattr(each, "eos_token_id") for each in criteria)
+        self._most = min(lengths, default=np.inf)
+        self._tokens = np.concatenate([each.cpu().numpy() for each in tokens]) if tokens else None
+        self._others = None if len(lengths) + len(tokens) == len(criteria) else criteria
+
+    def reached(self, texts: Texts, tokens: NDArray[np.int64], scores: Any) -> NDArray[np.bool_]:
+        """(B,): the texts that end with their last token, one of ``tokens`` (B,)."""
+        if self._others is not None:
+            ended: NDArray[np.bool_] = self._others(texts.ids, scores).cpu().numpy()
+            return ended
+        if texts.length >= self._most:
+            return np.ones(len(tokens), np.bool_)
+        if self._tokens is None:
+            return np.zeros(len(tokens), np.bool_)
+        return np.isin(tokens, self._tokens)

@@ -1,0 +1,234 @@
+"""Caches: ours and transformers', cut, copied, filled ahead, handed from call to call."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
+
+from hf_pair import (
+    ANYWHERE,
+    ON_THE_RUNNER,
+    close,
+    left_padding,
+    pair,
+    same,
+    same_outcome,
+    same_texts,
+    seeded,
+    texts,
+    torch,
+    transformers,
+)
+
+
+@ON_THE_RUNNER
+@torch.no_grad()
+def test_the_cache_is_cut_chosen_from_and_repeated() -> None:
+    ours, theirs = pair()
+    ids, more = texts(), texts(4, 3)
+    cache = ours(ids, use_cache=True).past_key_values
+    cache.crop(-3)
+    cache.batch_select_indices(torch.tensor([2, 0]))
+    cache.batch_repeat_interleave(2)
+    cache.reorder_cache(torch.tensor([3, 0, 1, 1]))
+    assert cache.get_seq_length() == 9
+    found = ours(more, past_key_values=cache).logits
+    whole = torch.cat([ids[[0, 2, 2, 2], :9], more], dim=1)
+    close(found, theirs(whole).logits[:, 9:])
+    native = cache.native
+    del cache
+    assert native.pool.stats()["sequences"] == 0
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("count", [0, 2, -2, 5, -5, 12, 50, -50])
+@torch.no_grad()
+def test_cut(count: int) -> None:
+    """By the convention of the version that is installed, then on with other tokens."""
+
+    def cut(model: Any) -> Any:
+        cache = model(texts(), use_cache=True).past_key_values
+        cache.crop(count)
+        length = cache.get_seq_length()
+        return length, model(texts(3, 4), past_key_values=cache).logits
+
+    same_outcome(*pair(), cut)
+
+
+@ON_THE_RUNNER
+@torch.no_grad()
+def test_forgotten_and_begun_again() -> None:
+    ours, theirs = pair()
+    cache = ours(texts(2), use_cache=True).past_key_values
+    cache.reset()
+    assert cache.get_seq_length() == 0
+    found = ours(texts(), past_key_values=cache, use_cache=True)
+    close(found.logits, theirs(texts()).logits)
+    assert found.past_key_values is cache
+
+
+@ON_THE_RUNNER
+@torch.no_grad()
+def test_two_texts_that_take_turns() -> None:
+    ours, theirs = pair()
+    ids = texts(2, 20)
+    caches: list[Any] = [None, None]
+    parts: list[list[Any]] = [[], []]
+    for start in range(0, 20, 4):
+        for row in (0, 1):
+            piece = ids[row : row + 1, start : start + 4]
+            output = ours(piece, past_key_values=caches[row], use_cache=True)
+            caches[row] = output.past_key_values
+            parts[row].append(output.logits)
+    close(torch.cat([torch.cat(each, dim=1) for each in parts]), theirs(ids).logits)
+
+
+@ANYWHERE
+@pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy], ids=["shallow", "deep"])
+@torch.no_grad()
+def test_a_beginning_that_several_texts_share(copier: Any) -> None:
+    """Filled once, and copied for each text that goes on from it."""
+    results = []
+    for model in pair():
+        beginning = model(texts(1), use_cache=True).past_key_values
+        found = []
+        for seed in range(2 if copier is copy.deepcopy else 1):
+            more = torch.cat([texts(1), texts(3, 5)[seed : seed + 1]], dim=1)
+            cache = copier(beginning)
+            given = {"past_key_values": cache, "attention_mask": torch.ones_like(more)}
+            found.append(model.generate(more, max_new_tokens=6, **given))
+            found.append(cache.get_seq_length())
+        found.append(beginning.get_seq_length() if copier is copy.deepcopy else None)
+        results.append(found)
+    same(*results)
+
+
+@ANYWHERE
+@pytest.mark.parametrize("reason", ["attentions", "states", "gradients", "hook", "embeddings"])
+def test_a_text_that_goes_on_in_transformers(reason: str) -> None:
+    """Its beginning ran on the runner; what follows needs transformers' own layers."""
+    results = []
+    for model in pair():
+        with torch.no_grad():
+            cache = model(texts()[:, :7], use_cache=True).past_key_values
+        given: dict[str, Any] = {"input_ids": texts()[:, 7:], "past_key_values": cache}
+        if reason == "attentions":
+            given["output_attentions"] = True
+        elif reason == "states":
+            given["output_hidden_states"] = True
+        elif reason == "embeddings":
+            given["inputs_embeds"] = model.get_input_embeddings()(given.pop("input_ids"))
+        elif reason == "hook":
+            model.transformer.h[0].register_forward_hook(lambda *_: None)
+        with torch.set_grad_enabled(reason == "gradients"):
+            results.append(model(**given, use_cache=True))
+    same(*results)
+
+
+@ANYWHERE
+@pytest.mark.parametrize("kind", ["ours", "dynamic", "static"])
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+def test_a_chat(kind: str, padded: bool) -> None:
+    """What one ``generate`` leaves in the cache a next one with longer texts goes on from."""
+    results = []
+    for model in pair():
+        cache = None
+        if kind == "dynamic":
+            cache = transformers.DynamicCache()
+        elif kind == "static":
+            cache = transformers.StaticCache(config=model.config, max_cache_len=60)
+        ids = texts()
+        mask = left_padding(*ids.shape) if padded else torch.ones_like(ids)
+        given = {"max_new_tokens": 5, "pad_token_id": 1, "eos_token_id": None}
+        given |= {"return_dict_in_generate": True, "output_logits": True}
+        for turn in range(3):
+            output = model.generate(ids, attention_mask=mask, past_key_values=cache, **given)
+            cache = output.past_key_values
+            results.append(output)
+            ids = torch.cat([output.sequences, texts(3, 4 + turn)], dim=1)
+            mask = torch.cat([mask, torch.ones(3, ids.shape[1] - mask.shape[1])], dim=1).long()
+    for found, want in zip(results[:3], results[3:], strict=True):
+        same(found, want)
+
+
+def chat(model: Any, **given: Any) -> Any:
+    torch.manual_seed(1)
+    given |= {"max_new_tokens": 6, "return_dict_in_generate": True}
+    first = model.generate(texts(1), attention_mask=torch.ones_like(texts(1)), **given)
+    longer = torch.cat([first.sequences, texts(1, 4)], dim=1)
+    given |= {"past_key_values": first.past_key_values}
+    second = model.generate(longer, attention_mask=torch.ones_like(longer), **given)
+    assert second.past_key_values is first.past_key_values
+    return first, second
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("mode", [{}, {"do_sample": True}], ids=str)
+def test_a_chat_on_the_runner(mode: dict[str, Any]) -> None:
+    """A cache that is given is the one that is returned."""
+    ours, theirs = pair()
+    same(chat(ours, **mode), chat(theirs, **mode))
+
+
+@ANYWHERE
+def test_a_chat_with_drafts() -> None:
+    """Of a text that goes on transformers 5.23 counts other positions than before."""
+    ours, theirs = pair()
+    same(chat(ours, prompt_lookup_num_tokens=3), chat(theirs, prompt_lookup_num_tokens=3))
+
+
+@ANYWHERE
+@pytest.mark.parametrize("name", ALL_CACHE_IMPLEMENTATIONS)
+def test_implementations(name: str) -> None:
+    ours, theirs = pair()
+    given = {"attention_mask": left_padding(3, 12), "max_new_tokens": 8, "eos_token_id": None}
+    given |= {"cache_implementation": name, "return_dict_in_generate": True}
+    modes: list[dict[str, Any]] = [{}]
+    if name in ("dynamic", "static"):
+        modes += [{"num_beams": 2}]
+    for mode in modes:
+        want = same_outcome(ours, theirs, lambda m, o=mode: m.generate(texts(), **given, **o))
+        assert name not in ("dynamic", "static") or torch.is_tensor(want.sequences)
+
+
+@ANYWHERE
+@pytest.mark.parametrize("size", [1, 5, 64])
+@pytest.mark.parametrize("mode", [{}, {"num_beams": 3}, {"do_sample": True}], ids=str)
+def test_prompts_in_pieces(size: int, mode: dict[str, Any]) -> None:
+    ours, theirs = pair()
+    given = {"max_new_tokens": 6, "eos_token_id": None, "return_dict_in_generate": True, **mode}
+    same_texts(ours, theirs, texts(), prefill_chunk_size=size, output_logits=True, **given)
+    given["attention_mask"] = left_padding(3, 12)
+    whole, pieces = (
+        seeded(lambda o=o: theirs.generate(texts(), **given, **o).sequences)
+        for o in ({}, {"prefill_chunk_size": size})
+    )
+    if torch.equal(whole, pieces):  # some versions count positions of pieces from the padding
+        same_texts(ours, theirs, texts(), prefill_chunk_size=size, **given)
+
+
+@ANYWHERE
+@torch.no_grad()
+def test_a_cache_of_transformers_is_filled() -> None:
+    """The caller's own object, which afterwards holds the text."""
+    results = []
+    for model in pair():
+        cache = transformers.DynamicCache()
+        model(texts(), past_key_values=cache)
+        keys = [layer.keys for layer in cache.layers]
+        results.append((cache.get_seq_length(), keys, model(texts(), past_key_values=cache)))
+    same(*results)
+
+
+@ANYWHERE
+@torch.no_grad()
+def test_tuples_of_keys_and_values() -> None:
+    """What versions before 5 take and make."""
+    if not hasattr(transformers.DynamicCache, "from_legacy_cache"):
+        pytest.skip("the installed transformers has no such tuples")
+    ours, theirs = pair()
+    layers = theirs(texts(), use_cache=True).past_key_values.to_legacy_cache()
+    same(*(model(texts(3, 4), past_key_values=layers, use_cache=True) for model in (ours, theirs)))

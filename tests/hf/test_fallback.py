@@ -1,0 +1,132 @@
+"""Calls that the runner cannot serve run in transformers, with its results, and say why."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+
+from gpt2fast.errors import OptionError
+from hf_pair import ANYWHERE, ON_THE_RUNNER, close, hf, make, pair, texts, torch, transformers
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize(
+    "reason", ["train", "grad", "attentions", "hidden", "hook", "embeds", "own"]
+)
+def test_what_the_runner_cannot_do_runs_in_transformers_and_says_so_once(reason: str) -> None:
+    ours, theirs = pair()
+    ids, given = texts(), {}
+    expected = {
+        "train": "model.training is set",
+        "grad": "gradients are wanted",
+        "attentions": "output_attentions",
+        "hidden": "output_hidden_states",
+        "hook": "a module has hooks",
+        "embeds": "inputs_embeds",
+        "own": "past_key_values is a DynamicCache",
+    }[reason]
+    if reason == "train":
+        for model in (ours, theirs):
+            model.train()
+            model.config.resid_pdrop = 0.0
+            for each in model.modules():
+                if isinstance(each, torch.nn.Dropout):
+                    each.p = 0.0
+    if reason == "hook":
+        ours.transformer.h[1].mlp.register_forward_hook(lambda *_: None)
+    given |= {"output_attentions": True} if reason == "attentions" else {}
+    given |= {"output_hidden_states": True} if reason == "hidden" else {}
+    if reason == "attentions":
+        for model in (ours, theirs):
+            model.set_attn_implementation("eager")
+    names = {"input_ids": ids}
+    with torch.set_grad_enabled(reason == "grad"):
+        if reason == "embeds":
+            names = {"inputs_embeds": theirs.transformer.wte(ids)}
+        if reason == "own":
+            given["past_key_values"] = transformers.DynamicCache()
+        with pytest.warns(UserWarning, match=f"gpt2fast leaves .*{expected}"):
+            found = ours(**names, **given)
+        given.pop("past_key_values", None)
+        want = theirs(**names, **given)
+        close(found.logits, want.logits)
+        assert (found.hidden_states is None) == (want.hidden_states is None)
+        ours(**names, **given)  # without a word
+    assert found.logits.requires_grad == (reason == "grad")
+    if reason in ("attentions", "hidden", "embeds", "own"):
+        with torch.no_grad():
+            close(ours(ids).logits, theirs(ids).logits)  # on the runner again
+
+
+def notes(model: Any, kind: str) -> tuple[list[Any], Any]:
+    """What a hook of a module inside is given, and its handle."""
+    seen: list[Any] = []
+    module = model.transformer.h[0].attn
+    if kind == "forward":
+        return seen, module.register_forward_hook(lambda _, args, out: seen.append(out[0].clone()))
+    if kind == "before":
+        return seen, module.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append((*args, *kwargs.values())[0].clone()),
+            with_kwargs=True,
+        )
+    return seen, torch.nn.modules.module.register_module_forward_hook(
+        lambda each, args, out: seen.append(out.clone()) if each is model.transformer.ln_f else None
+    )
+
+
+@ANYWHERE
+@pytest.mark.parametrize("kind", ["forward", "before", "of all modules"])
+@pytest.mark.parametrize("call", ["forward", "generate"])
+@torch.no_grad()
+def test_hooks_are_called(call: str, kind: str) -> None:
+    """In the middle of a model; taken away, the runner runs again."""
+    results = []
+    for model in pair():
+        given = {"attention_mask": torch.ones_like(texts()), "max_new_tokens": 3}
+        model(texts(), use_cache=True)
+        seen, handle = notes(model, kind)
+        if call == "forward":
+            model(texts())
+        else:
+            model.generate(texts(), do_sample=False, **given)
+        handle.remove()
+        results.append(seen)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="gpt2fast leaves")
+            model(texts()[:, :5])  # on the runner again
+    assert len(results[1]) == (1 if call == "forward" else 3)
+    for found, want in zip(*results, strict=True):
+        close(found, want)
+
+
+@ANYWHERE
+@torch.no_grad()
+def test_a_hook_of_the_model_itself() -> None:
+    """It sees the call, and may change what it gives back, on the runner or not."""
+    results = []
+    for model in pair():
+        handle = model.register_forward_hook(lambda _, args, out: out.logits * 2)
+        results.append(model(texts()))
+        handle.remove()
+    close(*results)
+
+
+def test_other_models_and_options_are_refused() -> None:
+    with pytest.raises(OptionError, match="'Linear' is none of transformers' GPT-2 classes"):
+        hf.accelerate(torch.nn.Linear(2, 2))
+    with pytest.raises(OptionError, match="quantization"):
+        hf.accelerate(make(), quantization="int5")
+
+
+@ON_THE_RUNNER
+@torch.no_grad()
+def test_integers() -> None:
+    model = make()
+    ids = texts()
+    want = model(ids).logits
+    for scheme, most in (("int8", 0.05), ("int4", 0.4)):
+        found = hf.accelerate(model, quantization=scheme, num_threads=1)(ids).logits
+        error = torch.linalg.norm(found - want) / torch.linalg.norm(want)
+        assert 0 < error < most

@@ -1,0 +1,154 @@
+"""Every processor of logits that a generation config switches on, in every mode it acts in."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import pytest
+
+from hf_pair import ANYWHERE, ON_THE_RUNNER, make, pair, same, seeded, texts, torch, transformers
+
+MODES: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "sample": {"do_sample": True},
+    "beams": {"do_sample": False, "num_beams": 3, "num_return_sequences": 2},
+    "sampled beams": {"do_sample": True, "num_beams": 2},
+}
+MANY_ENDS = {"eos_token_id": list(range(2, 211, 4))}
+EVERYWHERE: dict[str, dict[str, Any]] = {
+    "repetition_penalty": {"repetition_penalty": 1.8},
+    "encoder_repetition_penalty": {"encoder_repetition_penalty": 3.0},
+    "no_repeat_ngram_size": {"no_repeat_ngram_size": 1},
+    "encoder_no_repeat_ngram_size": {"encoder_no_repeat_ngram_size": 1},
+    "bad_words_ids": {"bad_words_ids": [[token] for token in range(3, 180)] + [[200, 201]]},
+    "min_length": {"min_length": 18, **MANY_ENDS},
+    "min_new_tokens": {"min_new_tokens": 6, **MANY_ENDS},
+    "forced_bos_token_id": {"forced_bos_token_id": 50},
+    "forced_eos_token_id": {"forced_eos_token_id": [60, 61]},
+    "sequence_bias": {"sequence_bias": [[[7], 9.0], [[7, 7], -12.0], [[7, 9], 8.0]]},
+    "suppress_tokens": {"suppress_tokens": list(range(0, 150))},
+    "begin_suppress_tokens": {"begin_suppress_tokens": list(range(0, 170))},
+    "exponential_decay_length_penalty": {
+        "exponential_decay_length_penalty": (2, 1.4),
+        "eos_token_id": 77,
+    },
+    "guidance_scale": {"guidance_scale": 1.7},
+    "renormalize_logits": {"renormalize_logits": True, "num_return_sequences": 1},
+    "watermarking_config": {
+        "watermarking_config": transformers.WatermarkingConfig(bias=4.0, seeding_scheme="selfhash")
+    },
+}
+IN_SAMPLES: dict[str, dict[str, Any]] = {
+    "temperature": {"temperature": 0.5},
+    "top_k": {"top_k": 4},
+    "top_p": {"top_p": 0.5, "top_k": 0},
+    "top_h": {"top_h": 0.4, "top_k": 0},
+    "min_p": {"min_p": 0.3},
+    "typical_p": {"typical_p": 0.4},
+    "epsilon_cutoff": {"epsilon_cutoff": 0.05},
+    "eta_cutoff": {"eta_cutoff": 0.1},
+    "all together": {
+        **{"temperature": 0.7, "top_k": 30, "top_p": 0.9, "typical_p": 0.9, "min_p": 0.01},
+        **{"epsilon_cutoff": 1e-3, "eta_cutoff": 1e-3, "repetition_penalty": 1.2},
+    },
+    "synthid": {
+        "watermarking_config": transformers.SynthIDTextWatermarkingConfig(
+            keys=[654, 400, 836, 123, 340], ngram_len=3
+        )
+    },
+}
+ONE_TEXT_A_PROMPT = {
+    "guidance against a prompt": {
+        "guidance_scale": 1.7,
+        "negative_prompt_ids": texts(3, 20)[:, 12:],
+    },
+}
+CASES = [
+    pytest.param(mode, options, id=f"{name}-{mode}")
+    for names, modes in (
+        (EVERYWHERE, ["greedy", "sample", "beams"]),
+        (IN_SAMPLES, ["sample", "sampled beams"]),
+        (ONE_TEXT_A_PROMPT, ["greedy", "sample"]),
+    )
+    for name, options in names.items()
+    for mode in modes
+]
+
+
+def generate(model: Any, mode: str, length: int = 12, **options: Any) -> Any:
+    ids = texts(3, length)
+    given = {"max_new_tokens": 8, "output_scores": True, "return_dict_in_generate": True}
+    given |= {"attention_mask": torch.ones_like(ids), "pad_token_id": 1, "eos_token_id": None}
+    return seeded(lambda: model.generate(ids, **{**given, **MODES[mode], **options}))
+
+
+@functools.cache
+def without(mode: str, length: int, ends: str) -> Any:
+    """Texts that no processor has changed."""
+    return generate(make(), mode, length, eos_token_id=json.loads(ends.replace("None", "null")))
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize(("mode", "options"), CASES)
+def test_processor(mode: str, options: dict[str, Any]) -> None:
+    name = next(iter(options))
+    if not hasattr(transformers.GenerationConfig(), name):
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
+    ours, theirs = pair()
+    length = 1 if name == "forced_bos_token_id" else 12  # it comes behind one token
+    want = generate(theirs, mode, length, **options)
+    same(generate(ours, mode, length, **options), want)
+    plain = without(mode, length, str(options.get("eos_token_id")))
+    with pytest.raises(AssertionError):  # the processor has done something
+        same(plain, want)
+
+
+@ANYWHERE
+@pytest.mark.parametrize("mode", MODES)
+def test_invalid_values_are_removed(mode: str) -> None:
+    ours, theirs = pair(tie_word_embeddings=False)
+    for model in (ours, theirs):
+        with torch.no_grad():
+            model.lm_head.weight[5] = float("nan")
+    options = {"remove_invalid_values": True, "renormalize_logits": True}
+    want = generate(theirs, mode, **options)
+    assert not torch.stack(want.scores).isnan().any()
+    same(generate(ours, mode, **options), want)
+    if mode == "greedy":
+        same(generate(ours, mode), generate(theirs, mode))
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("mode", MODES)
+def test_processors_of_one_s_own(mode: str) -> None:
+    """Plain functions, too; they see the same texts and scores, and may write into them."""
+    seen: list[Any] = []
+
+    def note(input_ids: Any, scores: Any) -> Any:
+        seen.append((input_ids.clone(), scores.clone()))
+        scores[:, ::2] = -float("inf")
+        return scores
+
+    ours, theirs = pair()
+    given = {"logits_processor": transformers.LogitsProcessorList([note])}
+    want = generate(theirs, mode, **given)
+    expected, seen = seen, []
+    same(generate(ours, mode, **given), want)
+    assert len(expected) == 8
+    same(seen, expected)
+    assert bool((want.sequences[:, 12:] % 2 == 1).all())
+
+
+@ON_THE_RUNNER
+def test_probabilities_are_near_in_a_thousand_draws() -> None:
+    """Sampling draws from transformers' probabilities: one seed, the same tokens, in all rows."""
+    theirs = make()
+    ours = pair()[0]
+    ids = texts(1).expand(250, 12)
+    given = {"max_new_tokens": 4, "do_sample": True, "top_k": 0, "temperature": 3.0}
+    given["attention_mask"] = torch.ones_like(ids)
+    want, found = (seeded(lambda m=m: m.generate(ids, **given)) for m in (theirs, ours))
+    assert len(want[:, 12].unique()) > 50
+    assert torch.equal(found, want)
