@@ -19,8 +19,10 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from gpt2fast.errors import ContextOverflowError
 from gpt2fast.hf.cache import NativeCache
+from gpt2fast.hf.draw import draw
 from gpt2fast.hf.native import Floats
 from gpt2fast.hf.plan import Plan, make_plan
+from gpt2fast.hf.processors import Step, has_own, steps_of
 from gpt2fast.hf.texts import Ends, Texts
 from gpt2fast.runners import BLOCK_SIZE
 
@@ -28,7 +30,6 @@ _UNDERSTOOD = {
     *("attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"),
     *("cache_position", "tokenizer", "assistant_tokenizer", "return_dict"),
 }
-_THEIRS = "transformers."
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,12 @@ def _sample(asked: Decoding) -> Any | None:
         return None
     texts, ends, kept = Texts(asked.ids), Ends(asked.criteria), _Kept(settings)
     runs_all = asked.outlives or not ends.has_tokens
+    steps = steps_of(asked.processors)
     pick: Callable[[Floats], Any] = _most_likely if asked.is_plain else np.copy
     found: Any = pick(cache.run(_numbers(asked.ids[:, cache.past :]), plan, 1, logits=True)[:, 0])
     going = np.ones(len(asked.ids), np.bool_)
     while True:
-        tokens = found if asked.is_plain else _choose(asked, texts.ids, found, kept)
+        tokens = found if asked.is_plain else _choose(asked, steps, texts.ids, found, kept)
         if ends.has_tokens and not going.all():
             tokens = np.where(going, tokens, int(settings._pad_token_tensor))
         texts.append(tokens)
@@ -145,15 +147,17 @@ def _sample(asked: Decoding) -> Any | None:
     return kept.output(texts.ids, cache) if settings.return_dict_in_generate else texts.ids.clone()
 
 
-def _choose(asked: Decoding, ids: Tensor, logits: Floats, kept: _Kept) -> NDArray[np.int64]:
+def _choose(
+    asked: Decoding, steps: list[Step], ids: Tensor, logits: Floats, kept: _Kept
+) -> NDArray[np.int64]:
     """(B,): the next tokens, by the processors of scores (B, V) and by chance."""
-    raw = torch.from_numpy(logits).to(ids.device)
-    scores = asked.processors(ids, raw) if asked.processors else raw
+    raw = scores = torch.from_numpy(logits).to(ids.device)
+    for step in steps:
+        scores = step(ids, scores)
     kept.add(raw, scores)
     if not asked.settings.do_sample:
         return _most_likely(_numbers(scores))
-    drawn = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1)[:, 0]
-    return cast(NDArray[np.int64], _numbers(drawn))
+    return cast(NDArray[np.int64], _numbers(draw(torch.softmax(scores, dim=-1))))
 
 
 def _most_likely(logits: Floats) -> NDArray[np.int64]:
@@ -214,8 +218,3 @@ def one_thread(processors: Any) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def has_own(processors: Any) -> bool:
-    """Whether one of the ``processors`` is not of transformers."""
-    return any(not type(each).__module__.startswith(_THEIRS) for each in processors)

@@ -152,3 +152,21 @@ def test_probabilities_are_near_in_a_thousand_draws() -> None:
     want, found = (seeded(lambda m=m: m.generate(ids, **given)) for m in (theirs, ours))
     assert len(want[:, 12].unique()) > 50
     assert torch.equal(found, want)
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 0.999999])
+@pytest.mark.parametrize("least", [1, 3])
+def test_top_p_keeps_what_a_sort_of_all_keeps(top_p: float, least: int) -> None:
+    """Ties among the scores, too; where there are too many scores transformers' own is called."""
+    from gpt2fast.hf.processors import steps_of
+
+    warper = transformers.TopPLogitsWarper(top_p, min_tokens_to_keep=least)
+    (step,) = steps_of(transformers.LogitsProcessorList([warper]))
+    assert step is not warper
+    draws = torch.Generator().manual_seed(3)
+    for kept in (1, 2, 3, 40, 900, 3000):
+        plain = torch.randn(4, 3000, generator=draws) * 4
+        for scores in (plain, plain.round(decimals=1)):
+            border = scores.topk(kept).values[:, -1:]
+            given = scores.masked_fill(scores < border, -torch.inf)
+            assert torch.equal(step(texts(), given), warper(texts(), given))

@@ -1,0 +1,57 @@
+"""transformers' logits processors, called with less between them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers.generation.logits_process import LogitsProcessorList, TopPLogitsWarper
+
+Step = Callable[[Tensor, Tensor], Tensor]
+_THEIRS = "transformers."
+_FEW = 1024  # scores that are worth sorting alone
+
+
+def has_own(processors: Any) -> bool:
+    """Whether one of the ``processors`` is not of transformers."""
+    return any(not type(each).__module__.startswith(_THEIRS) for each in processors)
+
+
+def steps_of(processors: Any) -> list[Step]:
+    """What to call one after another with ids (B, T) and scores (B, V). The list of transformers
+    looks at the arguments of each for each token."""
+    if type(processors) is not LogitsProcessorList:
+        return [processors]
+    if any(len(inspect.signature(each.__call__).parameters) > 2 for each in processors):
+        return [processors]  # it says what is missing
+    return [_top_p(each) if type(each) is TopPLogitsWarper else each for each in processors]
+
+
+def _top_p(warper: Any) -> Step:
+    """``warper``, where most of the scores are out already, as behind top-k: without sorting
+    those. A sum's order decides about its last bit, so that the others stay where a sort of all
+    puts them."""
+
+    def step(ids: Tensor, scores: Tensor) -> Tensor:
+        found = [row.isfinite().nonzero()[:, 0] for row in scores]
+        if not all(warper.min_tokens_to_keep <= len(each) <= _FEW for each in found):
+            return cast(Tensor, warper(ids, scores))
+        kept = torch.full_like(scores, warper.filter_value)
+        for row, result, places in zip(scores, kept, found, strict=True):
+            some, order = torch.sort(row[places])
+            if bool(
+                (some[1:] == some[:-1]).any()
+            ):  # which of them comes first is the sort's affair
+                return cast(Tensor, warper(ids, scores))
+            whole = torch.full_like(row, -torch.inf)
+            whole[-len(some) :] = some
+            sums = whole.softmax(dim=-1)[-len(some) :].cumsum(dim=-1)
+            stays = sums > 1 - warper.top_p
+            stays[-warper.min_tokens_to_keep :] = True
+            result[places[order[stays]]] = some[stays]
+        return kept
+
+    return step
