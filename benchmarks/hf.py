@@ -109,12 +109,15 @@ def make_llms(path: Path, threads: int) -> dict[str, Any]:
 
 
 def measure(systems: dict[str, Any], calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each system's call, in turns; the first round is not counted."""
+    """Seconds of each system's call, in turns, each round begun by another one; the first round is
+    not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in systems}
+    names = list(systems)
     for number in range(rounds + 1):
-        for name, system in systems.items():
+        start = number % len(names)
+        for name in names[start:] + names[:start]:
             begin = perf_counter()
-            calls[name](system)
+            calls[name](systems[name])
             if number:
                 seconds[name].append(perf_counter() - begin)
     return seconds

@@ -44,10 +44,18 @@ class NativeCache(cache_utils.Cache):
         self.native = native
         self.in_torch = False
         self.past = 0  # columns
-        self.ids: Ids = np.zeros((0, 0), np.int64)  # (B, past): the tokens, and any at padding
+        self._columns: list[Ids] = []  # (B, some) each
         self.starts = np.zeros(0, np.int64)  # (B,): columns of the first tokens
         self.handles: list[int] = []
         self._finalizer = weakref.finalize(self, _free, native, self.handles)
+
+    @property
+    def ids(self) -> Ids:
+        """(B, past): the tokens, and any at padding."""
+        if len(self._columns) != 1:
+            nothing = np.zeros((len(self.handles), 0), np.int64)
+            self._columns = [np.concatenate([nothing, *self._columns], axis=1)]
+        return self._columns[0]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -59,7 +67,7 @@ class NativeCache(cache_utils.Cache):
         with self.native.lock:
             nothing = np.zeros(1, np.int32)
             self.handles += [self.native.pool.create(nothing)[0] for _ in range(batch)]
-        self.starts, self.ids = np.zeros(batch, np.int64), np.zeros((batch, 0), np.int64)
+        self.starts, self._columns = np.zeros(batch, np.int64), []
 
     def run(self, ids: Ids, plan: Plan, last: int, *, logits: bool) -> Floats:
         """What ``Native.run`` returns for the columns ``ids`` (B, S), which are cached then."""
@@ -76,7 +84,7 @@ class NativeCache(cache_utils.Cache):
         return found
 
     def _advance(self, ids: Ids) -> None:
-        self.ids = np.concatenate([self.ids, ids], axis=1)
+        self._columns.append(ids)
         self.past += ids.shape[1]
 
     def move_to_torch(self, network: Any) -> None:
@@ -94,16 +102,15 @@ class NativeCache(cache_utils.Cache):
                     past_key_values=theirs,
                 )  # fmt: skip
         _free(self.native, self.handles)
-        self.in_torch = True
+        self.in_torch, self._columns = True, []
         self.layers = theirs.layers
         self.layer_class_to_replicate = theirs.layer_class_to_replicate
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeCache:
         """The same texts, which share their blocks until they go on differently."""
         twin = NativeCache(self.native)
-        twin.in_torch, twin.past, twin.ids, twin.starts = (
-            self.in_torch, self.past, self.ids, self.starts,
-        )  # fmt: skip
+        twin.in_torch, twin.past, twin.starts = self.in_torch, self.past, self.starts
+        twin._columns = [] if self.in_torch else [self.ids]
         twin.layers = copy.deepcopy(self.layers, memo)
         twin.layer_class_to_replicate = self.layer_class_to_replicate
         with self.native.lock:
@@ -174,20 +181,21 @@ class NativeCache(cache_utils.Cache):
         with self.native.lock:
             for handle, length in zip(self.handles, lengths.tolist(), strict=True):
                 self.native.pool.truncate(handle, length)
-        self.past, self.ids = left, self.ids[:, :left]
+        self.past, self._columns = left, [self.ids[:, :left]]
 
     @_else_theirs
     def reset(self) -> None:
         """Forget all sequences."""
         _free(self.native, self.handles)
-        self.past, self.starts, self.ids = 0, np.zeros(0, np.int64), np.zeros((0, 0), np.int64)
+        self.past, self.starts, self._columns = 0, np.zeros(0, np.int64), []
 
     def _take(self, rows: list[int]) -> None:
+        ids = self.ids[rows]
         with self.native.lock:
             taken = [self.native.pool.fork(self.handles[row]) for row in rows]
             _free(self.native, self.handles)
             self.handles += taken
-        self.starts, self.ids = self.starts[rows], self.ids[rows]
+        self.starts, self._columns = self.starts[rows], [ids]
 
 
 def _length_after_crop(length: int, count: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -118,16 +119,14 @@ class Native:
 
         Raises CacheExhaustedError; the sequences are then as they were.
         """
-        count, new = len(handles), tokens.astype(np.int32)
+        starts, rows = _ranges(len(handles))
+        new = tokens.astype(np.int32)
         with self.lock:
             contexts = [self.pool.length(handle) for handle in handles]
             copies = []
             for handle, context in zip(handles, contexts, strict=True):
                 copies += self.pool.reserve(handle, context + 1)
-            logits = self._run(
-                handles, contexts, new, np.arange(count + 1), copies, np.arange(count)
-            )
-            found = pick(logits)
+            found = pick(self._run(handles, contexts, new, starts, copies, rows))
             for row, handle in enumerate(handles):
                 self.pool.commit(handle, new[row : row + 1])
         return found
@@ -156,8 +155,8 @@ class Native:
             places += [(row, column - skipped) for column in columns[hits].tolist()]
             starts.append(starts[-1] + end - begin)
         found = self._run(
-            mine, contexts, np.concatenate(tokens), np.array(starts), copies,
-            np.concatenate(wanted), logits=logits,
+            mine, contexts, np.concatenate(tokens), np.array(starts, np.int32), copies,
+            np.concatenate(wanted).astype(np.int32), logits=logits,
         )  # fmt: skip
         for handle, piece in zip(mine, tokens, strict=True):
             self.pool.commit(handle, piece)
@@ -170,25 +169,31 @@ class Native:
         handles: list[int],
         contexts: list[int],
         tokens: NDArray[np.int32],
-        starts: NDArray[np.integer],
+        starts: NDArray[np.int32],
         copies: list[tuple[int, int]],
-        wanted: NDArray[np.integer],
+        wanted: NDArray[np.int32],
         *,
         logits: bool = True,
     ) -> Floats:
         if copies:
             self.runner.copy_blocks(np.array(copies, np.int32))
-        lengths = np.asarray(contexts, np.int32) + np.diff(starts)
-        tables = np.empty((len(handles), -(-int(lengths.max()) // BLOCK_SIZE)), np.int32)
+        longest = max(contexts) + len(tokens)  # or less
+        tables = np.empty((len(handles), -(-longest // BLOCK_SIZE)), np.int32)
         self.pool.fill_block_tables(np.array(handles, np.int64), tables)
         batch = StepBatch(
             token_ids=tokens,
-            query_starts=starts.astype(np.int32),
+            query_starts=starts,
             context_lens=np.array(contexts, np.int32),
             block_tables=tables,
-            logit_rows=wanted.astype(np.int32),
+            logit_rows=wanted,
         )
         return self.runner.step(batch) if logits else self.runner.hidden_states(batch)
+
+
+@cache
+def _ranges(count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """0 to ``count``, and to one less."""
+    return np.arange(count + 1, dtype=np.int32), np.arange(count, dtype=np.int32)
 
 
 def device_of(network: nn.Module, options: Options) -> torch.device:

@@ -8,7 +8,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers.generation.logits_process import LogitsProcessorList, TopPLogitsWarper
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    TopPLogitsWarper,
+)
 
 Step = Callable[[Tensor, Tensor], Tensor]
 _THEIRS = "transformers."
@@ -27,7 +32,28 @@ def steps_of(processors: Any) -> list[Step]:
         return [processors]
     if any(len(inspect.signature(each.__call__).parameters) > 2 for each in processors):
         return [processors]  # it says what is missing
-    return [_top_p(each) if type(each) is TopPLogitsWarper else each for each in processors]
+    return [_OURS.get(type(each), lambda same: same)(each) for each in processors]
+
+
+class Least:
+    """A processor that bars the tokens that end texts, until there are enough others. transformers'
+    asks of each token of the vocabulary whether it is one of them."""
+
+    def __init__(self, processor: Any) -> None:
+        is_of_new = type(processor) is MinNewTokensLengthLogitsProcessor
+        least = processor.min_new_tokens if is_of_new else processor.min_length
+        self._length = least + (processor.prompt_length_to_skip if is_of_new else 0)
+        self._ends = processor.eos_token_id.tolist()
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.clone()
+        self.bar(ids.shape[1], scores)
+        return scores
+
+    def bar(self, length: int, scores: Any) -> None:
+        """The same in place, for texts of ``length``; scores (B, V) of torch or numpy."""
+        if length < self._length:
+            scores[:, [end for end in self._ends if end < scores.shape[1]]] = -torch.inf
 
 
 def _top_p(warper: Any) -> Step:
@@ -42,9 +68,7 @@ def _top_p(warper: Any) -> Step:
         kept = torch.full_like(scores, warper.filter_value)
         for row, result, places in zip(scores, kept, found, strict=True):
             some, order = torch.sort(row[places])
-            if bool(
-                (some[1:] == some[:-1]).any()
-            ):  # which of them comes first is the sort's affair
+            if bool((some[1:] == some[:-1]).any()):  # their order is the sort's affair
                 return cast(Tensor, warper(ids, scores))
             whole = torch.full_like(row, -torch.inf)
             whole[-len(some) :] = some
@@ -55,3 +79,10 @@ def _top_p(warper: Any) -> Step:
         return kept
 
     return step
+
+
+_OURS: dict[type, Callable[[Any], Step]] = {
+    MinLengthLogitsProcessor: Least,
+    MinNewTokensLengthLogitsProcessor: Least,
+    TopPLogitsWarper: _top_p,
+}

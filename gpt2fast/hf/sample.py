@@ -6,7 +6,7 @@ the tokens are, too. What goes is the work of ``forward`` and its arguments for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -22,7 +22,7 @@ from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.draw import draw
 from gpt2fast.hf.native import Floats
 from gpt2fast.hf.plan import Plan, make_plan
-from gpt2fast.hf.processors import Step, has_own, steps_of
+from gpt2fast.hf.processors import Least, Step, has_own, steps_of
 from gpt2fast.hf.texts import Ends, Texts
 from gpt2fast.runners import BLOCK_SIZE
 
@@ -52,15 +52,6 @@ class Decoding:
         asked = self.settings.return_dict_in_generate or has_own(self.processors)
         return asked or self.cache.past > 0
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the most likely tokens are all that is asked for."""
-        settings = self.settings
-        keeps = settings.return_dict_in_generate and (
-            settings.output_scores or settings.output_logits
-        )
-        return not (self.processors or settings.do_sample or keeps)
-
 
 @dataclass
 class _Kept:
@@ -74,6 +65,11 @@ class _Kept:
         as_dict = self.settings.return_dict_in_generate
         self.scores = () if as_dict and self.settings.output_scores else None
         self.logits = () if as_dict and self.settings.output_logits else None
+
+    @property
+    def are_wanted(self) -> bool:
+        """Whether scores or logits of each token are."""
+        return self.scores is not None or self.logits is not None
 
     def add(self, logits: Tensor, scores: Tensor) -> None:
         if self.scores is not None:
@@ -123,11 +119,23 @@ def _sample(asked: Decoding) -> Any | None:
     texts, ends, kept = Texts(asked.ids), Ends(asked.criteria), _Kept(settings)
     runs_all = asked.outlives or not ends.has_tokens
     steps = steps_of(asked.processors)
-    pick: Callable[[Floats], Any] = _most_likely if asked.is_plain else np.copy
+    least = [step for step in steps if isinstance(step, Least)]
+    is_plain = len(least) == len(steps) and not (settings.do_sample or kept.are_wanted)
+
+    def pick(logits: Floats) -> Any:
+        """The next tokens where the most likely are all that is asked for; else what they will be
+        chosen from."""
+        if not is_plain:
+            return logits.copy()
+        for each in least:
+            each.bar(texts.length, logits)
+        return _most_likely(logits)
+
     found: Any = pick(cache.run(_numbers(asked.ids[:, cache.past :]), plan, 1, logits=True)[:, 0])
+    room = cache.native.config.n_positions - int(cache.lengths.max())
     going = np.ones(len(asked.ids), np.bool_)
     while True:
-        tokens = found if asked.is_plain else _choose(asked, steps, texts.ids, found, kept)
+        tokens = found if is_plain else _choose(asked, steps, texts.ids, found, kept)
         if ends.has_tokens and not going.all():
             tokens = np.where(going, tokens, int(settings._pad_token_tensor))
         texts.append(tokens)
@@ -136,7 +144,9 @@ def _sample(asked: Decoding) -> Any | None:
         going &= ~ends.reached(texts, tokens, kept.scores)
         if not going.any():
             break
-        _check_room(cache)
+        room -= 1
+        if room < 0:
+            raise _beyond(cache)
         if runs_all or going.all():
             found = cache.decode(tokens, pick)
         else:
@@ -192,13 +202,12 @@ class _BeyondContextError(ContextOverflowError, IndexError):
     """transformers' class for it, with words."""
 
 
-def _check_room(cache: NativeCache) -> None:
+def _beyond(cache: NativeCache) -> Exception:
     context = cache.native.config.n_positions
-    if int(cache.lengths.max()) >= context:
-        raise _BeyondContextError(
-            f"the text has {context} tokens, which is the model's context; give a smaller "
-            "max_new_tokens, or cut the prompt"
-        )
+    return _BeyondContextError(
+        f"the text has {context} tokens, which is the model's context; give a smaller "
+        "max_new_tokens, or cut the prompt"
+    )
 
 
 def _numbers(tensor: Tensor) -> Any:

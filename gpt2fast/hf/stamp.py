@@ -17,7 +17,6 @@ from torch.nn.modules import module as torch_module
 
 _SAMPLES = 16  # values of a weight that are looked at
 _RECORDERS = "transformers.utils.output_capturing"
-_INTEGERS = {torch.bfloat16: torch.int16}  # that numpy has, for what it has not
 
 
 class Stamp:
@@ -90,9 +89,13 @@ def walk(*roots: Any) -> Iterator[Any]:
 
 
 def _some_values(weight: Tensor) -> int:
-    flat = weight.detach().reshape(-1)
-    some = flat[:: max(flat.numel() // _SAMPLES, 1)].cpu()
-    return hash(some.view(_INTEGERS.get(some.dtype, some.dtype)).numpy().tobytes())
+    plain = weight.detach()
+    if plain.dtype == torch.bfloat16:  # numpy has none
+        plain = plain.view(torch.int16)
+    if not (plain.device.type == "cpu" and plain.is_contiguous()):
+        plain = plain.reshape(-1)[:: max(plain.numel() // _SAMPLES, 1)].cpu()
+    flat = plain.numpy().reshape(-1)
+    return hash(flat[:: max(flat.size // _SAMPLES, 1)].tobytes())
 
 
 def obstacle(*roots: Any) -> str | None:

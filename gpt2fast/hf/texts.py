@@ -43,7 +43,7 @@ class Ends:
         tokens = [each.eos_token_id for each in criteria if type(each) is EosTokenCriteria]
         self.has_tokens = any(hasattr(each, "eos_token_id") for each in criteria)
         self._most = min(lengths, default=np.inf)
-        self._tokens = np.concatenate([each.cpu().numpy() for each in tokens]) if tokens else None
+        self._tokens = {token for each in tokens for token in each.tolist()}
         self._others = None if len(lengths) + len(tokens) == len(criteria) else criteria
 
     def reached(self, texts: Texts, tokens: NDArray[np.int64], scores: Any) -> NDArray[np.bool_]:
@@ -53,6 +53,4 @@ class Ends:
             return ended
         if texts.length >= self._most:
             return np.ones(len(tokens), np.bool_)
-        if self._tokens is None:
-            return np.zeros(len(tokens), np.bool_)
-        return np.isin(tokens, self._tokens)
+        return np.array([token in self._tokens for token in tokens.tolist()])
