@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from gpt2fast.errors import CacheExhaustedError, CheckpointError, MissingDependencyError
 from gpt2fast.hf.cache import NativeCache
-from gpt2fast.hf.native import Native, Refusal, device_of
+from gpt2fast.hf.native import Floats, Native, Refusal, device_of
 from gpt2fast.hf.plan import Plan, make_plan
 from gpt2fast.hf.stamp import Stamp, obstacle
 from gpt2fast.runners import BLOCK_SIZE
@@ -26,8 +27,6 @@ _UNDERSTOOD = {
     *("cache_position", "return_dict", "labels", "logits_to_keep", "num_items_in_batch"),
     *("tokenizer", "assistant_tokenizer"),  # of generate's criteria; forward ignores them
 }
-
-
 AT_PADDING = "labels ask for a loss at padding (-100 leaves it out)"
 _REASON: ContextVar[str | None] = ContextVar("reason", default=None)
 _HOME = "gpt2fast.hf.models"  # of the forward that may be passed over
@@ -47,34 +46,51 @@ def run(
     native = why_not(model, network, head, given, needs_grad=torch.is_grad_enabled())
     if isinstance(native, str):
         raise Fallback(native)
+    wants, past = given.get("use_cache"), given.get("past_key_values")
+    keeps = getattr(model.config, "use_cache", True) if wants is None else wants
+    asked = _read(given)
+    batch, new = asked.ids.shape
+    cache, found = None, []
+    for rows in [slice(None)] if keeps or past is not None else _parts(native, batch, new):
+        cache = _cache_of(native, past)
+        found.append(_run_rows(cache, asked, rows, logits=head is not None))
+    values = np.concatenate(found) if len(found) > 1 else found[0]
+    if asked.columns is not None:
+        values = values[:, asked.columns]
+    results = torch.from_numpy(values).to(model.device, model.dtype)
+    return results.reshape(*asked.lead, *values.shape[1:]), cache if keeps else None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Ids (B, S), the mask (B, T) and positions (B, S) if there are any, and the columns that are
+    wanted: the ``last`` ones, of them those of ``columns`` if given. Results are (*lead, ...)."""
+
+    ids: NDArray[np.int64]
+    lead: tuple[int, ...]
+    mask: NDArray[np.int64] | None
+    positions: NDArray[np.int64] | None
+    last: int
+    columns: NDArray[np.int64] | None
+
+
+def _read(given: dict[str, Any]) -> _Asked:
     if given.get("input_ids") is None or given["input_ids"].numel() == 0:
         raise Fallback("there are no input_ids")
-    wants = given.get("use_cache")
-    keeps = getattr(model.config, "use_cache", True) if wants is None else wants
     ids = np.asarray(given["input_ids"].cpu(), np.int64)
     lead, new = ids.shape[:-1], ids.shape[-1]  # of multiple choices there are two of them
     ids = ids.reshape(-1, new)
-    mask, positions = (
-        None if given.get(name) is None else _two_dimensional(given[name], len(ids))
-        for name in ("attention_mask", "position_ids")
-    )
+    mask, positions = (_two_dimensional(given.get(n)) for n in ("attention_mask", "position_ids"))
+    if positions is not None and len(positions) == 1:
+        positions = np.broadcast_to(positions, ids.shape)
     keep = given.get("logits_to_keep", 0)  # columns counted from the end, or which
-    last = new if torch.is_tensor(keep) else min(keep, new) or new
+    columns = np.asarray(keep.cpu()) if torch.is_tensor(keep) else None
+    last = new if columns is not None else min(keep, new) or new
     if last < new and mask is not None and not mask[:, -last:].all():
         raise Fallback("the last tokens, whose logits are wanted, are padding")
     if counts_padding(given.get("labels"), given.get("attention_mask"), shifted=True):
         raise Fallback(AT_PADDING)
-    past, cache, found = given.get("past_key_values"), None, []
-    whole = keeps or past is not None
-    for rows in [slice(None)] if whole else _parts(native, len(ids), new):
-        cache = _cache_of(native, past)
-        hides, stands = (None if each is None else each[rows] for each in (mask, positions))
-        found.append(_run_rows(cache, ids[rows], hides, stands, last, logits=head is not None))
-    values = np.concatenate(found) if len(found) > 1 else found[0]
-    if torch.is_tensor(keep):
-        values, last = values[:, np.asarray(keep.cpu())], len(keep)
-    logits = torch.from_numpy(values).to(model.device, model.dtype)
-    return logits.reshape(*lead, last, -1), cache if keeps else None
+    return _Asked(ids, lead, mask, positions, last, columns)
 
 
 def _parts(native: Native, batch: int, new: int) -> list[slice]:
@@ -83,22 +99,21 @@ def _parts(native: Native, batch: int, new: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, batch, size)]
 
 
-def _run_rows(
-    cache: NativeCache, ids: Any, mask: Any, positions: Any, last: int, *, logits: bool
-) -> Any:
-    native = cache.native
+def _run_rows(cache: NativeCache, asked: _Asked, rows: slice, *, logits: bool) -> Floats:
+    native, ids = cache.native, asked.ids[rows]
     if not cache.handles:
         cache.open(len(ids))
     if len(cache.handles) != len(ids):
         raise Fallback(f"the cache holds {len(cache.handles)} sequences, not {len(ids)}")
-    if positions is not None and len(positions) == 1:
-        positions = np.broadcast_to(positions, ids.shape)
+    mask, positions = (
+        None if each is None else each[rows] for each in (asked.mask, asked.positions)
+    )
     plan = make_plan(ids.shape, mask, positions, cache.starts, cache.lengths, cache.past)
     if isinstance(plan, str):
         raise Fallback(plan)
     _check_tokens(native, ids, plan, cache)
     try:
-        return cache.run(ids, plan, last, logits=logits)
+        return cache.run(ids, plan, asked.last, logits=logits)
     except CacheExhaustedError:
         tokens = native.runner.num_blocks * BLOCK_SIZE
         raise Fallback(f"the runner's cache is full, with {tokens} tokens") from None
@@ -163,7 +178,9 @@ def _make_native(network: Any, head: Any, *, trains: bool) -> Native | Refusal:
         return Refusal(reason, Stamp(network, head, sums=trains))
 
 
-def _two_dimensional(tensor: Tensor, rows: int) -> NDArray[np.int64]:
+def _two_dimensional(tensor: Tensor | None) -> NDArray[np.int64] | None:
+    if tensor is None:
+        return None
     if tensor.ndim > 3 or tensor.is_floating_point():
         raise Fallback(f"a mask of shape {tuple(tensor.shape)} and type {tensor.dtype}")
     found = np.asarray(tensor.cpu(), np.int64)
@@ -196,7 +213,7 @@ def counts_padding(labels: Tensor | None, mask: Tensor | None, *, shifted: bool)
 @contextmanager
 def left_to_torch(reason: str | None) -> Iterator[None]:
     """Calls of this thread run in torch meanwhile, if there is a ``reason``."""
-    token = _REASON.set(reason)
+    token = _REASON.set(reason or _REASON.get())
     try:
         yield
     finally:

@@ -28,7 +28,8 @@ from gpt2fast.hf.call import (
     why_not,
 )
 from gpt2fast.hf.native import Native, Options
-from gpt2fast.hf.sample import one_thread, sample, understand
+from gpt2fast.hf.processors import has_own, threads_of_torch
+from gpt2fast.hf.sample import sample, understand
 from gpt2fast.hf.shapes import as_if_uniform, give_shapes
 from gpt2fast.hf.source import config_of
 
@@ -109,8 +110,9 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
 
     def _beam_search(self, input_ids: Any, logits_processor: Any, *args: Any, **kwargs: Any) -> Any:
         """Beam search, for ``generate``."""
-        ours = isinstance(kwargs.get("past_key_values"), NativeCache)
-        with one_thread(logits_processor) if ours else nullcontext():
+        on_runner = isinstance(kwargs.get("past_key_values"), NativeCache)
+        alone = on_runner and not has_own(logits_processor)
+        with threads_of_torch(1) if alone else nullcontext():
             return super()._beam_search(input_ids, logits_processor, *args, **kwargs)
 
     def _prepare_cache_for_generation(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -22,7 +23,23 @@ _FEW = 1024  # scores that are worth sorting alone
 
 def has_own(processors: Any) -> bool:
     """Whether one of the ``processors`` is not of transformers."""
-    return any(not type(each).__module__.startswith(_THEIRS) for each in processors)
+    return any(map(_is_own, processors))
+
+
+def _is_own(processor: Any) -> bool:
+    return not type(processor).__module__.startswith(_THEIRS)
+
+
+@contextmanager
+def threads_of_torch(count: int) -> Iterator[None]:
+    """``count`` threads for torch. Others than one spin for milliseconds after each operation, and
+    keep the runner's from their cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def steps_of(processors: Any) -> list[Step]:
@@ -32,7 +49,25 @@ def steps_of(processors: Any) -> list[Step]:
         return [processors]
     if any(len(inspect.signature(each.__call__).parameters) > 2 for each in processors):
         return [processors]  # it says what is missing
-    return [_OURS.get(type(each), lambda same: same)(each) for each in processors]
+    threads = torch.get_num_threads()
+    return [
+        _with_threads(each, threads) if _is_own(each) else _OURS.get(type(each), _same)(each)
+        for each in processors
+    ]
+
+
+def _same(processor: Any) -> Step:
+    return cast(Step, processor)
+
+
+def _with_threads(processor: Any, threads: int) -> Step:
+    """A processor of the user's own, who may count on all of torch's threads."""
+
+    def step(ids: Tensor, scores: Tensor) -> Tensor:
+        with threads_of_torch(threads):
+            return cast(Tensor, processor(ids, scores))
+
+    return step
 
 
 class Least:

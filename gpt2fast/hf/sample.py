@@ -6,8 +6,6 @@ the tokens are, too. What goes is the work of ``forward`` and its arguments for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -22,7 +20,7 @@ from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.draw import draw
 from gpt2fast.hf.native import Floats
 from gpt2fast.hf.plan import Plan, make_plan
-from gpt2fast.hf.processors import Least, Step, has_own, steps_of
+from gpt2fast.hf.processors import Least, Step, has_own, steps_of, threads_of_torch
 from gpt2fast.hf.texts import Ends, Texts
 from gpt2fast.runners import BLOCK_SIZE
 
@@ -107,18 +105,18 @@ def understand(
 
 def sample(asked: Decoding) -> Any | None:
     """What ``_sample`` returns; None, and nothing has happened, where the prompts need torch."""
-    with one_thread(asked.processors):
-        return _sample(asked)
+    steps = steps_of(asked.processors)
+    with threads_of_torch(1):
+        return _sample(asked, steps)
 
 
-def _sample(asked: Decoding) -> Any | None:
+def _sample(asked: Decoding, steps: list[Step]) -> Any | None:
     cache, settings = asked.cache, asked.settings
     plan = _first_plan(asked)
     if plan is None:
         return None
     texts, ends, kept = Texts(asked.ids), Ends(asked.criteria), _Kept(settings)
     runs_all = asked.outlives or not ends.has_tokens
-    steps = steps_of(asked.processors)
     least = [step for step in steps if isinstance(step, Least)]
     is_plain = len(least) == len(steps) and not (settings.do_sample or kept.are_wanted)
 
@@ -212,18 +210,3 @@ def _beyond(cache: NativeCache) -> Exception:
 
 def _numbers(tensor: Tensor) -> Any:
     return tensor.detach().cpu().numpy()
-
-
-@contextmanager
-def one_thread(processors: Any) -> Iterator[None]:
-    """One thread for torch, whose others spin for milliseconds after each operation and keep the
-    runner's from their cores. What the user's own ``processors`` do, keeps all of them."""
-    threads = torch.get_num_threads()
-    if threads == 1 or has_own(processors):
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

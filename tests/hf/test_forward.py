@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 
+from gpt2fast.hf import native
 from hf_pair import (
     ANYWHERE,
     ON_THE_RUNNER,
@@ -212,3 +214,24 @@ def test_states_and_attentions_in_generate_and_forward() -> None:
         want = theirs.generate(texts(), **given)
         assert len(want.hidden_states) == len(want.attentions) == 5
         same(ours.generate(texts(), **given), want)
+
+
+@torch.no_grad()
+def test_a_batch_that_is_larger_than_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts where nobody asks for keys and values, else in transformers."""
+    monkeypatch.setattr(native, "_MOST_CONTEXTS", 2)
+    ours, theirs = pair()
+    ids, positions = texts(7, 40), torch.arange(40)[None]
+    mask = torch.ones_like(ids)
+    mask[4, 30:] = 0
+    given = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = ours(ids, **given).logits
+    close(found[mask.bool()], theirs(ids, **given).logits[mask.bool()])
+    with pytest.warns(UserWarning, match=r"gpt2fast leaves .*cache is full, with 192 tokens"):
+        cached = ours(ids, **given | {"use_cache": True})
+    close(cached.logits[mask.bool()], found[mask.bool()])
+    assert cached.past_key_values.get_seq_length() == 40
+    ends = {"max_new_tokens": 5, "attention_mask": torch.ones_like(ids), "do_sample": False}
+    assert torch.equal(ours.generate(ids, **ends), theirs.generate(ids, **ends))
