@@ -50,7 +50,12 @@ class Attic:
         if not parameter.is_contiguous() or parameter.is_shared():
             return
         first, last = _whole_pages(parameter)
-        if not _has_own_pages(first, last):
+        try:
+            is_of_file = not _has_own_pages(first, last)
+        except OSError:  # a system that does not tell
+            self._is_full = True
+            return
+        if is_of_file:
             _forget(first, last)
         elif parameter.untyped_storage().nbytes() == parameter.nbytes:
             self._move(parameter)
