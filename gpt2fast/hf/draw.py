@@ -18,7 +18,7 @@ def draw(probabilities: Tensor) -> Tensor:
     sums = probabilities.sum(dim=-1)
     are_numbers = bool((sums > 0).all()) and bool(sums.isfinite().all())  # else an error of torch's
     on_cpu = probabilities.device.type == "cpu"
-    if not (on_cpu and are_numbers and _is_the_same(probabilities.numel())):
+    if not (on_cpu and are_numbers and is_known(probabilities.numel())):
         return torch.multinomial(probabilities, num_samples=1)[:, 0]
     return _draw(probabilities, torch.default_generator)
 
@@ -28,20 +28,21 @@ def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     tokens = []
     for row, noise in zip(probabilities, uniform, strict=True):
         possible = row.nonzero()[:, 0]
-        ratio = row[possible] / _exponential(noise[possible], row.dtype)
+        ratio = row[possible] / exponential(noise[possible], row.dtype)
         tokens.append(possible[ratio.argmax()])
     return torch.stack(tokens)
 
 
-def _exponential(uniform: Tensor, dtype: torch.dtype) -> Tensor:
+def exponential(uniform: Tensor, dtype: torch.dtype) -> Tensor:
+    """Noise of ``dtype`` from ``uniform`` numbers."""
     return -torch.log1p(-uniform).to(dtype)
 
 
 @cache
-def _is_the_same(count: int) -> bool:
+def is_known(count: int) -> bool:
     """Whether the torch that is installed makes its noise so, for ``count`` numbers."""
     theirs, ours = (torch.Generator().manual_seed(count) for _ in range(2))
     want = torch.empty(count).exponential_(generator=theirs)
     uniform = torch.empty(count, dtype=torch.float64).uniform_(generator=ours)
-    same = torch.equal(want, _exponential(uniform, want.dtype))
+    same = torch.equal(want, exponential(uniform, want.dtype))
     return same and torch.equal(theirs.get_state(), ours.get_state())

@@ -17,10 +17,11 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from gpt2fast.errors import ContextOverflowError
 from gpt2fast.hf.cache import NativeCache
+from gpt2fast.hf.choose import chooser_of, most_likely
 from gpt2fast.hf.draw import draw
 from gpt2fast.hf.native import Floats
 from gpt2fast.hf.plan import Plan, make_plan
-from gpt2fast.hf.processors import Least, Step, has_own, steps_of, threads_of_torch
+from gpt2fast.hf.processors import Step, has_own, steps_of, threads_of_torch
 from gpt2fast.hf.texts import Ends, Texts
 from gpt2fast.runners import BLOCK_SIZE
 
@@ -117,23 +118,19 @@ def _sample(asked: Decoding, steps: list[Step]) -> Any | None:
         return None
     texts, ends, kept = Texts(asked.ids), Ends(asked.criteria), _Kept(settings)
     runs_all = asked.outlives or not ends.has_tokens
-    least = [step for step in steps if isinstance(step, Least)]
-    is_plain = len(least) == len(steps) and not (settings.do_sample or kept.are_wanted)
+    choose = None
+    if not kept.are_wanted and asked.ids.device.type == "cpu":
+        choose = chooser_of(asked.processors, steps, settings.do_sample)
 
     def pick(logits: Floats) -> Any:
-        """The next tokens where the most likely are all that is asked for; else what they will be
-        chosen from."""
-        if not is_plain:
-            return logits.copy()
-        for each in least:
-            each.bar(texts.length, logits)
-        return _most_likely(logits)
+        """The next tokens, or what they will be chosen from."""
+        return logits.copy() if choose is None else choose(logits, texts.length)
 
     found: Any = pick(cache.run(_numbers(asked.ids[:, cache.past :]), plan, 1, logits=True)[:, 0])
     room = cache.native.config.n_positions - int(cache.lengths.max())
     going = np.ones(len(asked.ids), np.bool_)
     while True:
-        tokens = found if is_plain else _choose(asked, steps, texts.ids, found, kept)
+        tokens = found if choose else _choose(asked, steps, texts.ids, found, kept)
         if ends.has_tokens and not going.all():
             tokens = np.where(going, tokens, int(settings._pad_token_tensor))
         texts.append(tokens)
@@ -164,13 +161,8 @@ def _choose(
         scores = step(ids, scores)
     kept.add(raw, scores)
     if not asked.settings.do_sample:
-        return _most_likely(_numbers(scores))
+        return most_likely(_numbers(scores))
     return cast(NDArray[np.int64], _numbers(draw(torch.softmax(scores, dim=-1))))
-
-
-def _most_likely(logits: Floats) -> NDArray[np.int64]:
-    tokens: NDArray[np.int64] = logits.argmax(axis=1)
-    return tokens
 
 
 def _first_plan(asked: Decoding) -> Plan | None:

@@ -17,7 +17,7 @@ def test_the_same_tokens_and_the_same_generator(rows: int, kept: int) -> None:
     scores = 3 * torch.randn(rows, 5000)
     least = scores.topk(kept).values[:, -1:]
     probabilities = torch.softmax(scores.masked_fill(scores < least, -torch.inf), dim=-1)
-    assert drawing._is_the_same(probabilities.numel())
+    assert drawing.is_known(probabilities.numel())
     found = []
     for way in (drawing.draw, lambda each: torch.multinomial(each, 1)[:, 0]):
         torch.manual_seed(9)
@@ -30,14 +30,14 @@ def test_the_same_tokens_and_the_same_generator(rows: int, kept: int) -> None:
 def test_where_torch_makes_its_noise_otherwise_it_draws_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drawing, "_exponential", lambda uniform, dtype: uniform.to(dtype))
-    drawing._is_the_same.cache_clear()
+    monkeypatch.setattr(drawing, "exponential", lambda uniform, dtype: uniform.to(dtype))
+    drawing.is_known.cache_clear()
     probabilities = torch.softmax(torch.randn(2, 77), dim=-1)
     torch.manual_seed(9)
     found = drawing.draw(probabilities)
     torch.manual_seed(9)
     assert torch.equal(found, torch.multinomial(probabilities, 1)[:, 0])
-    drawing._is_the_same.cache_clear()
+    drawing.is_known.cache_clear()
 
 
 def test_probabilities_that_are_no_numbers_are_refused_as_torch_does() -> None:

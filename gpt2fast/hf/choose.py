@@ -1,0 +1,133 @@
+"""Tokens straight from the runner's logits, where what is asked for is common enough to be known.
+
+The most likely ones, or drawn behind temperature, top-k and top-p: by the arithmetic of
+transformers' processors and of ``torch.multinomial``, in their order, on the few tokens that are
+left. V vocabulary, N tokens that are left.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.generation.logits_process import (
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from gpt2fast.hf.draw import draw, exponential, is_known
+from gpt2fast.hf.native import Floats
+from gpt2fast.hf.processors import Least, Step
+
+Tokens = NDArray[np.int64]
+
+
+class Chooser(Protocol):
+    """Takes logits (B, V), in which it may write, for texts of ``length``; returns tokens (B,)."""
+
+    def __call__(self, logits: Floats, length: int) -> Tokens: ...
+
+
+def chooser_of(processors: Any, steps: list[Step], at_random: bool) -> Chooser | None:
+    """For ``processors``, of which ``steps`` are made; None where they are none of the known."""
+    least = [step for step in steps if isinstance(step, Least)]
+    others = [each for each, step in zip(processors, steps, strict=False) if step not in least]
+    if not at_random:
+        return None if others else MostLikely(least)
+    kinds = [type(each) for each in others]
+    order = [TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper]
+    known = TopKLogitsWarper in kinds and kinds == [kind for kind in order if kind in kinds]
+    if not known or any(getattr(each, "filter_value", -np.inf) != -np.inf for each in others):
+        return None
+    return Drawn(least, {type(each): each for each in others}, steps)
+
+
+class MostLikely:
+    """The largest logit's."""
+
+    def __init__(self, least: list[Least]) -> None:
+        self._least = least
+
+    def __call__(self, logits: Floats, length: int) -> Tokens:
+        for each in self._least:
+            each.bar(length, logits)
+        return most_likely(logits)
+
+
+class Drawn:
+    """Drawn from the ``top_k`` of a text's logits, or from their nucleus."""
+
+    def __init__(self, least: list[Least], warpers: dict[type, Any], steps: list[Step]) -> None:
+        self._least, self._steps = least, steps
+        self._temperature = warpers.get(TemperatureLogitsWarper)
+        self._top_k = warpers[TopKLogitsWarper].top_k
+        self._top_p = warpers.get(TopPLogitsWarper)
+        self._space: _Space | None = None
+
+    def __call__(self, logits: Floats, length: int) -> Tokens:
+        scores = torch.from_numpy(logits)
+        for each in self._least:
+            each.bar(length, logits)
+        if self._space is None:
+            self._space = _Space(scores.shape)
+        left = [self._left(row, self._space) for row in scores]
+        if not is_known(scores.numel()) or any(each is None for each in left):
+            for step in self._steps:  # which look at no ids
+                scores = step(torch.empty(len(scores), length), scores)
+            return cast(Tokens, draw(torch.softmax(scores, dim=-1)).numpy())
+        uniform = self._space.uniform.uniform_()
+        pairs = zip(left, uniform, strict=True)
+        return np.array([_drawn(*each, row) for each, row in pairs if each is not None])
+
+    def _left(self, row: Tensor, space: _Space) -> tuple[Tensor, Tensor] | None:
+        """Tokens (N,), ascending, and their probabilities; None where ties make it a matter of the
+        sort which ones."""
+        if self._temperature is not None:
+            row = torch.div(row, self._temperature.temperature, out=space.scores)
+        values, tokens = torch.topk(row, min(self._top_k, len(row)))
+        if int(torch.count_nonzero(torch.ge(row, values[-1], out=space.flags))) != len(values):
+            return None
+        if self._top_p is not None:
+            some, tokens = values.flip(0), tokens.flip(0)
+            if bool((some[1:] == some[:-1]).any()):
+                return None
+            sums = space.softmax(slice(len(row) - len(some), None), some).cumsum(dim=-1)
+            stays = sums > 1 - self._top_p.top_p
+            stays[-self._top_p.min_tokens_to_keep :] = True
+            tokens = tokens[stays]
+        tokens = tokens.sort().values
+        probabilities = space.softmax(tokens, row[tokens])
+        return (tokens, probabilities) if bool(probabilities.isfinite().all()) else None
+
+
+class _Space:
+    """Memory for logits (B, V), used again: fresh memory is what such operations wait for."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        self.scores = torch.empty(shape[1])
+        self.flags = torch.empty(shape[1], dtype=torch.bool)
+        self.uniform = torch.empty(shape, dtype=torch.float64)
+        self._low = torch.full((shape[1],), -torch.inf)  # nothing else between two uses
+        self._result = torch.empty(shape[1])
+
+    def softmax(self, places: Any, values: Tensor) -> Tensor:
+        """Of (V,) scores that are ``values`` at ``places`` and -inf elsewhere: what is there."""
+        self._low[places] = values
+        torch.softmax(self._low, dim=-1, out=self._result)
+        self._low[places] = -torch.inf
+        return self._result[places].clone()
+
+
+def _drawn(tokens: Tensor, probabilities: Tensor, uniform: Tensor) -> int:
+    noise = exponential(uniform[tokens], probabilities.dtype)
+    return int(tokens[(probabilities / noise).argmax()])
+
+
+def most_likely(logits: Floats) -> Tokens:
+    """(B,): the largest of (B, V)."""
+    tokens: Tokens = logits.argmax(axis=1)
+    return tokens
