@@ -7,10 +7,12 @@ from typing import Any
 
 from gpt2fast.errors import OptionError, show
 from gpt2fast.hf.models import CLASSES, dismiss, enlist
-from gpt2fast.hf.native import Options
+from gpt2fast.hf.native import Options, device_of
 from gpt2fast.hf.packed import Packed
 from gpt2fast.hf.source import config_of
+from gpt2fast.panel_layout import matrix_layouts
 from gpt2fast.quantization import agree
+from gpt2fast.runners.cpu import check_threads
 
 
 def accelerate(
@@ -28,17 +30,23 @@ def accelerate(
             model that stays on the CPU can run on a GPU: its results come back to the CPU.
         num_threads: of the CPU's runner; by default one for each physical core.
 
-    Weights are packed at the next call that the runner serves, beside torch's own, and again when
-    these have changed. Calls that need transformers, for gradients for example, run there and say
-    once why. Raises OptionError for another kind of model or a quantization that is not known, and
-    ConfigError for a configuration that is not supported.
+    Weights are packed at the next call that the runner serves, torch's own leave memory, and they
+    are packed again when they have changed. Calls that need transformers, for gradients for
+    example, run there and say once why.
+
+    Raises OptionError for another kind of model and for options that are not known, and ConfigError
+    or UnsupportedError for a configuration or a quantization that the runner does not have.
     """
     base = _base(model)
-    config_of(base)
+    config = config_of(base)
     stored = next((each for each in base.modules() if isinstance(each, Packed)), None)
     scheme = None if stored is None else base.config.quantization_config.scheme
+    scheme = agree(quantization, scheme, "the model")
+    options = Options(scheme, device, None if num_threads is None else check_threads(num_threads))
     _check_device(device)
-    enlist(base, Options(agree(quantization, scheme, "the model"), device, num_threads))
+    if device_of(base, options).type == "cpu":
+        matrix_layouts(config, "float32", scheme)
+    enlist(base, options)
     return model
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpt2fast.errors import OptionError
+from gpt2fast.errors import GPT2FastError, OptionError
 from hf_pair import ANYWHERE, ON_THE_RUNNER, close, hf, make, pair, texts, torch, transformers
 
 
@@ -130,3 +130,19 @@ def test_integers() -> None:
         found = hf.accelerate(model, quantization=scheme, num_threads=1)(ids).logits
         error = torch.linalg.norm(found - want) / torch.linalg.norm(want)
         assert 0 < error < most
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"quantization": "fp8"}, "fp8.* is not available on the cpu runner"),
+        ({"num_threads": 0}, "num_threads=0: a number from 1"),
+        ({"device": "mps"}, "device = 'mps' is not known; use 'cpu', 'cuda'"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_refused_at_once(options: dict[str, Any], words: str) -> None:
+    model = make()
+    with pytest.raises(GPT2FastError, match=words):
+        hf.accelerate(model, **options)
+    assert type(model) is transformers.GPT2LMHeadModel
