@@ -24,8 +24,8 @@ class Texts:
 
     @property
     def ids(self) -> Tensor:
-        """(B, T): a view, in which nothing changes any more."""
-        return torch.from_numpy(self._room[:, : self.length]).to(self._device)
+        """(B, T): nothing in it changes any more."""
+        return torch.from_numpy(np.ascontiguousarray(self._room[:, : self.length])).to(self._device)
 
     def append(self, tokens: NDArray[np.int64]) -> None:
         """One token (B,) for each."""
