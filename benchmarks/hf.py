@@ -16,7 +16,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
@@ -167,6 +167,23 @@ def language_models(path: Path, threads: int, rounds: int) -> list[dict[str, Any
     return results
 
 
+def beside_llm(path: Path, threads: int, rounds: int) -> None:
+    """Greedy ``generate`` and ``LLM.generate`` alone, one after the other: the ratio of their times
+    with its quartiles, for each format of integers."""
+    for scheme in ("int8", "int4"):
+        model = transformers.GPT2LMHeadModel.from_pretrained(path).eval()
+        ids = torch.randint(0, model.config.vocab_size, (1, 128), generator=torch.manual_seed(0))
+        systems = {
+            "hf": hf.accelerate(model, scheme, num_threads=threads),
+            "llm": LLM(path, quantization=scheme, num_threads=threads, prefix_caching=False),
+        }
+        ways = {"hf": calls(ids)["generate"], "llm": llm_calls(ids)["generate"]}
+        seconds = measure(systems, ways, rounds)
+        ratios = [ours / theirs for ours, theirs in zip(*seconds.values(), strict=True)]
+        low, middle, high = quantiles(ratios, n=4)
+        print(f"{scheme}: {middle:.3f} of LLM's time [{low:.3f}, {high:.3f}]", flush=True)
+
+
 def classifiers(path: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
     """Rows of the calls of a classifier."""
     models = make_classifiers(path, threads)
@@ -184,6 +201,7 @@ def main() -> None:
     )
     parser.add_argument("--size", default="gpt2")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--beside-llm", action="store_true", help="that comparison alone")
     parser.add_argument("--work", type=Path, help="keeps the random checkpoint")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -192,6 +210,9 @@ def main() -> None:
     torch.set_num_threads(threads)
     work = args.work or Path(tempfile.gettempdir())
     path = random_checkpoint(args.size, work)
+    if args.beside_llm:
+        beside_llm(path, threads, args.rounds)
+        return
     results = language_models(path, threads, args.rounds)
     results += classifiers(path, threads, args.rounds)
     if args.out:
