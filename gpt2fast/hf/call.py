@@ -27,7 +27,6 @@ _UNDERSTOOD = {
     *("cache_position", "return_dict", "labels", "logits_to_keep", "num_items_in_batch"),
     *("tokenizer", "assistant_tokenizer"),  # of generate's criteria; forward ignores them
 }
-AT_PADDING = "labels ask for a loss at padding (-100 leaves it out)"
 _REASON: ContextVar[str | None] = ContextVar("reason", default=None)
 _HOME = "gpt2fast.hf.models"  # of the forward that may be passed over
 _PACKING = threading.Lock()  # of several threads that need a runner one makes it
@@ -88,8 +87,8 @@ def _read(given: dict[str, Any]) -> _Asked:
     last = new if columns is not None else min(keep, new) or new
     if last < new and mask is not None and not mask[:, -last:].all():
         raise Fallback("the last tokens, whose logits are wanted, are padding")
-    if counts_padding(given.get("labels"), given.get("attention_mask"), shifted=True):
-        raise Fallback(AT_PADDING)
+    if (reason := reason_of_loss(given, shifted=True)) is not None:
+        raise Fallback(reason)
     return _Asked(ids, lead, mask, positions, last, columns)
 
 
@@ -197,17 +196,20 @@ def _cache_of(native: Native, given: Any) -> NativeCache:
     raise Fallback(f"past_key_values is a {type(given).__name__} that transformers fills")
 
 
-def counts_padding(labels: Tensor | None, mask: Tensor | None, *, shifted: bool) -> bool:
-    """Whether a loss counts what is computed at padding: zeros, where the runner does it.
+def reason_of_loss(given: dict[str, Any], *, shifted: bool) -> str | None:
+    """Why the loss of a call has to be transformers': it counts what is computed at padding, zeros
+    where the runner does it.
 
-    ``labels`` and ``mask`` are (..., T); a column that is ``shifted`` has the label of the next.
+    Labels and mask are (..., T); a column that is ``shifted`` has the label of the next.
     """
+    labels, mask = given.get("labels"), given.get("attention_mask")
     if labels is None or mask is None or bool(mask.all()):
-        return False
+        return None
     counted, hidden = labels != -100, mask[..., -labels.shape[-1] :] == 0
     if shifted:
         counted, hidden = counted[..., 1:], hidden[..., :-1]
-    return bool((counted & hidden).any())
+    counts = bool((counted & hidden).any())
+    return "labels ask for a loss at padding (-100 leaves it out)" if counts else None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from gpt2fast.hf.draw import draw, exponential, is_known
+from gpt2fast.hf.draw import draw, drawn, is_known
 from gpt2fast.hf.native import Floats
 from gpt2fast.hf.processors import Least, Step
 
@@ -81,7 +81,7 @@ class Drawn:
             return cast(Tokens, draw(torch.softmax(scores, dim=-1)).numpy())
         uniform = self._space.uniform.uniform_()
         pairs = zip(left, uniform, strict=True)
-        return np.array([_drawn(*each, row) for each, row in pairs if each is not None])
+        return np.array([int(drawn(*each, row)) for each, row in pairs if each is not None])
 
     def _left(self, row: Tensor, space: _Space) -> tuple[Tensor, Tensor] | None:
         """Tokens (N,), ascending, and their probabilities; None where ties make it a matter of the
@@ -120,11 +120,6 @@ class _Space:
         torch.softmax(self._low, dim=-1, out=self._result)
         self._low[places] = -torch.inf
         return self._result[places].clone()
-
-
-def _drawn(tokens: Tensor, probabilities: Tensor, uniform: Tensor) -> int:
-    noise = exponential(uniform[tokens], probabilities.dtype)
-    return int(tokens[(probabilities / noise).argmax()])
 
 
 def most_likely(logits: Floats) -> Tokens:

@@ -20,17 +20,18 @@ def draw(probabilities: Tensor) -> Tensor:
     on_cpu = probabilities.device.type == "cpu"
     if not (on_cpu and are_numbers and is_known(probabilities.numel())):
         return torch.multinomial(probabilities, num_samples=1)[:, 0]
-    return _draw(probabilities, torch.default_generator)
-
-
-def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
-    uniform = torch.empty(probabilities.shape, dtype=torch.float64).uniform_(generator=generator)
+    uniform = torch.empty(probabilities.shape, dtype=torch.float64).uniform_()
     tokens = []
     for row, noise in zip(probabilities, uniform, strict=True):
         possible = row.nonzero()[:, 0]
-        ratio = row[possible] / exponential(noise[possible], row.dtype)
-        tokens.append(possible[ratio.argmax()])
+        tokens.append(drawn(possible, row[possible], noise))
     return torch.stack(tokens)
+
+
+def drawn(tokens: Tensor, probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """One of ``tokens`` (N,), ascending, by their ``probabilities`` (N,) and ``uniform`` (V,)."""
+    noise = exponential(uniform[tokens], probabilities.dtype)
+    return tokens[(probabilities / noise).argmax()]
 
 
 def exponential(uniform: Tensor, dtype: torch.dtype) -> Tensor:

@@ -18,11 +18,10 @@ from transformers.modeling_outputs import (
 
 from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.call import (
-    AT_PADDING,
     Fallback,
-    counts_padding,
     for_torch,
     left_to_torch,
+    reason_of_loss,
     run,
     tell,
     why_not,
@@ -140,7 +139,7 @@ class GPT2DoubleHeadsModel(Accelerated, transformers.GPT2DoubleHeadsModel):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' forward."""
         given = _bind(transformers.GPT2DoubleHeadsModel, self, args, kwargs)
-        with left_to_torch(_reason_of_loss(given, shifted=True)):
+        with left_to_torch(reason_of_loss(given, shifted=True)):
             return super().forward(**given)
 
 
@@ -154,7 +153,7 @@ class GPT2ForTokenClassification(Accelerated, transformers.GPT2ForTokenClassific
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' forward."""
         given = _bind(transformers.GPT2ForTokenClassification, self, args, kwargs)
-        with left_to_torch(_reason_of_loss(given, shifted=False)):
+        with left_to_torch(reason_of_loss(given, shifted=False)):
             return super().forward(**given)
 
 
@@ -219,11 +218,6 @@ def _bind(kind: Any, model: Any, args: Any, kwargs: dict[str, Any]) -> dict[str,
     more = bound.pop("kwargs", {})
     bound.pop("self")
     return {**bound, **more}
-
-
-def _reason_of_loss(given: dict[str, Any], *, shifted: bool) -> str | None:
-    labels, mask = given.get("labels"), given.get("attention_mask")
-    return AT_PADDING if counts_padding(labels, mask, shifted=shifted) else None
 
 
 def _wants_dict(model: Any, given: dict[str, Any]) -> bool:

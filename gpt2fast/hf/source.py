@@ -52,12 +52,12 @@ class ModuleSource:
         }
         stored = network.config.quantization_config if self._layouts else None
         self.quantization: Quantization | None = stored and stored.scheme  # of what is stored
-        check_structure(network, head, config_of(network))
+        self.config = config_of(network)
+        check_structure(network, head, self.config)
         self._weights = {
             name.replace(".base_layer.", "."): each for name, each in weights_of(network).items()
         }
         table = self._weights[TOKEN_TABLE]
-        self.config = config_of(network)
         if head is not None and not _is_same(head.weight, table):
             fields = {**_fields(network), "tie_word_embeddings": False}
             self.config = ModelConfig.from_dict(fields, _WHERE)
