@@ -21,7 +21,7 @@ from transformers.generation.logits_process import (
 
 from gpt2fast.hf.draw import draw, drawn, is_known
 from gpt2fast.hf.native import Floats
-from gpt2fast.hf.processors import Least, Step
+from gpt2fast.hf.processors import Least, Low, Step, nucleus
 
 Tokens = NDArray[np.int64]
 
@@ -73,7 +73,7 @@ class Drawn:
         for each in self._least:
             each.bar(length, logits)
         if self._space is None:
-            self._space = _Space(scores.shape)
+            self._space = _Space(scores)
         left = [self._left(row, self._space) for row in scores]
         if not is_known(scores.numel()) or any(each is None for each in left):
             for step in self._steps:  # which look at no ids
@@ -92,34 +92,23 @@ class Drawn:
         if int(torch.count_nonzero(torch.ge(row, values[-1], out=space.flags))) != len(values):
             return None
         if self._top_p is not None:
-            some, tokens = values.flip(0), tokens.flip(0)
-            if bool((some[1:] == some[:-1]).any()):
+            stays = nucleus(values.flip(0), self._top_p, space)
+            if stays is None:
                 return None
-            sums = space.softmax(slice(len(row) - len(some), None), some).cumsum(dim=-1)
-            stays = sums > 1 - self._top_p.top_p
-            stays[-self._top_p.min_tokens_to_keep :] = True
-            tokens = tokens[stays]
+            tokens = tokens.flip(0)[stays]
         tokens = tokens.sort().values
         probabilities = space.softmax(tokens, row[tokens])
         return (tokens, probabilities) if bool(probabilities.isfinite().all()) else None
 
 
-class _Space:
+class _Space(Low):
     """Memory for logits (B, V), used again: fresh memory is what such operations wait for."""
 
-    def __init__(self, shape: torch.Size) -> None:
-        self.scores = torch.empty(shape[1])
-        self.flags = torch.empty(shape[1], dtype=torch.bool)
-        self.uniform = torch.empty(shape, dtype=torch.float64)
-        self._low = torch.full((shape[1],), -torch.inf)  # nothing else between two uses
-        self._result = torch.empty(shape[1])
-
-    def softmax(self, places: Any, values: Tensor) -> Tensor:
-        """Of (V,) scores that are ``values`` at ``places`` and -inf elsewhere: what is there."""
-        self._low[places] = values
-        torch.softmax(self._low, dim=-1, out=self._result)
-        self._low[places] = -torch.inf
-        return self._result[places].clone()
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__(logits[0])
+        self.scores = torch.empty_like(logits[0])
+        self.flags = torch.empty_like(logits[0], dtype=torch.bool)
+        self.uniform = torch.empty_like(logits, dtype=torch.float64)
 
 
 def most_likely(logits: Floats) -> Tokens:

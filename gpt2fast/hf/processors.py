@@ -91,25 +91,47 @@ class Least:
             scores[:, [end for end in self._ends if end < scores.shape[1]]] = -torch.inf
 
 
+class Low:
+    """Scores (V,), most of which are -inf."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._low = torch.full_like(like, -torch.inf)  # nothing else between two uses
+        self._result = torch.empty_like(like)
+
+    def softmax(self, places: Any, values: Tensor) -> Tensor:
+        """Of scores that are ``values`` at ``places`` and -inf elsewhere: what is there."""
+        self._low[places] = values
+        torch.softmax(self._low, dim=-1, out=self._result)
+        self._low[places] = -torch.inf
+        return self._result[places].clone()
+
+
+def nucleus(some: Tensor, warper: Any, low: Low) -> Tensor | None:
+    """Which of the scores ``some`` (N,), ascending, ``warper`` keeps, all others being -inf; None
+    where two are equal, whose order is a sort's affair. A sum's order decides about its last bit:
+    they stand where a sort of all puts them."""
+    if bool((some[1:] == some[:-1]).any()):
+        return None
+    sums = low.softmax(slice(-len(some), None), some).cumsum(dim=-1)
+    stays: Tensor = sums > 1 - warper.top_p
+    stays[-warper.min_tokens_to_keep :] = True
+    return stays
+
+
 def _top_p(warper: Any) -> Step:
     """``warper``, where most of the scores are out already, as behind top-k: without sorting
-    those. A sum's order decides about its last bit, so that the others stay where a sort of all
-    puts them."""
+    those."""
 
     def step(ids: Tensor, scores: Tensor) -> Tensor:
         found = [row.isfinite().nonzero()[:, 0] for row in scores]
         if not all(warper.min_tokens_to_keep <= len(each) <= _FEW for each in found):
             return cast(Tensor, warper(ids, scores))
-        kept = torch.full_like(scores, warper.filter_value)
+        kept, low = torch.full_like(scores, warper.filter_value), Low(scores[0])
         for row, result, places in zip(scores, kept, found, strict=True):
             some, order = torch.sort(row[places])
-            if bool((some[1:] == some[:-1]).any()):  # their order is the sort's affair
+            stays = nucleus(some, warper, low)
+            if stays is None:
                 return cast(Tensor, warper(ids, scores))
-            whole = torch.full_like(row, -torch.inf)
-            whole[-len(some) :] = some
-            sums = whole.softmax(dim=-1)[-len(some) :].cumsum(dim=-1)
-            stays = sums > 1 - warper.top_p
-            stays[-warper.min_tokens_to_keep :] = True
             result[places[order[stays]]] = some[stays]
         return kept
 
