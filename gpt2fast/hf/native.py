@@ -123,10 +123,8 @@ class Native:
         new = tokens.astype(np.int32)
         with self.lock:
             contexts = [self.pool.length(handle) for handle in handles]
-            copies = []
-            for handle, context in zip(handles, contexts, strict=True):
-                copies += self.pool.reserve(handle, context + 1)
-            found = pick(self._run(handles, contexts, new, starts, copies, rows))
+            self._reserve(handles, [context + 1 for context in contexts])
+            found = pick(self._run(handles, contexts, new, starts, rows))
             for row, handle in enumerate(handles):
                 self.pool.commit(handle, new[row : row + 1])
         return found
@@ -144,10 +142,11 @@ class Native:
         """One step of ``pieces``: a sequence, and its tokens from one to another."""
         mine = [handles[row] for row, _, _ in pieces]
         contexts = [self.pool.length(handle) for handle in mine]
-        tokens, copies, wanted, places = [], [], [], []
+        lengths = [c + end - begin for c, (_, begin, end) in zip(contexts, pieces, strict=True)]
+        self._reserve(mine, lengths)
+        tokens, wanted, places = [], [], []
         starts = [0]
-        for (row, begin, end), handle, context in zip(pieces, mine, contexts, strict=True):
-            copies += self.pool.reserve(handle, context + end - begin)
+        for row, begin, end in pieces:
             columns = np.arange(begin, end) + plan.first[row]
             tokens.append(ids[row, columns].astype(np.int32))
             hits = np.flatnonzero(columns >= skipped)
@@ -155,7 +154,7 @@ class Native:
             places += [(row, column - skipped) for column in columns[hits].tolist()]
             starts.append(starts[-1] + end - begin)
         found = self._run(
-            mine, contexts, np.concatenate(tokens), np.array(starts, np.int32), copies,
+            mine, contexts, np.concatenate(tokens), np.array(starts, np.int32),
             np.concatenate(wanted).astype(np.int32), logits=logits,
         )  # fmt: skip
         for handle, piece in zip(mine, tokens, strict=True):
@@ -164,19 +163,27 @@ class Native:
             rows, columns = np.array(places).T
             out[rows, columns] = found
 
+    def _reserve(self, handles: list[int], lengths: list[int]) -> None:
+        """Room for texts of ``lengths``. Where it does not do for all, those that have it have the
+        blocks that they shared, too."""
+        copies: list[tuple[int, int]] = []
+        try:
+            for handle, length in zip(handles, lengths, strict=True):
+                copies += self.pool.reserve(handle, length)
+        finally:
+            if copies:
+                self.runner.copy_blocks(np.array(copies, np.int32))
+
     def _run(
         self,
         handles: list[int],
         contexts: list[int],
         tokens: NDArray[np.int32],
         starts: NDArray[np.int32],
-        copies: list[tuple[int, int]],
         wanted: NDArray[np.int32],
         *,
         logits: bool = True,
     ) -> Floats:
-        if copies:
-            self.runner.copy_blocks(np.array(copies, np.int32))
         longest = max(contexts) + len(tokens)  # or less
         tables = np.empty((len(handles), -(-longest // BLOCK_SIZE)), np.int32)
         self.pool.fill_block_tables(np.array(handles, np.int64), tables)

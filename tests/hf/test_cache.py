@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 
+from gpt2fast.errors import CacheExhaustedError
+from gpt2fast.hf import native
 from hf_pair import (
     ANYWHERE,
     ON_THE_RUNNER,
@@ -232,3 +235,19 @@ def test_tuples_of_keys_and_values() -> None:
     ours, theirs = pair()
     layers = theirs(texts(), use_cache=True).past_key_values.to_legacy_cache()
     same(*(model(texts(3, 4), past_key_values=layers, use_cache=True) for model in (ours, theirs)))
+
+
+@torch.no_grad()
+def test_a_step_that_has_no_room_leaves_texts_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that shared a block one has got its own already, with what was in it."""
+    monkeypatch.setattr(native, "_MOST_CONTEXTS", 1)
+    ours, theirs = pair()
+    ids = texts(1, 70)
+    cache = ours(ids, use_cache=True).past_key_values
+    cache.batch_repeat_interleave(3)
+    with pytest.raises(CacheExhaustedError):
+        cache.decode(np.array([5, 6, 7]), np.copy)
+    cache.batch_select_indices(torch.tensor([0]))
+    more = texts(1, 3)
+    found = ours(more, past_key_values=cache).logits
+    close(found, theirs(torch.cat([ids, more], dim=1)).logits[:, -3:])
