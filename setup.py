@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 # Contraction is off so that a multiply-add is fused where the source says so and nowhere else:
 # that is what makes a row's bits independent of the batch it came in.
@@ -33,10 +35,13 @@ class BuildPerIsa(build_ext):
     def build_extension(self, ext: Pybind11Extension) -> None:
         """Compile every source in parallel, then link."""
         isas = {"generic": []} | (X86_ISAS if IS_X86 else {})
-        jobs = [(source, [], self.build_temp) for source in ext.sources]
-        for isa, flags in isas.items():
-            defines = [f"-DGPT2FAST_ISA={isa}"]
-            jobs.append((KERNELS, defines + flags, f"{self.build_temp}/{isa}"))
+        # In editable mode setuptools' own is new each time, and with it all objects.
+        temporary = f"build/temp.{self.plat_name}-{sys.implementation.cache_tag}"
+        jobs = [  # the longest first
+            (KERNELS, [f"-DGPT2FAST_ISA={isa}", *flags], f"{temporary}/{isa}")
+            for isa, flags in reversed(isas.items())
+        ]
+        jobs += [(source, [], temporary) for source in ext.sources]
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             objects = list(threads.map(lambda job: self.compile_one(ext, *job), jobs))
         path = Path(self.get_ext_fullpath(ext.name))
@@ -49,7 +54,10 @@ class BuildPerIsa(build_ext):
         )
 
     def compile_one(self, ext: Pybind11Extension, source: str, flags: list[str], out: str) -> list:
-        """Object files of one source."""
+        """Object files of one source; those of an earlier build where nothing has changed."""
+        made = self.compiler.object_filenames([source], output_dir=out)
+        if not newer_group([source, *ext.depends, __file__], made[0]):
+            return made
         macros = [("GPT2FAST_X86", "1")] if IS_X86 else []
         return self.compiler.compile(
             [source],

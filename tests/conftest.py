@@ -27,6 +27,13 @@ def gpt2_tokenizer_files() -> Path:
     return path
 
 
+@pytest.fixture
+def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compression times its candidates for an instant, where a test is about something else."""
+    measure = pytest.importorskip("gpt2fast.compress.measure")
+    monkeypatch.setattr(measure, "LEAST_SECONDS", 0.01)
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Any]]:
     """Factory: ``make_checkpoint(seed=0, std=0.12, **GPT2Config fields) -> (path, hf_model)``.

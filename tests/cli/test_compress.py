@@ -12,6 +12,8 @@ pytest.importorskip("torch")
 
 from gpt2fast.cli import main
 
+pytestmark = pytest.mark.usefixtures("short_timings")
+
 ROUND = "passes:\n  - quantize: {method: rtn, blocks: int8, head_method: rtn}\n"
 
 

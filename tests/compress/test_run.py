@@ -31,6 +31,8 @@ from gpt2fast.compress.run import CompressOptions, compress
 from gpt2fast.compress.texts import Sizes
 from gpt2fast.errors import CheckpointError, OptionError
 
+pytestmark = pytest.mark.usefixtures("short_timings")
+
 SIZES = Sizes(length=48, calibration=16, selection=16, verification=24)
 ROUND = {"quantize": {"method": "rtn", "blocks": "int8-g64", "head_method": "rtn"}}
 

@@ -13,6 +13,8 @@ from gpt2fast.compress import texts as texts_module
 from gpt2fast.compress.texts import SHARES, Sizes, split_texts, written_texts
 from gpt2fast.errors import CheckpointError, OptionError
 
+pytestmark = pytest.mark.usefixtures("short_timings")
+
 SIZES = Sizes(length=16, calibration=20, selection=9, verification=11)
 
 

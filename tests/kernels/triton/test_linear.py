@@ -72,9 +72,9 @@ def run(
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 @examples(5)
 @given(
-    rows=st.integers(1, 9) | st.sampled_from([17, 70, 130]),
+    sizes=st.tuples(st.integers(1, 9) | st.sampled_from([17, 70, 130]), st.integers(1, 70))
+    | st.tuples(st.integers(1, 17), st.just(600)),
     inputs=st.integers(2, 300),
-    outputs=st.integers(1, 70) | st.sampled_from([600]),
     has_norm=st.booleans(),
     activation=st.sampled_from(["linear", "gelu_new"]),
     has_residual=st.booleans(),
@@ -84,15 +84,14 @@ def test_any_shape(
     device: torch.device,
     dtype: torch.dtype,
     form: tuple[str, int],
-    rows: int,
+    sizes: tuple[int, int],
     inputs: int,
-    outputs: int,
     has_norm: bool,
     activation: str,
     has_residual: bool,
     seed: int,
 ) -> None:
-    shape = (rows, inputs, outputs)
+    shape = (sizes[0], inputs, sizes[1])
     run(device, dtype, form, shape, has_norm, activation, has_residual, seed)
 
 
