@@ -19,9 +19,11 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from gpt2fast.engine.sampler import keep_top_k
 from gpt2fast.hf.draw import draw, drawn, is_known
 from gpt2fast.hf.native import Floats
-from gpt2fast.hf.processors import Least, Low, Step, nucleus
+from gpt2fast.hf.processors import Least, Step, nucleus
+from gpt2fast.hf.softmax import softmax
 
 Tokens = NDArray[np.int64]
 
@@ -66,49 +68,40 @@ class Drawn:
         self._temperature = warpers.get(TemperatureLogitsWarper)
         self._top_k = warpers[TopKLogitsWarper].top_k
         self._top_p = warpers.get(TopPLogitsWarper)
-        self._space: _Space | None = None
+        self._scores: Tensor | None = None
 
     def __call__(self, logits: Floats, length: int) -> Tokens:
-        scores = torch.from_numpy(logits)
         for each in self._least:
             each.bar(length, logits)
-        if self._space is None:
-            self._space = _Space(scores)
-        left = [self._left(row, self._space) for row in scores]
-        if not is_known(scores.numel()) or any(each is None for each in left):
+        left = [self._left(row) for row in torch.from_numpy(logits)]
+        known = [each for each in left if each is not None]
+        if not is_known(logits.size) or len(known) < len(left):
+            scores = torch.from_numpy(logits)
             for step in self._steps:  # which look at no ids
                 scores = step(torch.empty(len(scores), length), scores)
             return cast(Tokens, draw(torch.softmax(scores, dim=-1)).numpy())
-        uniform = self._space.uniform.uniform_()
-        pairs = zip(left, uniform, strict=True)
-        return np.array([int(drawn(*each, row)) for each, row in pairs if each is not None])
+        return drawn(known, logits.shape[1])
 
-    def _left(self, row: Tensor, space: _Space) -> tuple[Tensor, Tensor] | None:
+    def _left(self, row: Tensor) -> tuple[Tokens, Tensor] | None:
         """Tokens (N,), ascending, and their probabilities; None where ties make it a matter of the
         sort which ones."""
         if self._temperature is not None:
-            row = torch.div(row, self._temperature.temperature, out=space.scores)
-        values, tokens = torch.topk(row, min(self._top_k, len(row)))
-        if int(torch.count_nonzero(torch.ge(row, values[-1], out=space.flags))) != len(values):
+            if self._scores is None:  # once: fresh memory is what a division waits for
+                self._scores = torch.empty_like(row)
+            row = torch.div(row, self._temperature.temperature, out=self._scores)
+        scores, count = row.numpy(), min(self._top_k, len(row))
+        tokens = keep_top_k(scores, count)
+        if len(tokens) != count:
             return None
         if self._top_p is not None:
-            stays = nucleus(values.flip(0), self._top_p, space)
+            values = scores[tokens]
+            order = values.argsort(kind="stable")
+            stays = nucleus(torch.from_numpy(values[order]), self._top_p, len(row))
             if stays is None:
                 return None
-            tokens = tokens.flip(0)[stays]
-        tokens = tokens.sort().values
-        probabilities = space.softmax(tokens, row[tokens])
+            tokens = np.sort(tokens[order[stays.numpy()]])
+        probabilities = softmax(tokens, torch.from_numpy(scores[tokens]), len(row))
         return (tokens, probabilities) if bool(probabilities.isfinite().all()) else None
-
-
-class _Space(Low):
-    """Memory for logits (B, V), used again: fresh memory is what such operations wait for."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__(logits[0])
-        self.scores = torch.empty_like(logits[0])
-        self.flags = torch.empty_like(logits[0], dtype=torch.bool)
-        self.uniform = torch.empty_like(logits, dtype=torch.float64)
 
 
 def most_likely(logits: Floats) -> Tokens:

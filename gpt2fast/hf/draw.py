@@ -1,16 +1,26 @@
 """``torch.multinomial`` for a token of each row, the same tokens in a fraction of the time.
 
-It divides probabilities by exponential noise and takes the largest. The noise is a logarithm of
-uniform numbers, and most of its time goes into logarithms for tokens of no probability. Uniform
-numbers alone leave the generator in the same state.
+It divides probabilities by exponential noise and takes the largest. Noise for tokens of no
+probability is never looked at, and so not computed: the generator is moved past it.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from gpt2fast._C import uniform_doubles
+
+# torch's state of a generator: after the seed how many words are left, and a flag; how many are
+# used; the words, each in 64 bits; and what this leaves alone.
+_LEFT, _USED, _WORDS = 2, 2, slice(3, 3 + 624)
+_TURN = threading.Lock()  # the state is taken out and put back
 
 
 def draw(probabilities: Tensor) -> Tensor:
@@ -20,18 +30,19 @@ def draw(probabilities: Tensor) -> Tensor:
     on_cpu = probabilities.device.type == "cpu"
     if not (on_cpu and are_numbers and is_known(probabilities.numel())):
         return torch.multinomial(probabilities, num_samples=1)[:, 0]
-    uniform = torch.empty(probabilities.shape, dtype=torch.float64).uniform_()
-    tokens = []
-    for row, noise in zip(probabilities, uniform, strict=True):
-        possible = row.nonzero()[:, 0]
-        tokens.append(drawn(possible, row[possible], noise))
-    return torch.stack(tokens)
+    possible = [(row.nonzero()[:, 0], row) for row in probabilities]
+    rows = [(tokens.numpy(), row[tokens]) for tokens, row in possible]
+    return torch.from_numpy(drawn(rows, probabilities.shape[1]))
 
 
-def drawn(tokens: Tensor, probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """One of ``tokens`` (N,), ascending, by their ``probabilities`` (N,) and ``uniform`` (V,)."""
-    noise = exponential(uniform[tokens], probabilities.dtype)
-    return tokens[(probabilities / noise).argmax()]
+def drawn(rows: Sequence[tuple[NDArray[np.int64], Tensor]], size: int) -> NDArray[np.int64]:
+    """(B,): of the tokens of each row (N,), ascending, one by their probabilities (N,); the
+    vocabulary has ``size``."""
+    places = np.concatenate([tokens + number * size for number, (tokens, _) in enumerate(rows)])
+    uniform = uniform_at(places, len(rows) * size, torch.default_generator)
+    noise = exponential(uniform, rows[0][1].dtype).split([len(tokens) for tokens, _ in rows])
+    pairs = zip(rows, noise, strict=True)
+    return np.array([tokens[int((each / its).argmax())] for (tokens, each), its in pairs])
 
 
 def exponential(uniform: Tensor, dtype: torch.dtype) -> Tensor:
@@ -39,11 +50,28 @@ def exponential(uniform: Tensor, dtype: torch.dtype) -> Tensor:
     return -torch.log1p(-uniform).to(dtype)
 
 
+def uniform_at(places: NDArray[np.int64], count: int, generator: torch.Generator) -> Tensor:
+    """(N,): of the next ``count`` uniform numbers, which are used up, those at ``places`` (N,),
+    ascending."""
+    with _TURN:
+        state = generator.get_state()
+        numbers = state.numpy().view(np.uint64)
+        left = state.numpy().view(np.int32)[_LEFT : _LEFT + 1]
+        used = 625 - int(left[0])
+        values, used = uniform_doubles(numbers[_WORDS], used, count, places)
+        left[0], numbers[_USED] = 625 - used, used
+        generator.set_state(state)
+    return torch.from_numpy(values)
+
+
 @cache
 def is_known(count: int) -> bool:
     """Whether the torch that is installed makes its noise so, for ``count`` numbers."""
     theirs, ours = (torch.Generator().manual_seed(count) for _ in range(2))
     want = torch.empty(count).exponential_(generator=theirs)
-    uniform = torch.empty(count, dtype=torch.float64).uniform_(generator=ours)
+    try:
+        uniform = uniform_at(np.arange(count), count, ours)
+    except (ValueError, IndexError, RuntimeError):  # a state of another kind
+        return False
     same = torch.equal(want, exponential(uniform, want.dtype))
     return same and torch.equal(theirs.get_state(), ours.get_state())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.generation.logits_process import (
@@ -15,6 +16,8 @@ from transformers.generation.logits_process import (
     MinNewTokensLengthLogitsProcessor,
     TopPLogitsWarper,
 )
+
+from gpt2fast.hf.softmax import softmax
 
 Step = Callable[[Tensor, Tensor], Tensor]
 _THEIRS = "transformers."
@@ -91,28 +94,12 @@ class Least:
             scores[:, [end for end in self._ends if end < scores.shape[1]]] = -torch.inf
 
 
-class Low:
-    """Scores (V,), most of which are -inf."""
-
-    def __init__(self, like: Tensor) -> None:
-        self._low = torch.full_like(like, -torch.inf)  # nothing else between two uses
-        self._result = torch.empty_like(like)
-
-    def softmax(self, places: Any, values: Tensor) -> Tensor:
-        """Of scores that are ``values`` at ``places`` and -inf elsewhere: what is there."""
-        self._low[places] = values
-        torch.softmax(self._low, dim=-1, out=self._result)
-        self._low[places] = -torch.inf
-        return self._result[places].clone()
-
-
-def nucleus(some: Tensor, warper: Any, low: Low) -> Tensor | None:
-    """Which of the scores ``some`` (N,), ascending, ``warper`` keeps, all others being -inf; None
-    where two are equal, whose order is a sort's affair. A sum's order decides about its last bit:
-    they stand where a sort of all puts them."""
+def nucleus(some: Tensor, warper: Any, size: int) -> Tensor | None:
+    """Which of the scores ``some`` (N,), ascending, ``warper`` keeps, all others of (size,) being
+    -inf; None where two are equal, whose order is a sort's affair."""
     if bool((some[1:] == some[:-1]).any()):
         return None
-    sums = low.softmax(slice(-len(some), None), some).cumsum(dim=-1)
+    sums = softmax(np.arange(size - len(some), size), some, size).cumsum(dim=-1)
     stays: Tensor = sums > 1 - warper.top_p
     stays[-warper.min_tokens_to_keep :] = True
     return stays
@@ -126,10 +113,10 @@ def _top_p(warper: Any) -> Step:
         found = [row.isfinite().nonzero()[:, 0] for row in scores]
         if not all(warper.min_tokens_to_keep <= len(each) <= _FEW for each in found):
             return cast(Tensor, warper(ids, scores))
-        kept, low = torch.full_like(scores, warper.filter_value), Low(scores[0])
+        kept = torch.full_like(scores, warper.filter_value)
         for row, result, places in zip(scores, kept, found, strict=True):
             some, order = torch.sort(row[places])
-            stays = nucleus(some, warper, low)
+            stays = nucleus(some, warper, len(row))
             if stays is None:
                 return cast(Tensor, warper(ids, scores))
             result[places[order[stays]]] = some[stays]
