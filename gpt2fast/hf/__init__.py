@@ -12,6 +12,13 @@ except ImportError:
         "gpt2fast.hf needs transformers and PyTorch: pip install 'gpt2fast[hf]'"
     ) from None
 
+from transformers import (  # for who changes the name of the module alone
+    GPT2Config,
+    GPT2PreTrainedModel,
+    GPT2Tokenizer,
+    GPT2TokenizerFast,
+)
+
 from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.models import (
     GPT2DoubleHeadsModel,
@@ -25,12 +32,16 @@ from gpt2fast.hf.quantizer import PanelConfig, PanelQuantizer
 from gpt2fast.hf.switch import accelerate, restore
 
 __all__ = [
+    "GPT2Config",
     "GPT2DoubleHeadsModel",
     "GPT2ForQuestionAnswering",
     "GPT2ForSequenceClassification",
     "GPT2ForTokenClassification",
     "GPT2LMHeadModel",
     "GPT2Model",
+    "GPT2PreTrainedModel",
+    "GPT2Tokenizer",
+    "GPT2TokenizerFast",
     "NativeCache",
     "PanelConfig",
     "PanelQuantizer",

@@ -84,7 +84,7 @@ class NativeCache(cache_utils.Cache):
         return found
 
     def _advance(self, ids: Ids) -> None:
-        self._columns.append(ids)
+        self._columns.append(ids.copy())  # it may be the caller's memory
         self.past += ids.shape[1]
 
     def move_to_torch(self, network: Any) -> None:
@@ -106,6 +106,9 @@ class NativeCache(cache_utils.Cache):
         self.layers = theirs.layers
         self.layer_class_to_replicate = theirs.layer_class_to_replicate
 
+    def __copy__(self) -> NativeCache:
+        return copy.deepcopy(self)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeCache:
         """The same texts, which share their blocks until they go on differently."""
         twin = NativeCache(self.native)
@@ -116,6 +119,18 @@ class NativeCache(cache_utils.Cache):
         with self.native.lock:
             twin.handles += [self.native.pool.fork(handle) for handle in self.handles]
         return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As transformers' cache of the same texts: keys and values are computed in torch."""
+        twin = copy.deepcopy(self)
+        if not self.in_torch:
+            network = self.native.stamp.network
+            if network is None:
+                raise UnsupportedError(
+                    "this cache cannot be pickled: the model that it came from is gone"
+                )
+            twin.move_to_torch(network)
+        return _with_layers, (twin.layers,)
 
     @_else_theirs
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -165,8 +180,8 @@ class NativeCache(cache_utils.Cache):
 
     @_else_theirs
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the sequences ``indices``, in that order."""
-        self._take(np.asarray(indices.cpu()).tolist())
+        """Keep the sequences ``indices``, in that order; or those that a mask (B,) names."""
+        self._take(np.arange(len(self.handles))[torch.as_tensor(indices).cpu().numpy()].tolist())
 
     @_else_theirs
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -196,6 +211,12 @@ class NativeCache(cache_utils.Cache):
             _free(self.native, self.handles)
             self.handles += taken
         self.starts, self._columns = self.starts[rows], [ids]
+
+
+def _with_layers(layers: list[Any]) -> transformers.DynamicCache:
+    cache = transformers.DynamicCache()
+    cache.layers = layers
+    return cache
 
 
 def _length_after_crop(length: int, count: int) -> int:

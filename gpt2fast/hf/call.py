@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +16,14 @@ from torch import Tensor
 
 from gpt2fast.errors import CacheExhaustedError, CheckpointError, MissingDependencyError
 from gpt2fast.hf.cache import NativeCache
+from gpt2fast.hf.classes import HOME
+from gpt2fast.hf.lock import Lock
 from gpt2fast.hf.native import Floats, Native, Refusal, device_of
+from gpt2fast.hf.padding import reason_of_loss
 from gpt2fast.hf.plan import Plan, make_plan
 from gpt2fast.hf.stamp import Stamp, obstacle
+from gpt2fast.hf.structure import own_attention
+from gpt2fast.hf.tracing import watcher
 from gpt2fast.runners import BLOCK_SIZE
 
 _UNDERSTOOD = {
@@ -27,9 +31,9 @@ _UNDERSTOOD = {
     *("cache_position", "return_dict", "labels", "logits_to_keep", "num_items_in_batch"),
     *("tokenizer", "assistant_tokenizer"),  # of generate's criteria; forward ignores them
 }
+_INTEGERS = (torch.int64, torch.int32)
 _REASON: ContextVar[str | None] = ContextVar("reason", default=None)
-_HOME = "gpt2fast.hf.models"  # of the forward that may be passed over
-_PACKING = threading.Lock()  # of several threads that need a runner one makes it
+_PACKING = Lock()  # of several threads that need a runner one makes it
 
 
 class Fallback(Exception):  # noqa: N818
@@ -74,22 +78,34 @@ class _Asked:
 
 
 def _read(given: dict[str, Any]) -> _Asked:
-    if given.get("input_ids") is None or given["input_ids"].numel() == 0:
+    given_ids = given.get("input_ids")
+    if not torch.is_tensor(given_ids) or given_ids.numel() == 0:
         raise Fallback("there are no input_ids")
-    ids = np.asarray(given["input_ids"].cpu(), np.int64)
+    if given_ids.dtype not in _INTEGERS or given_ids.ndim < 2:
+        raise Fallback(f"input_ids of type {given_ids.dtype} and shape {tuple(given_ids.shape)}")
+    ids = np.asarray(given_ids.cpu(), np.int64)
     lead, new = ids.shape[:-1], ids.shape[-1]  # of multiple choices there are two of them
     ids = ids.reshape(-1, new)
     mask, positions = (_two_dimensional(given.get(n)) for n in ("attention_mask", "position_ids"))
-    if positions is not None and len(positions) == 1:
+    if positions is not None and positions.shape not in (ids.shape, (1, new)):
+        raise Fallback(f"position_ids are {positions.shape}, and input_ids {ids.shape}")
+    if positions is not None:
         positions = np.broadcast_to(positions, ids.shape)
-    keep = given.get("logits_to_keep", 0)  # columns counted from the end, or which
-    columns = np.asarray(keep.cpu()) if torch.is_tensor(keep) else None
-    last = new if columns is not None else min(keep, new) or new
+    last, columns = _wanted_columns(given.get("logits_to_keep", 0), new)
     if last < new and mask is not None and not mask[:, -last:].all():
         raise Fallback("the last tokens, whose logits are wanted, are padding")
     if (reason := reason_of_loss(given, shifted=True)) is not None:
         raise Fallback(reason)
     return _Asked(ids, lead, mask, positions, last, columns)
+
+
+def _wanted_columns(keep: Any, new: int) -> tuple[int, NDArray[np.int64] | None]:
+    """How many of ``new`` columns are wanted at the end, and which of those, if not all."""
+    if type(keep) is int and keep >= 0:
+        return min(keep, new) or new, None
+    if torch.is_tensor(keep) and keep.ndim == 1 and keep.dtype in _INTEGERS:
+        return new, np.asarray(keep.cpu(), np.int64)
+    raise Fallback(f"logits_to_keep is a {type(keep).__name__} that transformers knows how to read")
 
 
 def _parts(native: Native, batch: int, new: int) -> list[slice]:
@@ -124,8 +140,13 @@ def why_not(
     """The runner of ``network``, or why it cannot serve a call with the arguments ``given``."""
     if (wanted := _REASON.get()) is not None:
         return wanted
-    if type(network).forward.__module__ != _HOME:
-        return "another network was put inside; call gpt2fast.accelerate again"
+    if "_native_options" not in network.__dict__:
+        return "gpt2fast.restore was called; gpt2fast.accelerate brings the runner back"
+    if type(network).forward.__module__ != HOME:
+        return (
+            "the network inside has a forward of its own, or was put there later (then call "
+            "gpt2fast.accelerate again)"
+        )
     unknown = [
         name
         for name, value in given.items()
@@ -140,11 +161,16 @@ def why_not(
         "the config asks for attentions or hidden states": (
             config.output_attentions or config.output_hidden_states
         ),
+        "the model is in float64, and the runner computes in float32": (
+            model.dtype == torch.float64
+        ),
         f"the model is on {model.device}": (
             device_of(network, network._native_options).type not in ("cpu", "cuda")
         ),
     }
     if (reason := next((text for text, holds in checks.items() if holds), None)) is not None:
+        return reason
+    if (reason := watcher() or own_attention(config)) is not None:
         return reason
     cache = given.get("past_key_values")
     if isinstance(cache, NativeCache) and cache.past:
@@ -194,22 +220,6 @@ def _cache_of(native: Native, given: Any) -> NativeCache:
             raise Fallback("the text has gone on in transformers")
         return given
     raise Fallback(f"past_key_values is a {type(given).__name__} that transformers fills")
-
-
-def reason_of_loss(given: dict[str, Any], *, shifted: bool) -> str | None:
-    """Why the loss of a call has to be transformers': it counts what is computed at padding, zeros
-    where the runner does it.
-
-    Labels and mask are (..., T); a column that is ``shifted`` has the label of the next.
-    """
-    labels, mask = given.get("labels"), given.get("attention_mask")
-    if labels is None or mask is None or bool(mask.all()):
-        return None
-    counted, hidden = labels != -100, mask[..., -labels.shape[-1] :] == 0
-    if shifted:
-        counted, hidden = counted[..., 1:], hidden[..., :-1]
-    counts = bool((counted & hidden).any())
-    return "labels ask for a loss at padding (-100 leaves it out)" if counts else None
 
 
 @contextmanager

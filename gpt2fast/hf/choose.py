@@ -40,6 +40,8 @@ def chooser_of(processors: Any, steps: list[Step], at_random: bool) -> Chooser |
     others = [each for each, step in zip(processors, steps, strict=False) if step not in least]
     if not at_random:
         return None if others else MostLikely(least)
+    if any(step in least for step in steps[len(least) :]):
+        return None  # behind another, which would have kept others
     kinds = [type(each) for each in others]
     order = [TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper]
     known = TopKLogitsWarper in kinds and kinds == [kind for kind in order if kind in kinds]

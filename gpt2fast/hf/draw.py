@@ -6,7 +6,6 @@ probability is never looked at, and so not computed: the generator is moved past
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from functools import cache
 
@@ -16,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2fast._C import uniform_doubles
+from gpt2fast.hf.lock import Lock
 
 # torch's state of a generator: after the seed how many words are left, and a flag; how many are
 # used; the words, each in 64 bits; and what this leaves alone.
 _LEFT, _USED, _WORDS = 2, 2, slice(3, 3 + 624)
-_TURN = threading.Lock()  # the state is taken out and put back
+_TURN = Lock()  # the state is taken out and put back
 
 
 def draw(probabilities: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class Attic:
         for each in parameters:
             self._sharing.setdefault(each.data_ptr(), []).append(each)
         self._bytes = sum(some[0].nbytes for some in self._sharing.values())
+        self._whole = {place for place, some in self._sharing.items() if _are_all(some)}
         self._file: BinaryIO | None = None
         self._is_full = not _PAGEMAP.exists()
 
@@ -57,14 +58,15 @@ class Attic:
             return
         if is_of_file:
             _forget(first, last)
-        elif parameter.untyped_storage().nbytes() == parameter.nbytes:
+        elif parameter.data_ptr() in self._whole:
             self._move(parameter)
 
     def close(self) -> None:
         """Give back to the system what was freed, once all is stored."""
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
-        if self._file is not None and trim is not None:
-            trim(0)
+        if self._file is not None:
+            self._file.close()  # the maps keep what is in it
+            if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # of glibc
+                trim(0)
 
     def _move(self, parameter: Tensor) -> None:
         """To the file, together with those that share its memory."""
@@ -84,6 +86,14 @@ class Attic:
             return
         for each in self._sharing[parameter.data_ptr()]:
             each.data = values.view(each.shape)
+
+
+def _are_all(tensors: list[Tensor]) -> bool:
+    """Whether ``tensors``, which share their memory, have all of it, and nobody else holds it: a
+    state_dict in somebody's hand, or an array."""
+    storage = tensors[0].untyped_storage()
+    count = getattr(torch._C, "_storage_Use_Count", lambda _: 0)(storage._cdata)
+    return storage.nbytes() == tensors[0].nbytes and count <= len({*map(id, tensors)}) + 1
 
 
 def _whole_pages(tensor: Tensor) -> tuple[int, int]:

@@ -21,39 +21,29 @@ from gpt2fast.hf.call import (
     Fallback,
     for_torch,
     left_to_torch,
-    reason_of_loss,
     run,
     tell,
     why_not,
 )
-from gpt2fast.hf.native import Native, Options
-from gpt2fast.hf.processors import has_own, threads_of_torch
+from gpt2fast.hf.classes import Accelerated, in_place_of
+from gpt2fast.hf.native import Native
+from gpt2fast.hf.padding import (
+    reason_of_answers,
+    reason_of_class,
+    reason_of_loss,
+    reason_of_summary,
+)
+from gpt2fast.hf.processors import has_own, one_thread
 from gpt2fast.hf.sample import sample, understand
-from gpt2fast.hf.shapes import as_if_uniform, give_shapes
-from gpt2fast.hf.source import config_of
 
+_KNOWS_TORCHSCRIPT = hasattr(transformers.GPT2Config(), "torchscript")  # 4.57
 _CALLED_BY_GENERATE = (
     *("__call__", "forward", "prepare_inputs_for_generation"),
     "_update_model_kwargs_for_generation",
 )
 
 
-class Accelerated:
-    """What the classes here share, before transformers' own among their bases. The runner is made
-    when it is first needed."""
-
-    def __init__(self, config: Any) -> None:
-        with as_if_uniform(config):
-            super().__init__(config)  # type: ignore[call-arg]
-        if "per_layer_config" in config.to_dict():
-            give_shapes(network_of(self), config_of(self))
-        enlist(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, which make a runner of their own."""
-        return {name: value for name, value in self.__dict__.items() if name != "_native"}
-
-
+@in_place_of(transformers.GPT2Model)
 class GPT2Model(Accelerated, transformers.GPT2Model):
     """transformers' ``GPT2Model`` on gpt2fast's runner."""
 
@@ -71,6 +61,7 @@ class GPT2Model(Accelerated, transformers.GPT2Model):
         return found if _wants_dict(self, given) else found.to_tuple()
 
 
+@in_place_of(transformers.GPT2LMHeadModel)
 class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
     """transformers' ``GPT2LMHeadModel`` on gpt2fast's runner."""
 
@@ -111,7 +102,7 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
         """Beam search, for ``generate``."""
         on_runner = isinstance(kwargs.get("past_key_values"), NativeCache)
         alone = on_runner and not has_own(logits_processor)
-        with threads_of_torch(1) if alone else nullcontext():
+        with one_thread() if alone else nullcontext():
             return super()._beam_search(input_ids, logits_processor, *args, **kwargs)
 
     def _prepare_cache_for_generation(
@@ -126,27 +117,38 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
         if (
             given is None
             and type(made) is transformers.DynamicCache
-            and not (offloads or any(asked))
+            and not (offloads or any(asked) or _learns_prompts(self))
         ):
             native = why_not(self, self.transformer, self.lm_head, {}, needs_grad=False)
             if isinstance(native, Native):
                 model_kwargs["past_key_values"] = NativeCache(native)
 
 
+@in_place_of(transformers.GPT2DoubleHeadsModel)
 class GPT2DoubleHeadsModel(Accelerated, transformers.GPT2DoubleHeadsModel):
     """transformers' ``GPT2DoubleHeadsModel`` on gpt2fast's runner."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' forward."""
         given = _bind(transformers.GPT2DoubleHeadsModel, self, args, kwargs)
-        with left_to_torch(reason_of_loss(given, shifted=True)):
+        kind = self.multiple_choice_head.summary_type
+        reason = reason_of_loss(given, shifted=True) or reason_of_summary(given, kind)
+        with left_to_torch(reason):
             return super().forward(**given)
 
 
+@in_place_of(transformers.GPT2ForSequenceClassification)
 class GPT2ForSequenceClassification(Accelerated, transformers.GPT2ForSequenceClassification):
     """transformers' ``GPT2ForSequenceClassification`` on gpt2fast's runner."""
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' forward."""
+        given = _bind(transformers.GPT2ForSequenceClassification, self, args, kwargs)
+        with left_to_torch(reason_of_class(given, self.config.pad_token_id)):
+            return super().forward(**given)
 
+
+@in_place_of(transformers.GPT2ForTokenClassification)
 class GPT2ForTokenClassification(Accelerated, transformers.GPT2ForTokenClassification):
     """transformers' ``GPT2ForTokenClassification`` on gpt2fast's runner."""
 
@@ -157,59 +159,15 @@ class GPT2ForTokenClassification(Accelerated, transformers.GPT2ForTokenClassific
             return super().forward(**given)
 
 
+@in_place_of(transformers.GPT2ForQuestionAnswering)
 class GPT2ForQuestionAnswering(Accelerated, transformers.GPT2ForQuestionAnswering):
     """transformers' ``GPT2ForQuestionAnswering`` on gpt2fast's runner."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers' forward. Its answers may lie at padding, and its losses count it."""
+        """As transformers' forward."""
         given = _bind(transformers.GPT2ForQuestionAnswering, self, args, kwargs)
-        mask = given.get("attention_mask")
-        whole = mask is None or bool(mask.all())
-        with left_to_torch(None if whole else "answers are looked for at padding, too"):
+        with left_to_torch(reason_of_answers(given)):
             return super().forward(**given)
-
-
-CLASSES: dict[type, type] = {
-    getattr(transformers, kind.__name__): kind
-    for kind in (
-        *(GPT2Model, GPT2LMHeadModel, GPT2DoubleHeadsModel, GPT2ForSequenceClassification),
-        *(GPT2ForTokenClassification, GPT2ForQuestionAnswering),
-    )
-}
-
-
-def network_of(model: Any) -> Any:
-    """The ``GPT2Model`` that ``model`` is or has."""
-    return model if isinstance(model, transformers.GPT2Model) else model.transformer
-
-
-def enlist(model: Any, options: Options | None = None) -> None:
-    """Let ``model``, of a class of transformers or of ours, and the network inside run on ours."""
-    network = network_of(model)
-    for each in (model, network):
-        each.__class__ = CLASSES.get(type(each), type(each))
-        _register(each)
-    network._native_options = options or Options()
-    network.__dict__.pop("_native", None)
-
-
-def dismiss(model: Any) -> None:
-    """Undo ``enlist``."""
-    network = network_of(model)
-    back = {ours: theirs for theirs, ours in CLASSES.items()}
-    for each in (model, network):
-        each.__class__ = back.get(type(each), type(each))
-    for name in ("_native", "_native_options", "_native_told", "_native_trained"):
-        network.__dict__.pop(name, None)
-
-
-def _register(model: Any) -> None:
-    """transformers 5 looks up by its class what a model can record, as noted when it was made."""
-    try:
-        from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
-    except ImportError:
-        return
-    _CAN_RECORD_REGISTRY[model] = model._can_record_outputs
 
 
 def _bind(kind: Any, model: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -221,8 +179,19 @@ def _bind(kind: Any, model: Any, args: Any, kwargs: dict[str, Any]) -> dict[str,
 
 
 def _wants_dict(model: Any, given: dict[str, Any]) -> bool:
-    wants = given.get("return_dict")
-    return bool(getattr(model.config, "return_dict", True) if wants is None else wants)
+    wants, config = given.get("return_dict"), model.config
+    usual = getattr(config, "return_dict", True)
+    if _KNOWS_TORCHSCRIPT:
+        usual = usual and not config.torchscript
+    return bool(usual if wants is None else wants)
+
+
+def _learns_prompts(model: Any) -> bool:
+    """Whether PEFT has put itself before ``model``, and will give it keys or states that were
+    learned."""
+    prepares = model.__dict__.get("prepare_inputs_for_generation")
+    config = getattr(getattr(prepares, "__self__", None), "active_peft_config", None)
+    return bool(getattr(config, "is_prompt_learning", False))
 
 
 def _is_plain(model: Any) -> bool:
@@ -233,13 +202,3 @@ def _is_plain(model: Any) -> bool:
         for name in _CALLED_BY_GENERATE
     )
     return not (changed or model._forward_hooks or model._forward_pre_hooks)
-
-
-def _show_arguments(kind: Any, theirs: Any) -> None:
-    """generate() looks at the signature for what a model takes."""
-    kind.forward.__signature__ = inspect.signature(theirs.forward)
-
-
-for _theirs, _ours in CLASSES.items():
-    if "forward" in vars(_ours):
-        _show_arguments(_ours, _theirs)

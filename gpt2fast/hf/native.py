@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from gpt2fast.checkpoint import Checkpoint
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.cache import bytes_per_token, physical_memory
 from gpt2fast.errors import CacheExhaustedError
+from gpt2fast.hf.lock import Lock
 from gpt2fast.hf.plan import Plan
 from gpt2fast.hf.source import ModuleSource
 from gpt2fast.hf.stamp import Stamp
@@ -86,7 +86,7 @@ class Native:
         # What was packed may have moved, and another thread may have written to it meanwhile.
         self.stamp = Stamp(network, head, sums=trains, values=before.values)
         self.pool = BlockPool(self.runner.num_blocks, BLOCK_SIZE, False)
-        self.lock = threading.RLock()
+        self.lock = Lock()
 
     def run(
         self, handles: list[int], ids: NDArray[np.int64], plan: Plan, last: int, *, logits: bool
@@ -119,6 +119,9 @@ class Native:
 
         Raises CacheExhaustedError; the sequences are then as they were.
         """
+        if len(handles) > _MOST_ROWS:
+            each_one = Plan(np.zeros(len(handles), np.int64), np.ones(len(handles), np.int64))
+            return pick(self.run(handles, tokens[:, None], each_one, 1, logits=True)[:, 0])
         starts, rows = _ranges(len(handles))
         new = tokens.astype(np.int32)
         with self.lock:

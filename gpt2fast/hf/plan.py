@@ -39,12 +39,11 @@ def make_plan(
     batch, new = shape
     if mask is None:
         mask = np.ones((batch, past + new), np.int64)
-        mask[:, :past] = columns(starts, cached, past)
     if mask.shape != (batch, past + new):
         return f"the attention mask is {mask.shape}, not {(batch, past + new)}"
     seen = mask != 0
     if not np.array_equal(seen[:, :past], columns(starts, cached, past)):
-        return "the attention mask hides tokens that are in the cache"
+        return "the attention mask is not that of the tokens in the cache"
     total = seen.sum(axis=1)
     begin = np.where(total > 0, seen.argmax(axis=1), past + new)
     if not np.array_equal(seen, columns(begin, total, past + new)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import numpy as np
@@ -17,11 +18,17 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from gpt2fast.hf.lock import Lock
 from gpt2fast.hf.softmax import softmax
 
 Step = Callable[[Tensor, Tensor], Tensor]
 _THEIRS = "transformers."
 _FEW = 1024  # scores that are worth sorting alone
+
+# torch's threads, as calls that are under way found them: each, and that of this thread.
+_LOCK = Lock()
+_UNDER_WAY: list[int] = []
+_BEFORE: ContextVar[int] = ContextVar("before")
 
 
 def has_own(processors: Any) -> bool:
@@ -34,15 +41,34 @@ def _is_own(processor: Any) -> bool:
 
 
 @contextmanager
-def threads_of_torch(count: int) -> Iterator[None]:
-    """``count`` threads for torch. Others than one spin for milliseconds after each operation, and
-    keep the runner's from their cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def one_thread() -> Iterator[None]:
+    """One thread for torch. Others spin for milliseconds after each operation, and keep the
+    runner's from their cores."""
+    with _LOCK:
+        before = torch.get_num_threads()
+        if before == 1 and _UNDER_WAY:  # that is from a call in another thread
+            before = _UNDER_WAY[0]
+        _UNDER_WAY.append(before)
+    token = _BEFORE.set(before)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        _BEFORE.reset(token)
+        with _LOCK:
+            _UNDER_WAY.remove(before)
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """Within ``one_thread`` as many as before: for code of the user's own, which may count on
+    them."""
+    torch.set_num_threads(_BEFORE.get())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(1)
 
 
 def steps_of(processors: Any) -> list[Step]:
@@ -52,9 +78,8 @@ def steps_of(processors: Any) -> list[Step]:
         return [processors]
     if any(len(inspect.signature(each.__call__).parameters) > 2 for each in processors):
         return [processors]  # it says what is missing
-    threads = torch.get_num_threads()
     return [
-        _with_threads(each, threads) if _is_own(each) else _OURS.get(type(each), _same)(each)
+        _with_threads(each) if _is_own(each) else _OURS.get(type(each), _same)(each)
         for each in processors
     ]
 
@@ -63,11 +88,9 @@ def _same(processor: Any) -> Step:
     return cast(Step, processor)
 
 
-def _with_threads(processor: Any, threads: int) -> Step:
-    """A processor of the user's own, who may count on all of torch's threads."""
-
+def _with_threads(processor: Any) -> Step:
     def step(ids: Tensor, scores: Tensor) -> Tensor:
-        with threads_of_torch(threads):
+        with all_threads():
             return cast(Tensor, processor(ids, scores))
 
     return step
@@ -91,7 +114,7 @@ class Least:
     def bar(self, length: int, scores: Any) -> None:
         """The same in place, for texts of ``length``; scores (B, V) of torch or numpy."""
         if length < self._length:
-            scores[:, [end for end in self._ends if end < scores.shape[1]]] = -torch.inf
+            scores[:, [end for end in self._ends if 0 <= end < scores.shape[1]]] = -torch.inf
 
 
 def nucleus(some: Tensor, warper: Any, size: int) -> Tensor | None:

@@ -21,7 +21,7 @@ from gpt2fast.hf.choose import chooser_of, most_likely
 from gpt2fast.hf.draw import draw
 from gpt2fast.hf.native import Floats
 from gpt2fast.hf.plan import Plan, make_plan
-from gpt2fast.hf.processors import Step, has_own, steps_of, threads_of_torch
+from gpt2fast.hf.processors import Step, has_own, one_thread, steps_of
 from gpt2fast.hf.texts import Ends, Texts
 from gpt2fast.runners import BLOCK_SIZE
 
@@ -107,13 +107,13 @@ def understand(
 def sample(asked: Decoding) -> Any | None:
     """What ``_sample`` returns; None, and nothing has happened, where the prompts need torch."""
     steps = steps_of(asked.processors)
-    with threads_of_torch(1):
+    with one_thread():
         return _sample(asked, steps)
 
 
 def _sample(asked: Decoding, steps: list[Step]) -> Any | None:
     cache, settings = asked.cache, asked.settings
-    plan = _first_plan(asked)
+    plan = _first_plan(asked) if asked.ids.numel() else None
     if plan is None:
         return None
     texts, ends, kept = Texts(asked.ids), Ends(asked.criteria), _Kept(settings)
@@ -130,13 +130,14 @@ def _sample(asked: Decoding, steps: list[Step]) -> Any | None:
     room = cache.native.config.n_positions - int(cache.lengths.max())
     going = np.ones(len(asked.ids), np.bool_)
     while True:
-        tokens = found if choose else _choose(asked, steps, texts.ids, found, kept)
+        tokens = found if choose else _choose(asked, steps, texts, found, kept)
         if ends.has_tokens and not going.all():
             tokens = np.where(going, tokens, int(settings._pad_token_tensor))
         texts.append(tokens)
         if asked.streamer is not None:
-            asked.streamer.put(torch.from_numpy(tokens))
+            asked.streamer.put(torch.from_numpy(tokens.copy()))
         going &= ~ends.reached(texts, tokens, kept.scores)
+        tokens = texts.last
         if not going.any():
             break
         room -= 1
@@ -153,14 +154,17 @@ def _sample(asked: Decoding, steps: list[Step]) -> Any | None:
 
 
 def _choose(
-    asked: Decoding, steps: list[Step], ids: Tensor, logits: Floats, kept: _Kept
+    asked: Decoding, steps: list[Step], texts: Texts, logits: Floats, kept: _Kept
 ) -> NDArray[np.int64]:
     """(B,): the next tokens, by the processors of scores (B, V) and by chance."""
-    raw = scores = torch.from_numpy(logits).to(ids.device)
-    for step in steps:
-        scores = step(ids, scores)
+    raw = scores = torch.from_numpy(logits).to(asked.ids.device)
+    with texts.shown() as ids:
+        for step in steps:
+            scores = step(ids, scores)
     kept.add(raw, scores)
     if not asked.settings.do_sample:
+        if scores.dtype != torch.float32:
+            return cast(NDArray[np.int64], _numbers(scores.argmax(dim=-1)))
         return most_likely(_numbers(scores))
     return cast(NDArray[np.int64], _numbers(draw(torch.softmax(scores, dim=-1))))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from gpt2fast.checkpoint.names import HEAD, TOKEN_TABLE, expected_shapes
@@ -31,8 +32,14 @@ def config_of(network: Any) -> ModelConfig:
 
 def _fields(network: Any) -> dict[str, Any]:
     fields: dict[str, Any] = network.config.to_dict()
-    fields.pop("quantization_config", None)  # how the modules look says more
-    return fields
+    # What else is in a config says nothing: how the modules look does.
+    return {name: value for name, value in fields.items() if name in _known_fields()}
+
+
+@cache
+def _known_fields() -> frozenset[str]:
+    usual: set[str] = set(transformers.GPT2Config().to_dict())
+    return frozenset(usual - {"quantization_config"} | {"per_layer_config"})
 
 
 class ModuleSource:
@@ -72,6 +79,8 @@ class ModuleSource:
             found = self._weights.get(name)
             layout = self._layouts.get(name)
             wanted = shape if layout is None else layout.shape
+            if found is not None and found.device.type == "meta":
+                raise CheckpointError(f"{name} is not in memory")
             if found is None or tuple(found.shape) != wanted:
                 held = "missing" if found is None else f"{list(found.shape)}"
                 raise CheckpointError(f"{name} is {held}, and its config says {list(wanted)}")

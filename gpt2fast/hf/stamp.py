@@ -16,6 +16,13 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 _SAMPLES = 16  # values of a weight that are looked at
+_NUMBERS = (
+    "eps",
+    "scaling",
+    "is_causal",
+    *("scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+)
+_OF_NUMPY = (torch.float32, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool)
 _RECORDERS = "transformers.utils.output_capturing"
 
 
@@ -38,6 +45,11 @@ class Stamp:
         self.values = found if values is None else values
         self._sums = self._sum() if sums else None
 
+    @property
+    def network(self) -> Any:
+        """The network; None where it is gone."""
+        return self._roots[0]()
+
     def fits(self, head: Any) -> bool:
         """Whether this is of a network with ``head`` on it, where there is one, and nothing is
         different now."""
@@ -56,12 +68,13 @@ class Stamp:
         for module in walk(*(root() for root in self._roots)):
             own = module.__dict__
             # What is the module's own and not its class's: another forward, another epsilon.
-            places.append((id(module), type(module), "forward" in own, own.get("eps")))
+            forwards = (id(module), type(module), type(module).forward, "forward" in own)
+            places.append((*forwards, *map(own.get, _NUMBERS)))
             if is_adapted(module):
                 places.append((module.merged, module.disable_adapters))
             weights += _tensors(module)
-        places += [each.data_ptr() for each in weights]
-        return places, [(each._version, _some_values(each)) for each in weights]
+        places += [_address(each) for each in weights]
+        return places, [(_version(each), _some_values(each)) for each in weights]
 
     def _sum(self) -> list[int]:
         modules = walk(*(root() for root in self._roots))
@@ -88,12 +101,24 @@ def walk(*roots: Any) -> Iterator[Any]:
         left += [each for each in module.__dict__["_modules"].values() if each is not None]
 
 
+def _address(weight: Tensor) -> int:
+    return weight.data_ptr() if weight.layout == torch.strided else id(weight)
+
+
+def _version(weight: Tensor) -> int:
+    return 0 if weight.is_inference() else weight._version  # those made in inference mode have none
+
+
 def _some_values(weight: Tensor) -> int:
+    """A number that changes with some of the values; 0 for a tensor without values of its own, as
+    on the device "meta"."""
     plain = weight.detach()
-    if plain.dtype == torch.bfloat16:  # numpy has none
-        plain = plain.view(torch.int16)
+    if plain.device.type == "meta" or plain.layout != torch.strided:
+        return 0
     if not (plain.device.type == "cpu" and plain.is_contiguous()):
         plain = plain.reshape(-1)[:: max(plain.numel() // _SAMPLES, 1)].cpu()
+    if plain.dtype not in _OF_NUMPY or plain.is_neg() or plain.is_conj():
+        plain = plain.resolve_neg().resolve_conj().reshape(-1).view(torch.uint8)
     flat = plain.numpy().reshape(-1)
     return hash(flat[:: max(flat.size // _SAMPLES, 1)].tobytes())
 

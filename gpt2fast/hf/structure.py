@@ -24,7 +24,10 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("ln_1", "ln_2", "ln_f"), (nn.LayerNorm,)),
     **dict.fromkeys(("c_attn", "c_proj", "c_fc"), (Conv1D, PackedConv1D)),
 }
+# transformers' own implementations of attention: of one, whichever computes it.
+_ATTENTIONS = ("eager", "sdpa", "flash", "flex", "paged")
 _PLAIN = (nn.ModuleList, nn.Dropout, modeling_gpt2.GPT2Block, modeling_gpt2.GPT2Attention)
+_FORWARDS = {kind: vars(kind).get("forward") for kind in (*sum(_KINDS.values(), ()), *_PLAIN)}
 
 
 def check_structure(network: Any, head: Any, config: ModelConfig) -> None:
@@ -37,6 +40,24 @@ def check_structure(network: Any, head: Any, config: ModelConfig) -> None:
         _check_tree(name, module, config)
     if head is not None:
         _check_tree("lm_head", head, config)
+
+
+def own_attention(config: Any) -> str | None:
+    """What ``config``, of a transformers model, asks for beside GPT-2's attention."""
+    if getattr(config, "is_causal", True) is False:
+        return "is_causal = False lets tokens see those behind them"
+    name = getattr(config, "_attn_implementation", None)
+    if name is None or (isinstance(name, str) and name.startswith(_ATTENTIONS)):
+        return None
+    return f"the attention is {name!r}, which is not one of transformers"
+
+
+def _is_changed(kind: Any) -> bool:
+    """Whether somebody has put another forward into a class of modules."""
+    forward = kind.forward
+    if kind is nn.ModuleList:  # it has none
+        return False
+    return forward.__module__ != kind.__module__ or _FORWARDS.get(kind, forward) is not forward
 
 
 def _check_tree(name: str, module: Any, config: ModelConfig) -> None:
@@ -59,8 +80,10 @@ def _check(name: str, module: Any, config: ModelConfig) -> None:
     )
     if type(module) not in kinds:
         raise UnsupportedError(f"{name} is a {type(module).__name__}, which GPT-2 has not there")
-    if "forward" in module.__dict__:
+    if "forward" in module.__dict__ or _is_changed(type(module)):
         raise UnsupportedError(f"{name} has a forward of its own")
+    if isinstance(module, modeling_gpt2.GPT2Attention):
+        _check_attention(name, module, config)
     if isinstance(module, nn.LayerNorm) and module.eps != config.layer_norm_epsilon:
         raise UnsupportedError(
             f"{name} has eps = {module.eps}, its config says {config.layer_norm_epsilon}"
@@ -69,3 +92,20 @@ def _check(name: str, module: Any, config: ModelConfig) -> None:
         raise UnsupportedError(f"{name} has a bias")
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         raise UnsupportedError(f"{name} has a max_norm")
+
+
+def _check_attention(name: str, module: Any, config: ModelConfig) -> None:
+    scale = module.head_dim**-0.5 if config.scale_attn_weights else 1.0
+    if config.scale_attn_by_inverse_layer_idx:
+        scale /= module.layer_idx + 1
+    own = {
+        "scale_attn_weights": config.scale_attn_weights,
+        "scale_attn_by_inverse_layer_idx": config.scale_attn_by_inverse_layer_idx,
+        "is_causal": True,
+        "scaling": scale,
+    }
+    for field, wanted in own.items():
+        if getattr(module, field, wanted) != wanted:
+            raise UnsupportedError(
+                f"{name} has {field} = {getattr(module, field)}, its config says {wanted}"
+            )

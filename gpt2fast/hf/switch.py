@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
+
 from gpt2fast.errors import OptionError, show
-from gpt2fast.hf.models import CLASSES, dismiss, enlist
+from gpt2fast.hf.classes import CLASSES, dismiss, enlist
 from gpt2fast.hf.native import Options, device_of
 from gpt2fast.hf.packed import Packed
 from gpt2fast.hf.source import config_of
@@ -18,7 +20,7 @@ from gpt2fast.runners.cpu import check_threads
 def accelerate(
     model: Any,
     quantization: str | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     num_threads: int | None = None,
 ) -> Any:
     """Let ``model`` run on gpt2fast's runners from now on; returns it.
@@ -42,24 +44,27 @@ def accelerate(
     stored = next((each for each in base.modules() if isinstance(each, Packed)), None)
     scheme = None if stored is None else base.config.quantization_config.scheme
     scheme = agree(quantization, scheme, "the model")
-    options = Options(scheme, device, None if num_threads is None else check_threads(num_threads))
-    _check_device(device)
+    threads = None if num_threads is None else check_threads(num_threads)
+    options = Options(scheme, _device_name(device), threads)
     if device_of(base, options).type == "cpu":
         matrix_layouts(config, "float32", scheme)
     enlist(base, options)
     return model
 
 
-def _check_device(device: str | None) -> None:
-    if device is None or device == "cpu":
-        return
-    if not re.fullmatch(r"cuda(:\d+)?", device):
+def _device_name(device: str | torch.device | None) -> str | None:
+    if device is None:
+        return None
+    name = str(device)
+    if not isinstance(device, (str, torch.device)) or not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise OptionError(
-            f"device = {show(device)} is not known; use 'cpu', 'cuda' or 'cuda:<index>'"
+            f"device = {show(name)} is not known; use 'cpu', 'cuda' or 'cuda:<index>'"
         )
-    from gpt2fast.runners.cuda.device import gpu
+    if name != "cpu":
+        from gpt2fast.runners.cuda.device import gpu
 
-    gpu(device)
+        gpu(name)
+    return name
 
 
 def restore(model: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+
+from gpt2fast.hf.processors import all_threads, has_own
 
 _FIRST_ROOM = 256  # tokens; doubled when it is used up
 
@@ -27,6 +31,19 @@ class Texts:
         """(B, T): nothing in it changes any more."""
         return torch.from_numpy(np.ascontiguousarray(self._room[:, : self.length])).to(self._device)
 
+    @property
+    def last(self) -> NDArray[np.int64]:
+        """(B,): the last token of each."""
+        last: NDArray[np.int64] = self._room[:, self.length - 1].copy()
+        return last
+
+    @contextmanager
+    def shown(self) -> Iterator[Tensor]:
+        """``ids`` for others, who may write into them as into those of transformers."""
+        ids = self.ids
+        yield ids
+        self._room[:, : self.length] = ids.cpu().numpy()
+
     def append(self, tokens: NDArray[np.int64]) -> None:
         """One token (B,) for each."""
         if self.length == self._room.shape[1]:
@@ -44,12 +61,16 @@ class Ends:
         self.has_tokens = any(hasattr(each, "eos_token_id") for each in criteria)
         self._most = min(lengths, default=np.inf)
         self._tokens = {token for each in tokens for token in each.tolist()}
+        self._has_own = has_own(criteria)
         self._others = None if len(lengths) + len(tokens) == len(criteria) else criteria
 
     def reached(self, texts: Texts, tokens: NDArray[np.int64], scores: Any) -> NDArray[np.bool_]:
         """(B,): the texts that end with their last token, one of ``tokens`` (B,)."""
         if self._others is not None:
-            ended: NDArray[np.bool_] = self._others(texts.ids, scores).cpu().numpy()
+            with texts.shown() as ids, all_threads() if self._has_own else nullcontext():
+                found = self._others(ids, scores).cpu().numpy()
+            # Of numbers transformers' loop looks at the last bit.
+            ended: NDArray[np.bool_] = found.astype(np.int64) % 2 == 1
             return ended
         if texts.length >= self._most:
             return np.ones(len(tokens), np.bool_)

@@ -220,11 +220,12 @@ def _agreed(checkpoint: Checkpoint, quantization: Quantization | None) -> Quanti
 
 
 def check_threads(num_threads: int | None) -> int:
-    """``num_threads``, or the default for this machine. Raises OptionError below 1."""
+    """``num_threads``, or the default for this machine. Raises OptionError for others than 1 to
+    1024."""
     if num_threads is None:
         return default_num_threads()
-    if num_threads < 1 or num_threads > 1024:
-        raise OptionError(f"num_threads={num_threads}: a number from 1 to 1024 is needed")
+    if not isinstance(num_threads, int) or num_threads < 1 or num_threads > 1024:
+        raise OptionError(f"num_threads={num_threads!r}: a number from 1 to 1024 is needed")
     return num_threads
 
 

@@ -100,3 +100,18 @@ def test_training_an_adapter_changes_what_is_merged() -> None:
     ours.eval().merge_adapter()
     with torch.no_grad():
         close(ours(ids).logits, theirs(ids).logits)
+
+
+@pytest.mark.filterwarnings("ignore:gpt2fast leaves")
+@pytest.mark.parametrize("kind", ["PrefixTuningConfig", "PromptTuningConfig"])
+def test_prompts_that_are_learned_generate(kind: str) -> None:
+    found = []
+    for accelerates in (True, False):
+        torch.manual_seed(5)
+        settings = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
+        model = peft.get_peft_model(make(), settings).eval()
+        if accelerates:
+            hf.accelerate(model, num_threads=1)
+        given = {"attention_mask": torch.ones_like(texts()), "max_new_tokens": 6, "pad_token_id": 1}
+        found.append(model.generate(input_ids=texts(), do_sample=False, **given))
+    assert torch.equal(*found)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import gc
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 
-from gpt2fast.errors import CacheExhaustedError
+from gpt2fast.errors import CacheExhaustedError, UnsupportedError
 from gpt2fast.hf import native
 from hf_pair import (
     ANYWHERE,
@@ -251,3 +253,82 @@ def test_a_step_that_has_no_room_leaves_texts_as_they_were(monkeypatch: pytest.M
     more = texts(1, 3)
     found = ours(more, past_key_values=cache).logits
     close(found, theirs(torch.cat([ids, more], dim=1)).logits[:, -3:])
+
+
+@ON_THE_RUNNER
+@torch.no_grad()
+def test_memory_of_the_caller_may_be_used_again() -> None:
+    """One buffer for the input of all steps, and a prompt that is overwritten behind the call."""
+    states = []
+    for model in pair():
+        prompt, step = texts(1), texts(1)[:, :1].clone()
+        found = model(prompt)
+        prompt.zero_()
+        for _ in range(4):
+            step.copy_(found.logits[:, -1:].argmax(-1))
+            found = model(step, past_key_values=found.past_key_values)
+        states.append((model, found.past_key_values, step))
+    with pytest.warns(UserWarning, match="output_hidden_states"):
+        found, want = (
+            model(step, past_key_values=past, output_hidden_states=True)
+            for model, past, step in states
+        )
+    close(found.logits, want.logits)
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("moved", [False, True])
+@torch.no_grad()
+def test_outputs_are_pickled_as_those_of_transformers(moved: bool) -> None:
+    ours, theirs = pair()
+    found, want = ours(texts()), theirs(texts())
+    if moved:
+        found.past_key_values.move_to_torch(ours.transformer)
+    loaded = pickle.loads(pickle.dumps(found))
+    assert type(loaded.past_key_values) is transformers.DynamicCache
+    next_one = texts()[:, :1]
+    want = theirs(next_one, past_key_values=want.past_key_values).logits
+    close(theirs(next_one, past_key_values=loaded.past_key_values).logits, want)
+    if not moved:  # what was pickled goes on where it was
+        close(ours(next_one, past_key_values=found.past_key_values).logits, want)
+
+
+@torch.no_grad()
+def test_a_cache_without_its_model_is_not_pickled() -> None:
+    past = pair()[0](texts()).past_key_values
+    gc.collect()
+    with pytest.raises(UnsupportedError, match="the model that it came from is gone"):
+        pickle.dumps(past)
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("rows", [[True, False, True], [1, 0], [2]], ids=str)
+@pytest.mark.parametrize("as_list", [False, True])
+@torch.no_grad()
+def test_rows_are_kept(rows: list[Any], as_list: bool) -> None:
+    if as_list and rows[0] is True:
+        pytest.skip("transformers' layers take no such list")
+    kept = []
+    for model in pair():
+        past = model(texts()).past_key_values
+        past.batch_select_indices(rows if as_list else torch.tensor(rows))
+        step = texts(2 if len(rows) > 1 else 1)[:, :1]
+        kept.append(model(step, past_key_values=past).logits)
+    close(*kept)
+
+
+@ANYWHERE
+@torch.no_grad()
+def test_a_padded_beginning_without_a_mask_later() -> None:
+    """Without a mask transformers looks at the padding, too."""
+    mask = left_padding(3, 12)
+    at = (mask.cumsum(1) - 1).clamp(min=0)
+    found, want = (
+        model(
+            texts()[:, :1],
+            past_key_values=model(texts(), attention_mask=mask, position_ids=at).past_key_values,
+            position_ids=at[:, -1:] + 1,
+        )
+        for model in pair()
+    )
+    close(found.logits, want.logits)

@@ -10,7 +10,7 @@ from hf_pair import ANYWHERE, HEADS, ON_THE_RUNNER, close, hf, make, pair, same,
 
 # How far logits may be off: the runner computes in float32 what transformers rounds after each
 # operation, so that of two values near the exact one the tolerance is transformers' own error.
-ROUNDING = {torch.bfloat16: 0.05, torch.float16: 0.006, torch.float64: 1e-5, torch.float32: 1e-6}
+ROUNDING = {torch.bfloat16: 0.05, torch.float16: 0.006, torch.float32: 1e-6}
 
 
 def far_off(found: Any, want: Any) -> float:
@@ -35,6 +35,13 @@ def test_types_of_weights(dtype: Any, kind: str) -> None:
             assert found[name].dtype == each.dtype == dtype
             assert far_off(found[name], exact[name]) < ROUNDING[dtype]
             assert far_off(found[name], each) < 2 * ROUNDING[dtype]
+
+
+@torch.no_grad()
+def test_double_precision_is_left_to_torch() -> None:
+    ours, theirs = (model.double() for model in pair())
+    with pytest.warns(UserWarning, match="the model is in float64"):
+        close(ours(texts()).logits, theirs(texts()).logits, 1e-12)
 
 
 @ON_THE_RUNNER

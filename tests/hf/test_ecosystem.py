@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -211,3 +214,74 @@ def test_threads_while_weights_change() -> None:
         finally:
             stop.set()
         assert min(each.result() for each in asked) > 0
+
+
+class Slow:
+    """A streamer that waits."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def put(self, value: Any) -> None:
+        time.sleep(self.seconds)
+
+    def end(self) -> None:
+        pass
+
+
+@ON_THE_RUNNER
+def test_calls_that_overlap_leave_torch_its_threads() -> None:
+    model, seen = pair()[0], {}
+    before = torch.get_num_threads()
+
+    def work(name: str, seconds: float, tokens: int) -> None:
+        torch.set_num_threads(3)
+        given = {**NO_END, "max_new_tokens": tokens, "attention_mask": torch.ones_like(texts(1))}
+        model.generate(texts(1), streamer=Slow(seconds), **given)
+        seen[name] = torch.get_num_threads()
+
+    threads = [
+        threading.Thread(target=work, args=args)
+        for args in (("first", 0.02, 10), ("last", 0.03, 20))
+    ]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    later = threading.Thread(target=lambda: seen.update(later=torch.get_num_threads()))
+    later.start()
+    later.join()
+    torch.set_num_threads(before)
+    assert seen == {"first": 3, "last": 3, "later": 3}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_while_another_thread_generates() -> None:
+    model, stop = pair()[0], threading.Event()
+    given = {**NO_END, "attention_mask": torch.ones_like(texts())}
+    want = model.generate(texts(), **given)
+
+    def serve() -> None:
+        while not stop.is_set():
+            model.generate(texts(), **given)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    context = multiprocessing.get_context("fork")
+    try:
+        for _ in range(5):
+            answers = context.SimpleQueue()
+            child = context.Process(
+                target=lambda into=answers: into.put(model.generate(texts(), **given).tolist())
+            )
+            child.start()
+            child.join(30)
+            hangs = child.is_alive()
+            child.kill()
+            assert not hangs
+            assert answers.get() == want.tolist()
+    finally:
+        stop.set()
+        thread.join()

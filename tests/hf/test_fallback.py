@@ -113,6 +113,14 @@ def test_a_hook_of_the_model_itself() -> None:
     close(*results)
 
 
+@ON_THE_RUNNER
+@torch.no_grad()
+def test_a_device_of_torch() -> None:
+    ours, theirs = make(), make()
+    hf.accelerate(ours, device=torch.device("cpu"), num_threads=1)
+    close(ours(texts()).logits, theirs(texts()).logits)
+
+
 def test_other_models_and_options_are_refused() -> None:
     with pytest.raises(OptionError, match="'Linear' is none of transformers' GPT-2 classes"):
         hf.accelerate(torch.nn.Linear(2, 2))
@@ -137,7 +145,11 @@ def test_integers() -> None:
     [
         ({"quantization": "fp8"}, "fp8.* is not available on the cpu runner"),
         ({"num_threads": 0}, "num_threads=0: a number from 1"),
+        ({"num_threads": "2"}, "num_threads='2': a number from 1"),
+        ({"num_threads": 2.0}, "num_threads=2.0: a number from 1"),
         ({"device": "mps"}, "device = 'mps' is not known; use 'cpu', 'cuda'"),
+        ({"device": 0}, "device = '0' is not known; use 'cpu', 'cuda'"),
+        ({"device": torch.device("meta")}, "device = 'meta' is not known; use 'cpu', 'cuda'"),
     ],
     ids=str,
 )

@@ -235,3 +235,30 @@ def test_a_batch_that_is_larger_than_the_cache(monkeypatch: pytest.MonkeyPatch) 
     assert cached.past_key_values.get_seq_length() == 40
     ends = {"max_new_tokens": 5, "attention_mask": torch.ones_like(ids), "do_sample": False}
     assert torch.equal(ours.generate(ids, **ends), theirs.generate(ids, **ends))
+
+
+@ANYWHERE
+@pytest.mark.parametrize(
+    "keep", [None, [0, 3], slice(2, 5), -2, 0, 3, 99, True, torch.tensor([1, 5])], ids=str
+)
+@torch.no_grad()
+def test_which_logits_are_kept(keep: Any) -> None:
+    same_outcome(*pair(), lambda model: model(texts(), logits_to_keep=keep).logits)
+
+
+WRONG: dict[str, Any] = {
+    "floats": lambda model: model(texts().float()),
+    "truth values": lambda model: model(texts() > 5),
+    "bytes": lambda model: model(texts().to(torch.uint8)),
+    "one text without a batch": lambda model: model(texts()[0]),
+    "too few positions": lambda model: model(texts(), position_ids=torch.arange(11)[None]),
+    "positions of two": lambda model: model(texts(1), position_ids=torch.arange(12).expand(2, 12)),
+    "a list": lambda model: model(texts().tolist()),
+}
+
+
+@ANYWHERE
+@pytest.mark.parametrize("call", WRONG.values(), ids=WRONG)
+@torch.no_grad()
+def test_wrong_arguments(call: Any) -> None:
+    same_outcome(*pair(), lambda model: getattr(call(model), "logits", None))

@@ -239,3 +239,17 @@ def test_scores_are_the_caller_s_own() -> None:
         each.fill_(7)
     found = ours.generate(texts(), **given)
     close(torch.stack(found.logits), torch.stack(theirs.generate(texts(), **given).logits))
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize(
+    "more", [{}, {"do_sample": True}, {"output_logits": True, "return_dict_in_generate": True}]
+)
+def test_more_texts_than_a_step_takes(more: dict[str, Any]) -> None:
+    ours, theirs = pair(n_layer=1)
+    same_texts(ours, theirs, texts(600, 4), max_new_tokens=4, **more)
+
+
+@ANYWHERE
+def test_no_texts_at_all() -> None:
+    same_outcome(*pair(), lambda model: model.generate(texts()[:0], max_new_tokens=3))

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from hf_pair import ANYWHERE, ON_THE_RUNNER, make, pair, same, seeded, texts, torch, transformers
+from hf_pair import (
+    ANYWHERE,
+    ON_THE_RUNNER,
+    make,
+    pair,
+    same,
+    same_texts,
+    seeded,
+    texts,
+    torch,
+    transformers,
+)
 
 MODES: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
@@ -170,3 +181,39 @@ def test_top_p_keeps_what_a_sort_of_all_keeps(top_p: float, least: int) -> None:
             border = scores.topk(kept).values[:, -1:]
             given = scores.masked_fill(scores < border, -torch.inf)
             assert torch.equal(step(texts(), given), warper(texts(), given))
+
+
+class Rounded(transformers.LogitsProcessor):
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        return scores.bfloat16()
+
+
+class Writes(transformers.LogitsProcessor):
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        if input_ids.shape[1] % 3 == 0:
+            input_ids[:, -1] = 7
+        return scores
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("processor", [Rounded, Writes])
+@pytest.mark.parametrize("mode", ["greedy", "sample"])
+def test_processors_that_round_or_write(processor: Any, mode: str) -> None:
+    ours, theirs = pair()
+    given = {"logits_processor": transformers.LogitsProcessorList([processor()])}
+    want = generate(theirs, mode, **given)
+    same(generate(ours, mode, **given), want)
+    assert processor is Rounded or bool((want.sequences[:, 14:18:3] == 7).all())
+
+
+@ON_THE_RUNNER
+def test_the_order_of_processors_counts() -> None:
+    """A least length behind top-k bars some of those that top-k left."""
+    ends = list(range(2, 120))
+    own = [
+        transformers.TopKLogitsWarper(20),
+        transformers.MinNewTokensLengthLogitsProcessor(12, 8, ends, "cpu"),
+    ]
+    given = {"max_new_tokens": 8, "top_k": 0, "do_sample": True, "eos_token_id": None}
+    own_list = transformers.LogitsProcessorList(own)
+    same_texts(*pair(), texts(), logits_processor=own_list, **given)

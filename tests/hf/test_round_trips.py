@@ -227,3 +227,38 @@ def test_push_to_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pushed[0] == pushed[1]
     assert {"config.json", "model.safetensors"} <= set(pushed[0])
     assert json.loads(pushed[0]["config.json"])["architectures"] == ["GPT2LMHeadModel"]
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_first_weights_are_those_of_transformers(kind: str) -> None:
+    """With one seed, and the generator stands where it would."""
+    found = []
+    for classes in (hf, transformers):
+        torch.manual_seed(5)
+        model = getattr(classes, kind)(make().config)
+        found.append((model.state_dict(), torch.rand(3)))
+    assert all(map(torch.equal, found[0][0].values(), found[1][0].values()))
+    assert torch.equal(found[0][1], found[1][1])
+
+
+@ON_THE_RUNNER
+@torch.no_grad()
+def test_a_config_for_torchscript() -> None:
+    """In transformers 4.57 it asks for tuples."""
+    ours, theirs = pair(torchscript=True)
+    assert type(ours(texts())) is type(theirs(texts()))
+
+
+@pytest.mark.parametrize("given", [(), ({"n_layer": 1},), (1, 2)])
+def test_what_is_no_config_is_refused_as_by_transformers(given: Any) -> None:
+    found = []
+    for classes in (hf, transformers):
+        with pytest.raises((TypeError, ValueError)) as info:
+            classes.GPT2LMHeadModel(*given)
+        found.append((info.type, str(info.value)))
+    assert found[0] == found[1]
+
+
+def test_the_name_of_the_module_is_all_that_changes() -> None:
+    for name in ("GPT2Config", "GPT2PreTrainedModel", "GPT2Tokenizer", "GPT2TokenizerFast"):
+        assert getattr(hf, name) is getattr(transformers, name)

@@ -184,3 +184,53 @@ def test_words_are_streamed_to_a_loop(speaking: Any, tokenizer: Any) -> None:
     heard = [asyncio.run(listen(model)) for model in speaking]
     assert heard[0] == heard[1]
     assert len(heard[1]) > 3
+
+
+class Whole(transformers.StoppingCriteria):
+    """Numbers in place of truth values."""
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        return (input_ids[:, -1] % 3 == 0).long() * 3
+
+
+class Writes(transformers.StoppingCriteria):
+    """Puts another token where one was chosen."""
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        if input_ids.shape[1] % 3 == 0:
+            input_ids[:, -1] = 7
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+@pytest.mark.parametrize("criterion", [Whole, Writes])
+@pytest.mark.parametrize("mode", [{}, {"do_sample": True}], ids=str)
+def test_criteria_of_other_kinds(criterion: Any, mode: dict[str, Any]) -> None:
+    ours, theirs = pair()
+    given = {**NO_END, **mode, "stopping_criteria": [criterion()]}
+    want = same_texts(ours, theirs, texts(), **given)
+    assert criterion is Whole or bool((want[:, 14:24:3] == 7).all())
+
+
+@pytest.mark.parametrize("least", [{"min_new_tokens": 9}, {"min_length": 20}], ids=str)
+@pytest.mark.parametrize("mode", [{}, {"do_sample": True, "top_k": 20}], ids=str)
+def test_an_end_that_is_no_token_bars_none(least: dict[str, Any], mode: dict[str, Any]) -> None:
+    """-1 is how many say: never."""
+    ours, theirs = pair(tie_word_embeddings=False)
+    for model in (ours, theirs):
+        model.lm_head.weight.data[-1] *= 8
+    given = {"max_new_tokens": 12, "eos_token_id": -1, **least, **mode}
+    assert bool((same_texts(ours, theirs, texts(), **given) == 210).any())
+
+
+def test_a_streamer_that_writes() -> None:
+    class Writer(BaseStreamer):
+        def put(self, value: Any) -> None:
+            value.fill_(9)
+
+        def end(self) -> None:
+            pass
+
+    ours, theirs = pair()
+    given = {**NO_END, "attention_mask": torch.ones_like(texts(1))}
+    found, want = (model.generate(texts(1), streamer=Writer(), **given) for model in (ours, theirs))
+    assert torch.equal(found[:, 12:], want[:, 12:])

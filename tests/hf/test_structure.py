@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,18 @@ import pytest
 from torch.nn.utils import parametrize, prune
 
 from gpt2fast.errors import UnsupportedError
-from hf_pair import ANYWHERE, close, hf, make, pair, seeded, texts, torch, transformers
+from hf_pair import (
+    ANYWHERE,
+    ON_THE_RUNNER,
+    close,
+    hf,
+    make,
+    pair,
+    seeded,
+    texts,
+    torch,
+    transformers,
+)
 
 
 class Adapter(torch.nn.Module):
@@ -166,3 +178,75 @@ def test_cross_attention() -> None:
     given = {"encoder_hidden_states": states, "max_new_tokens": 4, "eos_token_id": None}
     given |= {"attention_mask": torch.ones_like(texts()), "pad_token_id": 1}
     assert torch.equal(ours.generate(texts(), **given), theirs.generate(texts(), **given))
+
+
+def own_attention(model: Any) -> None:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **more: Any) -> Any:
+        return sdpa_attention_forward(module, query, key, 2 * value, mask, **more)
+
+    transformers.AttentionInterface.register("doubled", attend)
+    model.set_attn_implementation("doubled")
+
+
+def every_word(model: Any) -> None:
+    """Tokens see those behind them: transformers 5 asks the config."""
+    model.config.is_causal = False
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (own_attention, "the attention is 'doubled'"),
+        (every_word, "is_causal = False"),
+        (lambda model: setattr(model.transformer.h[1].attn, "scaling", 2.0), "scaling = 2.0"),
+        (
+            lambda model: setattr(model.transformer.h[1].attn, "scale_attn_weights", False),
+            "scale_attn_weights = False",
+        ),
+    ],
+)
+@pytest.mark.parametrize("called", [False, True])
+@torch.no_grad()
+def test_another_attention(change: Callable[[Any], Any], words: str, called: bool) -> None:
+    if "scaling" in words and not hasattr(make().transformer.h[1].attn, "scaling"):
+        pytest.skip("the installed transformers has no such field")
+    ours, theirs = pair()
+    if called:
+        ours(texts())
+    for model in (ours, theirs):
+        change(model)
+    with pytest.warns(UserWarning, match=words):
+        close(ours(texts()).logits, theirs(texts()).logits)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@torch.no_grad()
+def test_a_class_that_is_patched(monkeypatch: pytest.MonkeyPatch, wrapped: bool) -> None:
+    """As tools do that replace kernels or look at values."""
+    from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+
+    ours, theirs = pair()
+    plain = theirs(texts()).logits
+    close(ours(texts()).logits, plain)
+    before = GPT2MLP.forward
+
+    def half(self: Any, states: Any) -> Any:
+        return 0.5 * before(self, states)
+
+    monkeypatch.setattr(GPT2MLP, "forward", functools.wraps(before)(half) if wrapped else half)
+    want = theirs(texts()).logits
+    assert not torch.allclose(want, plain, atol=1e-3)
+    with pytest.warns(UserWarning, match="mlp has a forward of its own"):
+        close(ours(texts()).logits, want)
+    monkeypatch.undo()
+    close(ours(texts()).logits, plain)
+
+
+@ON_THE_RUNNER
+@torch.no_grad()
+def test_fields_of_one_s_own_in_the_config_say_nothing(recwarn: Any) -> None:
+    ours, theirs = pair(my_field=4)
+    close(ours(texts()).logits, theirs(texts()).logits)
+    assert not any("my_field" in str(each.message) for each in recwarn)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,3 +187,68 @@ def test_a_vocabulary_that_grows_and_shrinks() -> None:
         found = ours(ids).logits
         assert found.shape == (3, 12, size)
         close(found, theirs(ids).logits)
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("within", ["all", "the model"])
+def test_weights_that_were_made_in_inference_mode(within: str) -> None:
+    """They have no versions; what is written to them is seen by their values."""
+    with torch.inference_mode():
+        theirs = make()
+        ours = hf.accelerate(make(), num_threads=1)
+        if within == "all":
+            close(ours(texts()).logits, theirs(texts()).logits)
+            for model in (ours, theirs):
+                model.transformer.ln_f.weight.mul_(2)
+            close(ours(texts()).logits, theirs(texts()).logits)
+    with torch.no_grad():
+        close(ours(texts()).logits, theirs(texts()).logits)
+
+
+HOLDERS: dict[str, Callable[[Any], Any]] = {
+    "state_dict": lambda model: list(model.state_dict().values()),
+    "data": lambda model: [model.transformer.wte.weight.data],
+    "numpy": lambda model: [model.transformer.wte.weight.detach().numpy()],
+    "another parameter": lambda model: [torch.nn.Parameter(model.transformer.wte.weight.data)],
+}
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("hold", HOLDERS.values(), ids=HOLDERS)
+@torch.no_grad()
+def test_who_holds_the_weights_goes_on_holding_them(hold: Callable[[Any], Any]) -> None:
+    """A weight whose memory somebody else has stays where it is."""
+    large = {"vocab_size": 900, "n_embd": 96}
+    ours, theirs = pair(**large)
+    held = [hold(model) for model in (ours, theirs)]
+    ours(texts())
+    for each in zip(*held, strict=True):
+        for values in each:
+            values[...] = values * 0.5
+    close(ours(texts()).logits, theirs(texts()).logits)
+    assert ours.transformer.wte.weight.data_ptr() == ours.lm_head.weight.data_ptr()
+
+
+@ANYWHERE
+@torch.no_grad()
+def test_weights_on_the_disk(tmp_path: Path) -> None:
+    """accelerate's device_map leaves them on "meta" between two calls."""
+    pytest.importorskip("accelerate")
+    theirs = make()
+    theirs.save_pretrained(tmp_path / "model")
+    places = {f"transformer.{name}": "cpu" for name in ("wte", "wpe", "h.0", "ln_f")}
+    places |= {"lm_head": "cpu", "transformer.h.1": "disk"}
+    ours = hf.GPT2LMHeadModel.from_pretrained(
+        tmp_path / "model", device_map=places, offload_folder=tmp_path / "disk"
+    )
+    close(ours(texts()).logits, theirs(texts()).logits)
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+@torch.no_grad()
+def test_no_file_stays_open(recwarn: Any) -> None:
+    ours = pair(vocab_size=900, n_embd=96)[0]
+    ours(texts())
+    del ours
+    gc.collect()
+    assert not [each for each in recwarn if "unclosed" in str(each.message)]

@@ -1,0 +1,132 @@
+"""Which of our classes stands for which of transformers', how a model changes to it, and back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, TypeVar
+
+import transformers
+
+from gpt2fast.hf.native import Options
+from gpt2fast.hf.shapes import as_if_uniform, give_shapes
+from gpt2fast.hf.source import config_of
+from gpt2fast.hf.tracing import is_traced
+
+CLASSES: dict[type, type] = {}  # transformers' and ours
+Kind = TypeVar("Kind", bound=type)
+HOME = "gpt2fast.hf.models"  # of our classes
+_STATE = ("_native", "_native_options", "_native_told", "_native_trained")
+
+
+class Accelerated:
+    """What our classes share, before transformers' own among their bases. The runner is made
+    when it is first needed."""
+
+    def __init__(self, *inputs: Any, **kwargs: Any) -> None:
+        config = kwargs.get("config", next(iter(inputs), None))
+        if not isinstance(config, transformers.GPT2Config):
+            super().__init__(*inputs, **kwargs)  # says what is wrong
+            return
+        with as_if_uniform(config):
+            super().__init__(*inputs, **kwargs)
+        if "per_layer_config" in config.to_dict():
+            give_shapes(network_of(self), config_of(self))
+        enlist(self)
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Whether transformers 5 has to expect an initialization of another kind than its own."""
+        return cls.__module__ != HOME and bool(super().is_custom_code())  # type: ignore[misc]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which make a runner of their own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_native"}
+
+
+class Adopted:
+    """What stands before a user's own class of transformers' models while it is accelerated."""
+
+    adopts: type
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """By the user's class: nobody finds this one by its name."""
+        reduced: Any = super().__reduce_ex__(protocol)
+        return (_revive, (self.adopts,), *reduced[2:])
+
+
+def _revive(kind: type) -> Any:
+    made: Any = accelerated(kind)
+    return made.__new__(made)
+
+
+def in_place_of(theirs: Any) -> Callable[[Kind], Kind]:
+    """Decorator of our class for ``theirs`` of transformers."""
+
+    def take(ours: Any) -> Any:
+        CLASSES[theirs] = ours
+        ours.forward = _unless_traced(ours.forward, theirs.forward)
+        return ours
+
+    return take
+
+
+def _unless_traced(ours: Any, theirs: Any) -> Any:
+    @wraps(ours)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return (theirs if is_traced() else ours)(self, *args, **kwargs)
+
+    # generate() looks at the signature for what a model takes.
+    forward.__signature__ = inspect.signature(theirs)  # type: ignore[attr-defined]
+    return forward
+
+
+@cache
+def accelerated(kind: Any) -> Any:
+    """``kind``, one of transformers' classes or a subclass, with ours before transformers' among
+    its bases: what a subclass overrides calls ours where it calls ``super()``."""
+    if issubclass(kind, Accelerated):
+        return kind
+    if kind in CLASSES:
+        return CLASSES[kind]
+    ours = next(CLASSES[each] for each in kind.__mro__ if each in CLASSES)
+    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(kind)(kind.__name__, (Adopted, kind, ours), {**names, "adopts": kind})
+
+
+def network_of(model: Any) -> Any:
+    """The ``GPT2Model`` that ``model`` is or has."""
+    return model if isinstance(model, transformers.GPT2Model) else model.transformer
+
+
+def enlist(model: Any, options: Options | None = None) -> None:
+    """Let ``model``, of a class of transformers or of ours, and the network inside run on ours."""
+    network = network_of(model)
+    for each in (model, network):
+        kind: Any = type(each)
+        each.__class__ = accelerated(kind)
+        _register(each)
+    network._native_options = options or Options()
+    network.__dict__.pop("_native", None)
+
+
+def dismiss(model: Any) -> None:
+    """Undo ``enlist``. Classes that were written for ours stay, and run in torch."""
+    network = network_of(model)
+    back = {ours: theirs for theirs, ours in CLASSES.items()}
+    kinds = [type(each) for each in (model, network)]
+    plain = [vars(kind).get("adopts") or back.get(kind, kind) for kind in kinds]
+    if not issubclass(plain[0], Accelerated):
+        model.__class__, network.__class__ = plain
+    for name in _STATE:
+        network.__dict__.pop(name, None)
+
+
+def _register(model: Any) -> None:
+    """transformers 5 looks up by its class what a model can record, as noted when it was made."""
+    try:
+        from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+    except ImportError:
+        return
+    _CAN_RECORD_REGISTRY[model] = model._can_record_outputs

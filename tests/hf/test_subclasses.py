@@ -1,0 +1,173 @@
+"""Classes that others derive from transformers' and from ours."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2fast.hf.classes import Accelerated
+from hf_pair import (
+    ANYWHERE,
+    ENDS,
+    ON_THE_RUNNER,
+    SIZES,
+    close,
+    hf,
+    make,
+    same,
+    same_texts,
+    texts,
+    torch,
+    transformers,
+)
+
+RIGHT = torch.tensor([[1] * 12, [1] * 9 + [0] * 3, [1] * 6 + [0] * 6])
+
+
+class Plain(transformers.GPT2LMHeadModel):
+    """Nothing of its own."""
+
+
+class Louder(transformers.GPT2LMHeadModel):
+    """Asks transformers, and doubles what it says."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().forward(*args, **kwargs)
+        found.logits = 2 * found.logits
+        return found
+
+
+class Tagger(transformers.GPT2ForTokenClassification):
+    """Nothing of its own."""
+
+
+class Chooser(transformers.GPT2DoubleHeadsModel):
+    """Nothing of its own."""
+
+
+class Answerer(transformers.GPT2ForQuestionAnswering):
+    """Nothing of its own."""
+
+
+class Network(transformers.GPT2Model):
+    """Nothing of its own."""
+
+
+class LoudNetwork(transformers.GPT2Model):
+    """Doubles the states."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().forward(*args, **kwargs)
+        found.last_hidden_state = 2 * found.last_hidden_state
+        return found
+
+
+class Ours(hf.GPT2LMHeadModel):
+    """Written for gpt2fast."""
+
+
+def both(kind: type, **fields: Any) -> tuple[Any, Any]:
+    """A model of ``kind``, accelerated, and as it was."""
+    torch.manual_seed(0)
+    theirs = kind(transformers.GPT2Config(**{**SIZES, **ENDS, **fields})).eval()
+    for parameter in theirs.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return hf.accelerate(copy.deepcopy(theirs), num_threads=1), theirs
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("kind", [Plain, Louder, Tagger, Chooser, Answerer, Network])
+@torch.no_grad()
+def test_they_run_on_the_runner(kind: type) -> None:
+    ours, theirs = both(kind)
+    assert isinstance(ours, kind)
+    assert isinstance(ours, Accelerated)
+    ids = texts()[:, None].repeat(1, 2, 1) if kind is Chooser else texts()
+    same(ours(ids), theirs(ids))
+
+
+@ANYWHERE
+@pytest.mark.parametrize("kind", [Plain, Louder, Tagger, Chooser, Answerer])
+@torch.no_grad()
+def test_losses_and_answers_at_padding(kind: type) -> None:
+    ours, theirs = both(kind)
+    ids, mask = texts(), RIGHT
+    if kind is Chooser:
+        ids, mask = (each[:, None].repeat(1, 2, 1) for each in (ids, mask))
+    labels = {} if kind is Answerer else {"labels": ids % 2 if kind is Tagger else ids}
+    found, want = (model(ids, attention_mask=mask, **labels) for model in (ours, theirs))
+    if kind in (Answerer, Chooser):
+        same(found, want)
+    else:
+        close(found.loss, want.loss)
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("kind", [Plain, Louder])
+@pytest.mark.parametrize("mode", [{}, {"do_sample": True, "top_k": 20}, {"num_beams": 3}], ids=str)
+def test_they_generate(kind: type, mode: dict[str, Any]) -> None:
+    ours, theirs = both(kind)
+    same_texts(ours, theirs, texts(), max_new_tokens=12, **mode)
+
+
+def test_integers_are_used() -> None:
+    ours, theirs = both(Plain)
+    ids, options = texts(), {"max_new_tokens": 24, "attention_mask": torch.ones_like(texts())}
+    plain = hf.accelerate(make(), "int4", num_threads=1)
+    plain.load_state_dict(theirs.state_dict())
+    hf.accelerate(ours, "int4", num_threads=1)
+    found, want, floats = (model.generate(ids, **options) for model in (ours, plain, theirs))
+    assert torch.equal(found, want)
+    assert not torch.equal(found, floats)
+
+
+@ON_THE_RUNNER
+@torch.no_grad()
+def test_copies_pickles_and_files(tmp_path: Path) -> None:
+    ours, theirs = both(Plain)
+    want = theirs(texts()).logits
+    for each in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert type(each) is type(ours)
+        close(each(texts()).logits, want)
+    ours.save_pretrained(tmp_path)
+    assert Plain.from_pretrained(tmp_path).config.architectures == ["Plain"]
+    torch.save(ours, tmp_path / "whole.pt")
+    close(torch.load(tmp_path / "whole.pt", weights_only=False)(texts()).logits, want)
+
+
+@torch.no_grad()
+def test_restoring() -> None:
+    ours, theirs = both(Plain)
+    want = theirs(texts()).logits
+    close(ours(texts()).logits, want)
+    hf.restore(ours)
+    assert type(ours) is Plain
+    assert type(ours.transformer) is transformers.GPT2Model
+    close(ours(texts()).logits, want, 0)
+    assert not any(name.startswith("_native") for name in ours.transformer.__dict__)
+
+
+@torch.no_grad()
+def test_restoring_what_was_written_for_us() -> None:
+    ours = both(Ours)[0]
+    want = ours(texts()).logits
+    hf.restore(ours)
+    with pytest.warns(UserWarning, match="restore was called"):
+        close(ours(texts()).logits, want)
+    hf.accelerate(ours, num_threads=1)
+    assert isinstance(ours(texts()).past_key_values, hf.NativeCache)
+
+
+@torch.no_grad()
+def test_a_network_that_changes_its_states() -> None:
+    theirs, ours = make(), make()
+    for model in (theirs, ours):
+        model.transformer.__class__ = LoudNetwork
+    hf.accelerate(ours, num_threads=1)
+    with pytest.warns(UserWarning, match="a forward of its own"):
+        close(ours(texts()).logits, theirs(texts()).logits)
