@@ -15,6 +15,15 @@ def measure_arithmetic_peak(format: str, num_threads: int, repeats: int = 5) -> 
 def uniform_doubles(
     words: NDArray[np.uint64], used: int, count: int, places: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], int]: ...
+def draw_tokens(
+    logits: NDArray[np.float32],
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    least: int,
+    words: NDArray[np.uint64],
+    used: int,
+) -> tuple[NDArray[np.int64] | None, int]: ...
 
 class BlockPool:
     def __init__(self, num_blocks: int, block_size: int, prefix_caching: bool = True) -> None: ...

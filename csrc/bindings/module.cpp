@@ -9,5 +9,5 @@ PYBIND11_MODULE(_C, module) {
   gpt2fast::bind_block_pool(module);
   gpt2fast::bind_decoder(module);
   gpt2fast::bind_kernels(module);
-  gpt2fast::bind_mersenne_twister(module);
+  gpt2fast::bind_sampling(module);
 }

@@ -9,6 +9,6 @@ void bind_isa(pybind11::module_& module);
 void bind_block_pool(pybind11::module_& module);
 void bind_decoder(pybind11::module_& module);
 void bind_kernels(pybind11::module_& module);
-void bind_mersenne_twister(pybind11::module_& module);
+void bind_sampling(pybind11::module_& module);
 
 }  // namespace gpt2fast

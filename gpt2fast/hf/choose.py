@@ -1,8 +1,7 @@
 """Tokens straight from the runner's logits, where what is asked for is common enough to be known.
 
-The most likely ones, or drawn behind temperature, top-k and top-p: by the arithmetic of
-transformers' processors and of ``torch.multinomial``, in their order, on the few tokens that are
-left. V vocabulary, N tokens that are left.
+The most likely ones, or drawn behind temperature, top-k and top-p in one call of C++, which says
+where torch's roundings decide; then transformers' processors and torch do it. V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,18 +11,15 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from gpt2fast.engine.sampler import keep_top_k
-from gpt2fast.hf.draw import draw, drawn, is_known
+from gpt2fast.hf.draw import draw, draw_warped, is_known
 from gpt2fast.hf.native import Floats
-from gpt2fast.hf.processors import Least, Step, nucleus
-from gpt2fast.hf.softmax import softmax
+from gpt2fast.hf.processors import Least, Step
 
 Tokens = NDArray[np.int64]
 
@@ -67,43 +63,23 @@ class Drawn:
 
     def __init__(self, least: list[Least], warpers: dict[type, Any], steps: list[Step]) -> None:
         self._least, self._steps = least, steps
-        self._temperature = warpers.get(TemperatureLogitsWarper)
-        self._top_k = warpers[TopKLogitsWarper].top_k
-        self._top_p = warpers.get(TopPLogitsWarper)
-        self._scores: Tensor | None = None
+        top_k, top_p = warpers[TopKLogitsWarper], warpers.get(TopPLogitsWarper)
+        self._temperature = getattr(warpers.get(TemperatureLogitsWarper), "temperature", 1.0)
+        self._top_k = top_k.top_k
+        self._top_p = 1.0 if top_p is None else top_p.top_p
+        self._few = 1 if top_p is None else top_p.min_tokens_to_keep
 
     def __call__(self, logits: Floats, length: int) -> Tokens:
         for each in self._least:
             each.bar(length, logits)
-        left = [self._left(row) for row in torch.from_numpy(logits)]
-        known = [each for each in left if each is not None]
-        if not is_known(logits.size) or len(known) < len(left):
-            scores = torch.from_numpy(logits)
-            for step in self._steps:  # which look at no ids
-                scores = step(torch.empty(len(scores), length), scores)
-            return cast(Tokens, draw(torch.softmax(scores, dim=-1)).numpy())
-        return drawn(known, logits.shape[1])
-
-    def _left(self, row: Tensor) -> tuple[Tokens, Tensor] | None:
-        """Tokens (N,), ascending, and their probabilities; None where ties make it a matter of the
-        sort which ones."""
-        if self._temperature is not None:
-            if self._scores is None:  # once: fresh memory is what a division waits for
-                self._scores = torch.empty_like(row)
-            row = torch.div(row, self._temperature.temperature, out=self._scores)
-        scores, count = row.numpy(), min(self._top_k, len(row))
-        tokens = keep_top_k(scores, count)
-        if len(tokens) != count:
-            return None
-        if self._top_p is not None:
-            values = scores[tokens]
-            order = values.argsort(kind="stable")
-            stays = nucleus(torch.from_numpy(values[order]), self._top_p, len(row))
-            if stays is None:
-                return None
-            tokens = np.sort(tokens[order[stays.numpy()]])
-        probabilities = softmax(tokens, torch.from_numpy(scores[tokens]), len(row))
-        return (tokens, probabilities) if bool(probabilities.isfinite().all()) else None
+        if self._few <= min(self._top_k, logits.shape[1]) and is_known(logits.size):
+            tokens = draw_warped(logits, self._temperature, self._top_k, self._top_p, self._few)
+            if tokens is not None:
+                return tokens
+        scores = torch.from_numpy(logits)
+        for step in self._steps:  # which look at no ids
+            scores = step(torch.empty(len(scores), length), scores)
+        return cast(Tokens, draw(torch.softmax(scores, dim=-1)).numpy())
 
 
 def most_likely(logits: Floats) -> Tokens:

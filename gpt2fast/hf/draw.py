@@ -14,13 +14,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt2fast._C import uniform_doubles
+from gpt2fast._C import draw_tokens, uniform_doubles
 from gpt2fast.hf.lock import Lock
 
-# torch's state of a generator: after the seed how many words are left, and a flag; how many are
-# used; the words, each in 64 bits; and what this leaves alone.
-_LEFT, _USED, _WORDS = 2, 2, slice(3, 3 + 624)
-_TURN = Lock()  # the state is taken out and put back
+_TURN = Lock()  # a state is taken out and put back
+
+
+class _State:
+    """torch's state of a Mersenne Twister: a seed; how many words are left, and a flag; how many
+    are used; the words, each in 64 bits; and what this leaves alone."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator, self._bytes = generator, generator.get_state()
+        array = self._bytes.numpy()
+        self._left, self._numbers = array.view(np.int32)[2:3], array.view(np.uint64)
+        self.words = self._numbers[3 : 3 + 624]
+        self.used = 625 - int(self._left[0])
+
+    def put_back(self, used: int) -> None:
+        """With other ``words``, ``used`` of which are used up."""
+        self._left[0], self._numbers[2] = 625 - used, used
+        self._generator.set_state(self._bytes)
 
 
 def draw(probabilities: Tensor) -> Tensor:
@@ -54,14 +68,25 @@ def uniform_at(places: NDArray[np.int64], count: int, generator: torch.Generator
     """(N,): of the next ``count`` uniform numbers, which are used up, those at ``places`` (N,),
     ascending."""
     with _TURN:
-        state = generator.get_state()
-        numbers = state.numpy().view(np.uint64)
-        left = state.numpy().view(np.int32)[_LEFT : _LEFT + 1]
-        used = 625 - int(left[0])
-        values, used = uniform_doubles(numbers[_WORDS], used, count, places)
-        left[0], numbers[_USED] = 625 - used, used
-        generator.set_state(state)
+        state = _State(generator)
+        values, used = uniform_doubles(state.words, state.used, count, places)
+        state.put_back(used)
     return torch.from_numpy(values)
+
+
+def draw_warped(
+    logits: NDArray[np.float32], temperature: float, top_k: int, top_p: float, least: int
+) -> NDArray[np.int64] | None:
+    """(B,): a token of each row of ``logits`` (B, V) behind transformers' warpers of these names,
+    by torch's default generator; top-p keeps ``least`` at least, and is left out where it is 1.
+    None, and nothing is drawn, where torch's roundings decide."""
+    with _TURN:
+        state = _State(torch.default_generator)
+        words, used = state.words, state.used
+        tokens, used = draw_tokens(logits, temperature, top_k, top_p, least, words, used)
+        if tokens is not None:
+            state.put_back(used)
+    return tokens
 
 
 @cache

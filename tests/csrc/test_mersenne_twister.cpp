@@ -1,4 +1,4 @@
-#include "core/mersenne_twister.h"
+#include "sampling/mersenne_twister.h"
 
 #include <random>
 

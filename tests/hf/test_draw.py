@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 from gpt2fast.hf import draw as drawing  # noqa: E402
 
@@ -75,13 +76,118 @@ def test_threads_that_draw_at_once_get_numbers_of_their_own() -> None:
     assert len(torch.cat(found).unique()) == 400 * 50
 
 
+def warped(scores: Any, temperature: float, top_k: int, top_p: float, least: int) -> Any:
+    """What transformers' loop draws."""
+    warpers = [transformers.TemperatureLogitsWarper(temperature)]
+    warpers.append(transformers.TopKLogitsWarper(top_k))
+    if top_p < 1:
+        warpers.append(transformers.TopPLogitsWarper(top_p, min_tokens_to_keep=least))
+    for each in warpers:
+        scores = each(None, scores)
+    return torch.multinomial(torch.softmax(scores, dim=-1), 1)[:, 0]
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("size", [40, 63, 64, 65, 3000, 50257])
+@pytest.mark.parametrize("top_p", [1.0, 0.95, 0.3, 0.01])
+def test_tokens_behind_warpers_are_those_of_transformers(
+    top_p: float, size: int, rows: int
+) -> None:
+    draws = torch.Generator().manual_seed(size)
+    unsure, seen = 0, set()
+    for number in range(30):
+        scores = torch.randn(rows, size, generator=draws) * (1 + number % 4)
+        given = ((0.8, 1.0, 0.05, 3.0)[number % 4], (1, 20, 50, 4000)[number % 3], top_p, 1)
+        torch.manual_seed(number)
+        want, after = warped(scores, *given), torch.rand(1)
+        torch.manual_seed(number)
+        found = drawing.draw_warped(scores.numpy(), *given)
+        if found is None:
+            unsure += 1
+            found = warped(scores, *given).numpy()  # the generator stands where it stood
+        assert np.array_equal(found, want.numpy())
+        assert torch.equal(torch.rand(1), after)
+        seen.update(found.tolist())
+    assert unsure <= 2
+    assert len(seen) > 5
+
+
+@pytest.mark.parametrize("least", [1, 3])
+def test_top_p_keeps_the_least(least: int) -> None:
+    scores = torch.randn(1, 500, generator=torch.Generator().manual_seed(1)) * 9
+    given = (1.0, 50, 0.2, least)
+    seen = set()
+    for seed in range(60):
+        torch.manual_seed(seed)
+        want = warped(scores, *given)
+        torch.manual_seed(seed)
+        found = drawing.draw_warped(scores.numpy(), *given)
+        assert found is not None
+        assert found.tolist() == want.tolist()
+        seen.update(found.tolist())
+    assert 1 <= len(seen) <= least
+
+
+BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
+# Divides both into the same number.
+DIVISOR = next(
+    each for each in np.linspace(1.2, 1.9, 99, dtype=np.float32) if 1 / each == BELOW_ONE / each
+)
+TIES: dict[str, Any] = {
+    "at the end of top-k": [3, 2, 1, 1, 0],
+    "behind a division": [3, 2, 1, BELOW_ONE, 0],
+    "no number": [3, 2, np.nan, 0, 0],
+    "no number outside": [3, 2, 1, 0, np.nan],
+    "infinite": [np.inf, 2, 1, 0, 0],
+    "nothing": [-np.inf] * 5,
+}
+
+
+@pytest.mark.parametrize("scores", TIES.values(), ids=TIES)
+def test_what_hangs_on_roundings_is_left_to_torch(scores: list[float]) -> None:
+    logits = np.array([[*scores, *[-9.0] * 200]], np.float32)
+    before = torch.default_generator.get_state()
+    temperature = float(DIVISOR) if scores is TIES["behind a division"] else 1.0
+    assert drawing.draw_warped(logits, temperature, 3, 1.0, 1) is None
+    assert torch.equal(torch.default_generator.get_state(), before)
+
+
+def test_a_nucleus_that_ends_at_a_tie_is_left_to_torch() -> None:
+    """Four alike, of which top-p leaves two: which ones is a matter of the sort."""
+    logits = np.zeros((1, 300), np.float32)
+    logits[0, 10:14] = 20
+    assert drawing.draw_warped(logits, 1.0, 4, 0.4, 1) is None
+    assert drawing.draw_warped(logits, 1.0, 4, 1.0, 1) is not None
+
+
+WRONG: dict[str, Any] = {
+    "logits": {"logits": np.zeros(5, np.float32)},
+    "none": {"logits": np.zeros((0, 5), np.float32)},
+    "temperature": {"temperature": 0.0},
+    "top_k": {"top_k": 0},
+    "top_p": {"top_p": -0.1},
+    "least": {"least": 0},
+    "more than there are": {"least": 9},
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_wrong_options_are_refused(change: dict[str, Any]) -> None:
+    from gpt2fast._C import draw_tokens
+
+    given = {"logits": np.zeros((2, 5), np.float32), "temperature": 1.0, "top_k": 3, "top_p": 0.5}
+    state = {"least": 1, "words": np.ones(624, np.uint64), "used": 624}
+    with pytest.raises(ValueError, match="draw_tokens needs"):
+        draw_tokens(**{**given, **state, **change})
+
+
 @pytest.mark.parametrize(
     ("words", "used", "count", "places", "message"),
     [
         (623, 0, 5, [1], "624 words"),
         (624, 625, 5, [1], "624 words"),
         (624, -1, 5, [1], "624 words"),
-        (624, 0, -1, [], "624 words"),
+        (624, 0, -1, [], "must ascend"),
         (624, 0, 5, [5], "must ascend"),
         (624, 0, 5, [-1], "must ascend"),
         (624, 0, 5, [3, 2], "must ascend"),
