@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers.generation.logits_process import (
@@ -19,11 +18,11 @@ from transformers.generation.logits_process import (
 )
 
 from gpt2fast.hf.lock import Lock
-from gpt2fast.hf.softmax import softmax
 
 Step = Callable[[Tensor, Tensor], Tensor]
 _THEIRS = "transformers."
 _FEW = 1024  # scores that are worth sorting alone
+_LANES = 64
 
 # torch's threads, as calls that are under way found them: each, and that of this thread.
 _LOCK = Lock()
@@ -122,10 +121,22 @@ def nucleus(some: Tensor, warper: Any, size: int) -> Tensor | None:
     -inf; None where two are equal, whose order is a sort's affair."""
     if bool((some[1:] == some[:-1]).any()):
         return None
-    sums = softmax(np.arange(size - len(some), size), some, size).cumsum(dim=-1)
+    sums = softmax_at_end(some, size).cumsum(dim=-1)
     stays: Tensor = sums > 1 - warper.top_p
     stays[-warper.min_tokens_to_keep :] = True
     return stays
+
+
+def softmax_at_end(some: Tensor, size: int) -> Tensor:
+    """(N,): what ``torch.softmax`` of scores (size,) gives the last of them, ``some`` (N,), all
+    others being -inf.
+
+    A sum's order decides about its last bit. torch adds up lanes, whose number divides _LANES:
+    without so many of those that are -inf, all others stay in their lanes.
+    """
+    scores = torch.full((size - (size - len(some)) // _LANES * _LANES,), -torch.inf)
+    scores[-len(some) :] = some
+    return torch.softmax(scores, dim=-1)[-len(some) :]
 
 
 def _top_p(warper: Any) -> Step:

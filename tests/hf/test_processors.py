@@ -183,6 +183,20 @@ def test_top_p_keeps_what_a_sort_of_all_keeps(top_p: float, least: int) -> None:
             assert torch.equal(step(texts(), given), warper(texts(), given))
 
 
+@pytest.mark.parametrize("size", [1, 7, 64, 65, 300, 8191, 50257, 50304])
+def test_the_softmax_of_some_scores_has_torch_s_bits(size: int) -> None:
+    from gpt2fast.hf.processors import softmax_at_end
+
+    draws = torch.Generator().manual_seed(size)
+    for count in (1, 2, 50, 64, 700):
+        for _ in range(10):
+            scores = torch.full((size,), -torch.inf)
+            some = torch.randn(min(count, size), generator=draws) * 3
+            scores[-len(some) :] = some
+            want = torch.softmax(scores, dim=-1)[-len(some) :]
+            assert torch.equal(softmax_at_end(some, size), want)
+
+
 class Rounded(transformers.LogitsProcessor):
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         return scores.bfloat16()
