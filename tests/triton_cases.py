@@ -29,9 +29,14 @@ def within_bound(got: Tensor, plain: Tensor, exact: Tensor, atol: float) -> None
     assert worst <= bound, f"off by {worst:.3g}, bound {bound:.3g}"
 
 
+def is_thorough() -> bool:
+    """Whether all of the slow cases are asked for (GPT2FAST_THOROUGH=1)."""
+    return os.environ.get("GPT2FAST_THOROUGH") == "1"
+
+
 def examples(count: int) -> settings:
-    """So many examples from hypothesis; ten times as many with GPT2FAST_THOROUGH=1."""
-    if os.environ.get("GPT2FAST_THOROUGH") == "1":
+    """So many examples from hypothesis; ten times as many where it ``is_thorough``."""
+    if is_thorough():
         count *= 10
     checks = [HealthCheck.function_scoped_fixture]
     return settings(max_examples=count, deadline=None, suppress_health_check=checks)

@@ -14,7 +14,7 @@ from gpt2fast.kernels.triton.activation import FORMULAS
 from gpt2fast.kernels.triton.linear import linear
 from gpt2fast.kernels.triton.product import LayerNorm, Product
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
-from triton_cases import examples, normal, within_bound
+from triton_cases import examples, is_thorough, normal, within_bound
 
 FLOAT = ("", 0)
 FORMATS = [
@@ -107,6 +107,8 @@ def test_activations(device: torch.device, dtype: torch.dtype, activation: str, 
 def test_widths_of_models(
     device: torch.device, dtype: torch.dtype, form: tuple[str, int], width: int, rows: int
 ) -> None:
+    if (width, dtype, device.type) == (1600, torch.float16, "cpu") and not is_thorough():
+        pytest.skip("slow in the interpreter, which float32 passes at this width")
     run(device, dtype, form, (rows, width, 50), True, "gelu_new", True, width)
 
 
