@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pybind11
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
@@ -36,7 +38,7 @@ class BuildPerIsa(build_ext):
         """Compile every source in parallel, then link."""
         isas = {"generic": []} | (X86_ISAS if IS_X86 else {})
         # In editable mode setuptools' own is new each time, and with it all objects.
-        temporary = f"build/temp.{self.plat_name}-{sys.implementation.cache_tag}"
+        temporary = f"build/temp.{self.plat_name}-{sys.implementation.cache_tag}-{self.settings()}"
         jobs = [  # the longest first
             (KERNELS, [f"-DGPT2FAST_ISA={isa}", *flags], f"{temporary}/{isa}")
             for isa, flags in reversed(isas.items())
@@ -56,17 +58,27 @@ class BuildPerIsa(build_ext):
     def compile_one(self, ext: Pybind11Extension, source: str, flags: list[str], out: str) -> list:
         """Object files of one source; those of an earlier build where nothing has changed."""
         made = self.compiler.object_filenames([source], output_dir=out)
-        if not newer_group([source, *ext.depends, __file__], made[0]):
+        if not self.force and not newer_group([source, *ext.depends, __file__], made[0]):
             return made
         macros = [("GPT2FAST_X86", "1")] if IS_X86 else []
-        return self.compiler.compile(
+        # Elsewhere first: what a killed build leaves is no object.
+        new = self.compiler.compile(
             [source],
-            output_dir=out,
+            output_dir=f"{out}/new",
             macros=macros,
             include_dirs=[*ext.include_dirs, "csrc"],
             extra_postargs=ext.extra_compile_args + FLAGS + flags,
             depends=ext.depends,
         )
+        Path(made[0]).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(new[0], made[0])
+        return made
+
+    def settings(self) -> str:
+        """What tells objects apart that were made otherwise."""
+        made_by = [*self.compiler.compiler_so, *self.compiler.include_dirs, pybind11.__version__]
+        made_by += [os.environ.get(name, "") for name in ("CFLAGS", "CXXFLAGS", "CPPFLAGS")]
+        return hashlib.sha256("\n".join(made_by).encode()).hexdigest()[:8]
 
 
 sources = sorted(str(path) for path in Path("csrc").glob("*/*.cpp") if str(path) != KERNELS)

@@ -14,6 +14,8 @@ using Words = py::array_t<uint64_t, py::array::c_style>;
 using Tokens = py::array_t<int64_t, py::array::c_style>;
 using Floats = py::array_t<float, py::array::c_style>;
 
+constexpr int64_t kMost = int64_t{1} << 40;  // numbers: more would take an hour
+
 // A generator whose words lie in an array of numpy, one in 64 bits, as torch keeps them.
 MersenneTwister take(const Words& words, int32_t used) {
   if (words.ndim() != 1 || words.size() != MersenneTwister::kWords || used < 0 ||
@@ -35,9 +37,9 @@ int32_t put_back(const MersenneTwister& twister, Words& words) {
 py::tuple uniform_doubles(Words& words, int32_t used, int64_t count, const Tokens& places) {
   MersenneTwister twister = take(words, used);
   const int64_t *begin = places.data(), *end = begin + places.size();
-  if (count < 0 || places.ndim() != 1 || !std::is_sorted(begin, end) ||
+  if (count < 0 || count > kMost || places.ndim() != 1 || !std::is_sorted(begin, end) ||
       (begin != end && (begin[0] < 0 || end[-1] >= count))) {
-    throw std::invalid_argument("places must ascend from 0 to below the count");
+    throw std::invalid_argument("places must ascend from 0 to below a count of at most 2^40");
   }
   py::array_t<double> out(places.size());
   twister.doubles(count, begin, places.size(), out.mutable_data());
@@ -53,6 +55,7 @@ py::tuple draw_tokens(const Floats& logits, float temperature, int64_t top_k, do
         "draw_tokens needs logits (B, V), a temperature above 0, top_k, top_p and the least "
         "tokens that it keeps");
   }
+  top_k = std::min<int64_t>(top_k, logits.shape(1));
   Drawing drawing({temperature, top_k, top_p, least}, logits.shape(1));
   Tokens tokens(logits.shape(0));
   if (!drawing.draw(logits.data(), logits.shape(0), twister, tokens.mutable_data())) {

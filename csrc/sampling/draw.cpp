@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 namespace gpt2fast {
@@ -54,8 +55,12 @@ bool Drawing::keep_largest(const float* logits) {
   if (count <= options_.top_k) return true;
   const float out = kept_.back().score;
   kept_.pop_back();
-  return std::all_of(kept_.begin(), kept_.end(),
-                     [out](const Candidate& each) { return each.score > out; });
+  const auto tie = std::remove_if(kept_.begin(), kept_.end(),
+                                  [out](const Candidate& each) { return each.score == out; });
+  // Those of no probability are out in any order.
+  if (tie != kept_.end() && out != -std::numeric_limits<float>::infinity()) return false;
+  kept_.erase(tie, kept_.end());
+  return !kept_.empty();
 }
 
 // Of kept_ those of the nucleus, and their weights, by token.

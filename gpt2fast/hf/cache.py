@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -95,7 +96,7 @@ class NativeCache(cache_utils.Cache):
             seen = torch.from_numpy(columns(self.starts, self.lengths, self.past))
             positions = (seen.long().cumsum(1) - 1).clamp(min=0)
             device = network.wte.weight.device
-            with torch.no_grad():
+            with torch.no_grad(), _evaluating(network):
                 transformers.GPT2Model.forward(
                     network, torch.from_numpy(self.ids).to(device), use_cache=True,
                     attention_mask=seen.long().to(device), position_ids=positions.to(device),
@@ -211,6 +212,19 @@ class NativeCache(cache_utils.Cache):
             _free(self.native, self.handles)
             self.handles += taken
         self.starts, self._columns = self.starts[rows], [ids]
+
+
+@contextmanager
+def _evaluating(network: Any) -> Iterator[None]:
+    """Without dropout: keys that are computed again are those that were."""
+    training = [each for each in network.modules() if each.training]
+    for each in training:
+        each.training = False
+    try:
+        yield
+    finally:
+        for each in training:
+            each.training = True
 
 
 def _with_layers(layers: list[Any]) -> transformers.DynamicCache:

@@ -19,7 +19,7 @@ from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.classes import HOME
 from gpt2fast.hf.lock import Lock
 from gpt2fast.hf.native import Floats, Native, Refusal, device_of
-from gpt2fast.hf.padding import reason_of_loss
+from gpt2fast.hf.padding import has_padding, reason_of_loss
 from gpt2fast.hf.plan import Plan, make_plan
 from gpt2fast.hf.stamp import Stamp, obstacle
 from gpt2fast.hf.structure import own_attention
@@ -33,6 +33,7 @@ _UNDERSTOOD = {
 }
 _INTEGERS = (torch.int64, torch.int32)
 _REASON: ContextVar[str | None] = ContextVar("reason", default=None)
+_GUARDED: ContextVar[bool] = ContextVar("guarded", default=False)
 _PACKING = Lock()  # of several threads that need a runner one makes it
 
 
@@ -140,13 +141,16 @@ def why_not(
     """The runner of ``network``, or why it cannot serve a call with the arguments ``given``."""
     if (wanted := _REASON.get()) is not None:
         return wanted
-    if "_native_options" not in network.__dict__:
-        return "gpt2fast.restore was called; gpt2fast.accelerate brings the runner back"
-    if type(network).forward.__module__ != HOME:
+    own = network.__dict__
+    if model is network and own.get("_native_inside") and not _GUARDED.get() and has_padding(given):
+        return "a forward of your own may look at padding, where the runner has zeros"
+    if model is not network and type(network).forward.__module__ != HOME:
         return (
             "the network inside has a forward of its own, or was put there later (then call "
             "gpt2fast.accelerate again)"
         )
+    if "_native_options" not in own:
+        return "gpt2fast.restore was called; gpt2fast.accelerate brings the runner back"
     unknown = [
         name
         for name, value in given.items()
@@ -224,12 +228,14 @@ def _cache_of(native: Native, given: Any) -> NativeCache:
 
 @contextmanager
 def left_to_torch(reason: str | None) -> Iterator[None]:
-    """Calls of this thread run in torch meanwhile, if there is a ``reason``."""
-    token = _REASON.set(reason or _REASON.get())
+    """Calls of this thread run in torch meanwhile, if there is a ``reason``; without one, nobody looks
+    at what they say of padding."""
+    tokens = _REASON.set(reason or _REASON.get()), _GUARDED.set(True)
     try:
         yield
     finally:
-        _REASON.reset(token)
+        _REASON.reset(tokens[0])
+        _GUARDED.reset(tokens[1])
 
 
 def _check_tokens(native: Native, ids: NDArray[Any], plan: Plan, cache: NativeCache) -> None:

@@ -32,6 +32,8 @@ class Chooser(Protocol):
 
 def chooser_of(processors: Any, steps: list[Step], at_random: bool) -> Chooser | None:
     """For ``processors``, of which ``steps`` are made; None where they are none of the known."""
+    if len(steps) != len(processors):
+        return None
     least = [step for step in steps if isinstance(step, Least)]
     others = [each for each, step in zip(processors, steps, strict=False) if step not in least]
     if not at_random:
@@ -72,8 +74,9 @@ class Drawn:
     def __call__(self, logits: Floats, length: int) -> Tokens:
         for each in self._least:
             each.bar(length, logits)
-        if self._few <= min(self._top_k, logits.shape[1]) and is_known(logits.size):
-            tokens = draw_warped(logits, self._temperature, self._top_k, self._top_p, self._few)
+        top_k = min(self._top_k, logits.shape[1])
+        if self._few <= top_k and is_known(logits.size):
+            tokens = draw_warped(logits, self._temperature, top_k, self._top_p, self._few)
             if tokens is not None:
                 return tokens
         scores = torch.from_numpy(logits)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copyreg
 import inspect
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, TypeVar
 
 import transformers
@@ -17,7 +18,8 @@ from gpt2fast.hf.tracing import is_traced
 CLASSES: dict[type, type] = {}  # transformers' and ours
 Kind = TypeVar("Kind", bound=type)
 HOME = "gpt2fast.hf.models"  # of our classes
-_STATE = ("_native", "_native_options", "_native_told", "_native_trained")
+_STATE = ("_native", "_native_options", "_native_told", "_native_trained", "_native_inside")
+_TWIN = "_gpt2fast_twin"  # where a user's class has its own, which goes with it
 
 
 class Accelerated:
@@ -48,12 +50,18 @@ class Accelerated:
 class Adopted:
     """What stands before a user's own class of transformers' models while it is accelerated."""
 
-    adopts: type
+    _gpt2fast_adopts: type
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        """What a user's class does with those derived from it is not meant for this one."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """By the user's class: nobody finds this one by its name."""
         reduced: Any = super().__reduce_ex__(protocol)
-        return (_revive, (self.adopts,), *reduced[2:])
+        if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+            return reduced
+        state = {name: value for name, value in reduced[2].items() if name != "_native"}
+        return (_revive, (self._gpt2fast_adopts,), state, *reduced[3:])
 
 
 def _revive(kind: type) -> Any:
@@ -82,7 +90,6 @@ def _unless_traced(ours: Any, theirs: Any) -> Any:
     return forward
 
 
-@cache
 def accelerated(kind: Any) -> Any:
     """``kind``, one of transformers' classes or a subclass, with ours before transformers' among
     its bases: what a subclass overrides calls ours where it calls ``super()``."""
@@ -90,9 +97,12 @@ def accelerated(kind: Any) -> Any:
         return kind
     if kind in CLASSES:
         return CLASSES[kind]
-    ours = next(CLASSES[each] for each in kind.__mro__ if each in CLASSES)
-    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(kind)(kind.__name__, (Adopted, kind, ours), {**names, "adopts": kind})
+    if _TWIN not in vars(kind):
+        ours = next(CLASSES[each] for each in kind.__mro__ if each in CLASSES)
+        names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+        names["_gpt2fast_adopts"] = kind
+        setattr(kind, _TWIN, type(kind)(kind.__name__, (Adopted, kind, ours), names))
+    return vars(kind)[_TWIN]
 
 
 def network_of(model: Any) -> Any:
@@ -108,6 +118,7 @@ def enlist(model: Any, options: Options | None = None) -> None:
         each.__class__ = accelerated(kind)
         _register(each)
     network._native_options = options or Options()
+    network._native_inside = model is not network
     network.__dict__.pop("_native", None)
 
 
@@ -116,7 +127,7 @@ def dismiss(model: Any) -> None:
     network = network_of(model)
     back = {ours: theirs for theirs, ours in CLASSES.items()}
     kinds = [type(each) for each in (model, network)]
-    plain = [vars(kind).get("adopts") or back.get(kind, kind) for kind in kinds]
+    plain = [vars(kind).get("_gpt2fast_adopts") or back.get(kind, kind) for kind in kinds]
     if not issubclass(plain[0], Accelerated):
         model.__class__, network.__class__ = plain
     for name in _STATE:

@@ -17,6 +17,7 @@ from torch import Tensor
 from gpt2fast._C import draw_tokens, uniform_doubles
 from gpt2fast.hf.lock import Lock
 
+_MANY = 1 << 17  # numbers; of more it makes each as it does of so many
 _TURN = Lock()  # a state is taken out and put back
 
 
@@ -89,11 +90,15 @@ def draw_warped(
     return tokens
 
 
-@cache
 def is_known(count: int) -> bool:
     """Whether the torch that is installed makes its noise so, for ``count`` numbers."""
+    return _is_known(min(count, _MANY))
+
+
+@cache
+def _is_known(count: int) -> bool:
     theirs, ours = (torch.Generator().manual_seed(count) for _ in range(2))
-    want = torch.empty(count).exponential_(generator=theirs)
+    want = torch.empty(count, dtype=torch.float32, device="cpu").exponential_(generator=theirs)
     try:
         uniform = uniform_at(np.arange(count), count, ours)
     except (ValueError, IndexError, RuntimeError):  # a state of another kind

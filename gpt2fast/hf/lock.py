@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from contextlib import suppress
 from types import TracebackType
 
 
@@ -28,7 +29,8 @@ class Lock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._lock.release()
+        with suppress(RuntimeError):  # of a child that was forked in here
+            self._lock.release()
 
 
 _LOCKS: weakref.WeakSet[Lock] = weakref.WeakSet()

@@ -19,7 +19,14 @@ def _hidden(given: dict[str, Any]) -> Tensor | None:
     if mask is None or ids is None or mask.ndim != ids.ndim or bool(mask.all()):
         return None
     hidden: Tensor = mask[..., -ids.shape[-1] :] == 0
-    return hidden
+    fits = all(found in (1, size) for found, size in zip(hidden.shape, ids.shape, strict=True))
+    return hidden.expand(ids.shape) if fits else None
+
+
+def has_padding(given: dict[str, Any]) -> bool:
+    """Whether one of the call's tokens is."""
+    hidden = _hidden(given)
+    return hidden is not None and bool(hidden.any())
 
 
 def reason_of_loss(given: dict[str, Any], *, shifted: bool) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,9 +25,10 @@ _THEIRS = "transformers."
 _FEW = 1024  # scores that are worth sorting alone
 _LANES = 64
 
-# torch's threads, as calls that are under way found them: each, and that of this thread.
+# torch's threads, as calls that are under way found them: each with its thread, which is not alive
+# in a forked child, and that of this thread.
 _LOCK = Lock()
-_UNDER_WAY: list[int] = []
+_UNDER_WAY: list[tuple[threading.Thread, int]] = []
 _BEFORE: ContextVar[int] = ContextVar("before")
 
 
@@ -44,10 +46,11 @@ def one_thread() -> Iterator[None]:
     """One thread for torch. Others spin for milliseconds after each operation, and keep the
     runner's from their cores."""
     with _LOCK:
-        before = torch.get_num_threads()
-        if before == 1 and _UNDER_WAY:  # that is from a call in another thread
-            before = _UNDER_WAY[0]
-        _UNDER_WAY.append(before)
+        before, others = torch.get_num_threads(), [n for each, n in _UNDER_WAY if each.is_alive()]
+        if before == 1 and others:  # that is from a call in another thread
+            before = others[0]
+        mine = (threading.current_thread(), before)
+        _UNDER_WAY.append(mine)
     token = _BEFORE.set(before)
     torch.set_num_threads(1)
     try:
@@ -56,7 +59,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
         _BEFORE.reset(token)
         with _LOCK:
-            _UNDER_WAY.remove(before)
+            _UNDER_WAY.remove(mine)
 
 
 @contextmanager
@@ -134,7 +137,7 @@ def softmax_at_end(some: Tensor, size: int) -> Tensor:
     A sum's order decides about its last bit. torch adds up lanes, whose number divides _LANES:
     without so many of those that are -inf, all others stay in their lanes.
     """
-    scores = torch.full((size - (size - len(some)) // _LANES * _LANES,), -torch.inf)
+    scores = some.new_full((size - (size - len(some)) // _LANES * _LANES,), -torch.inf)
     scores[-len(some) :] = some
     return torch.softmax(scores, dim=-1)[-len(some) :]
 
@@ -144,8 +147,10 @@ def _top_p(warper: Any) -> Step:
     those."""
 
     def step(ids: Tensor, scores: Tensor) -> Tensor:
-        found = [row.isfinite().nonzero()[:, 0] for row in scores]
-        if not all(warper.min_tokens_to_keep <= len(each) <= _FEW for each in found):
+        is_in = scores != -torch.inf
+        found = [row.nonzero()[:, 0] for row in is_in]
+        are_few = all(warper.min_tokens_to_keep <= len(each) <= _FEW for each in found)
+        if not (are_few and bool((scores.isfinite() == is_in).all())):
             return cast(Tensor, warper(ids, scores))
         kept = torch.full_like(scores, warper.filter_value)
         for row, result, places in zip(scores, kept, found, strict=True):

@@ -147,7 +147,9 @@ def _sample(asked: Decoding, steps: list[Step]) -> Any | None:
             found = cache.decode(tokens, pick)
         else:
             some = Plan(np.zeros(len(tokens), np.int64), going.astype(np.int64))
-            found = pick(cache.run(tokens[:, None], some, 1, logits=True)[:, 0])
+            logits = cache.run(tokens[:, None], some, 1, logits=True)[:, 0]
+            logits[~going], logits[~going, 0] = -np.inf, 0  # of one token, at no cost to the others
+            found = pick(logits)
     if asked.streamer is not None:
         asked.streamer.end()
     return kept.output(texts.ids, cache) if settings.return_dict_in_generate else texts.ids.clone()

@@ -22,7 +22,7 @@ def as_if_uniform(config: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        vars(config).pop(_PERMISSION)
+        vars(config).pop(_PERMISSION, None)
         if before is not None:
             vars(config)[_PERMISSION] = before
 

@@ -33,7 +33,8 @@ def config_of(network: Any) -> ModelConfig:
 def _fields(network: Any) -> dict[str, Any]:
     fields: dict[str, Any] = network.config.to_dict()
     # What else is in a config says nothing: how the modules look does.
-    return {name: value for name, value in fields.items() if name in _known_fields()}
+    known = {name: value for name, value in fields.items() if name in _known_fields()}
+    return {**known, "model_type": "gpt2"}  # a class derived from its config may have another
 
 
 @cache

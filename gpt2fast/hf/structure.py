@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as _ATTENTIONS
 from transformers.models.gpt2 import modeling_gpt2
 from transformers.pytorch_utils import Conv1D
 
@@ -24,8 +25,6 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("ln_1", "ln_2", "ln_f"), (nn.LayerNorm,)),
     **dict.fromkeys(("c_attn", "c_proj", "c_fc"), (Conv1D, PackedConv1D)),
 }
-# transformers' own implementations of attention: of one, whichever computes it.
-_ATTENTIONS = ("eager", "sdpa", "flash", "flex", "paged")
 _PLAIN = (nn.ModuleList, nn.Dropout, modeling_gpt2.GPT2Block, modeling_gpt2.GPT2Attention)
 _FORWARDS = {kind: vars(kind).get("forward") for kind in (*sum(_KINDS.values(), ()), *_PLAIN)}
 
@@ -47,7 +46,8 @@ def own_attention(config: Any) -> str | None:
     if getattr(config, "is_causal", True) is False:
         return "is_causal = False lets tokens see those behind them"
     name = getattr(config, "_attn_implementation", None)
-    if name is None or (isinstance(name, str) and name.startswith(_ATTENTIONS)):
+    attend = None if name in (None, "eager") else _ATTENTIONS.get(name)
+    if name in (None, "eager") or getattr(attend, "__module__", "").startswith("transformers."):
         return None
     return f"the attention is {name!r}, which is not one of transformers"
 

@@ -224,7 +224,7 @@ def check_threads(num_threads: int | None) -> int:
     1024."""
     if num_threads is None:
         return default_num_threads()
-    if not isinstance(num_threads, int) or num_threads < 1 or num_threads > 1024:
+    if not hasattr(num_threads, "__index__") or num_threads < 1 or num_threads > 1024:
         raise OptionError(f"num_threads={num_threads!r}: a number from 1 to 1024 is needed")
     return num_threads
 

@@ -35,13 +35,13 @@ def test_where_torch_makes_its_noise_otherwise_it_draws_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(drawing, "exponential", lambda uniform, dtype: uniform.to(dtype))
-    drawing.is_known.cache_clear()
+    drawing._is_known.cache_clear()
     probabilities = torch.softmax(torch.randn(2, 77), dim=-1)
     torch.manual_seed(9)
     found = drawing.draw(probabilities)
     torch.manual_seed(9)
     assert torch.equal(found, torch.multinomial(probabilities, 1)[:, 0])
-    drawing.is_known.cache_clear()
+    drawing._is_known.cache_clear()
 
 
 def test_probabilities_that_are_no_numbers_are_refused_as_torch_does() -> None:
