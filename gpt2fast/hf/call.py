@@ -228,8 +228,8 @@ def _cache_of(native: Native, given: Any) -> NativeCache:
 
 @contextmanager
 def left_to_torch(reason: str | None) -> Iterator[None]:
-    """Calls of this thread run in torch meanwhile, if there is a ``reason``; without one, nobody looks
-    at what they say of padding."""
+    """Calls of this thread run in torch meanwhile, if there is a ``reason``. Without one they may
+    run on the runner: what they say of padding is not looked at."""
     tokens = _REASON.set(reason or _REASON.get()), _GUARDED.set(True)
     try:
         yield

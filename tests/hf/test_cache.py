@@ -332,3 +332,20 @@ def test_a_padded_beginning_without_a_mask_later() -> None:
         for model in pair()
     )
     close(found.logits, want.logits)
+
+
+@ANYWHERE
+@torch.no_grad()
+def test_keys_are_computed_again_without_dropout() -> None:
+    """Also where training goes on meanwhile, which draws no fewer random numbers then."""
+    ours, theirs = pair()
+    caches = [model(texts()).past_key_values for model in (ours, theirs)]
+    ours.train()
+    torch.manual_seed(4)
+    loaded = pickle.loads(pickle.dumps(caches[0]))
+    after = torch.rand(1)
+    assert all(each.training for each in ours.modules())
+    torch.manual_seed(4)
+    assert torch.equal(after, torch.rand(1))
+    for found, want in zip(loaded.layers, caches[1].layers, strict=True):
+        close(found.keys, want.keys)

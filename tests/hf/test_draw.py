@@ -188,6 +188,8 @@ def test_wrong_options_are_refused(change: dict[str, Any]) -> None:
         (624, 625, 5, [1], "624 words"),
         (624, -1, 5, [1], "624 words"),
         (624, 0, -1, [], "must ascend"),
+        (624, 0, 2**50, [], "at most 2\\^40"),
+        (624, 0, 2**62 + 2**30, [2**62 + 2**29], "at most 2\\^40"),
         (624, 0, 5, [5], "must ascend"),
         (624, 0, 5, [-1], "must ascend"),
         (624, 0, 5, [3, 2], "must ascend"),
@@ -200,3 +202,13 @@ def test_places_that_there_are_not(
 
     with pytest.raises(ValueError, match=message):
         uniform_doubles(np.ones(words, np.uint64), used, count, np.array(places, np.int64))
+
+
+def test_more_than_there_are_and_none_that_cannot_be() -> None:
+    """top_k beyond the vocabulary, and tokens that are barred: out in any order."""
+    logits = np.full((1, 300), -np.inf, np.float32)
+    logits[0, [7, 9]] = 0
+    for top_k in (50, 300, 2**62):
+        found = drawing.draw_warped(logits, 1.0, top_k, 1.0, 1)
+        assert found is not None
+        assert found[0] in (7, 9)

@@ -259,7 +259,7 @@ def test_calls_that_overlap_leave_torch_its_threads() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_while_another_thread_generates() -> None:
-    model, stop = pair()[0], threading.Event()
+    model, stop, before = pair()[0], threading.Event(), torch.get_num_threads()
     given = {**NO_END, "attention_mask": torch.ones_like(texts())}
     want = model.generate(texts(), **given)
 
@@ -267,21 +267,25 @@ def test_a_fork_while_another_thread_generates() -> None:
         while not stop.is_set():
             model.generate(texts(), **given)
 
+    def answer(into: Any) -> None:
+        torch.set_num_threads(1)  # as workers of a DataLoader do
+        into.put((model.generate(texts(), **given).tolist(), torch.get_num_threads()))
+
+    torch.set_num_threads(2)
     thread = threading.Thread(target=serve)
     thread.start()
     context = multiprocessing.get_context("fork")
     try:
         for _ in range(5):
             answers = context.SimpleQueue()
-            child = context.Process(
-                target=lambda into=answers: into.put(model.generate(texts(), **given).tolist())
-            )
+            child = context.Process(target=answer, args=(answers,))
             child.start()
             child.join(30)
             hangs = child.is_alive()
             child.kill()
             assert not hangs
-            assert answers.get() == want.tolist()
+            assert answers.get() == (want.tolist(), 1)
     finally:
         stop.set()
         thread.join()
+        torch.set_num_threads(before)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hf_pair import ON_THE_RUNNER, pair, same, texts, torch
+from hf_pair import ANYWHERE, ON_THE_RUNNER, close, hf, pair, same, texts, torch, transformers
 
 RIGHT = torch.tensor([[1] * 12, [1] * 9 + [0] * 3, [1] * 6 + [0] * 6])
 CHOICES = texts()[:, None].repeat(1, 2, 1)
@@ -68,3 +68,42 @@ def test_classes_told_at_tokens(flip: bool) -> None:
     ids = torch.where(mask == 1, texts(), 1)
     given = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     same(ours(ids, **given).logits, theirs(ids, **given).logits)
+
+
+class OwnForward(transformers.GPT2LMHeadModel):
+    """Looks at the states itself."""
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, **_: Any) -> Any:
+        states = self.transformer(input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.lm_head(states).mean(1)
+
+
+class ByName(transformers.GPT2ForSequenceClassification):
+    """Calls transformers' forward by its name, not by ``super()``."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        found = transformers.GPT2ForSequenceClassification.forward(self, *args, **kwargs)
+        return found.logits
+
+
+@pytest.mark.parametrize("kind", [OwnForward, ByName])
+@torch.no_grad()
+def test_forwards_of_one_s_own_may_look_at_padding(kind: type) -> None:
+    base = kind.__bases__[0].__name__
+    ours, theirs = pair(base, pad_token_id=210)
+    for model in (ours, theirs):
+        hf.restore(model)
+        model.__class__ = kind
+    hf.accelerate(ours, num_threads=1)
+    close(ours(texts()), theirs(texts()))
+    with pytest.warns(UserWarning, match="a forward of your own may look at padding"):
+        close(ours(texts(), attention_mask=RIGHT), theirs(texts(), attention_mask=RIGHT))
+
+
+@ANYWHERE
+@pytest.mark.parametrize("row", [0, 1])
+@torch.no_grad()
+def test_one_mask_for_all(row: int) -> None:
+    ours, theirs = pair("GPT2ForSequenceClassification")
+    mask = RIGHT[row : row + 1]
+    same(ours(texts(), attention_mask=mask).logits, theirs(texts(), attention_mask=mask).logits)

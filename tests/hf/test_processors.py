@@ -14,6 +14,7 @@ from hf_pair import (
     make,
     pair,
     same,
+    same_outcome,
     same_texts,
     seeded,
     texts,
@@ -231,3 +232,46 @@ def test_the_order_of_processors_counts() -> None:
     given = {"max_new_tokens": 8, "top_k": 0, "do_sample": True, "eos_token_id": None}
     own_list = transformers.LogitsProcessorList(own)
     same_texts(*pair(), texts(), logits_processor=own_list, **given)
+
+
+class Spoils(transformers.LogitsProcessor):
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        scores[:, 5] = self.value
+        return scores
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_scores_that_are_no_numbers(value: float) -> None:
+    own = transformers.LogitsProcessorList([Spoils(value)])
+    given = {"do_sample": True, "top_k": 20, "top_p": 0.9, "max_new_tokens": 3}
+    given |= {"attention_mask": torch.ones_like(texts()), "logits_processor": own}
+    same_outcome(*pair(), lambda model: model.generate(texts(), **given))
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_another_default_type(dtype: Any) -> None:
+    own = transformers.LogitsProcessorList([lambda _, scores: scores])
+    given = {"do_sample": True, "top_k": 50, "top_p": 0.8, "max_new_tokens": 40}
+    ours, theirs = pair()
+    torch.set_default_dtype(dtype)
+    try:
+        for more in ({}, {"logits_processor": own}):
+            same_texts(ours, theirs, texts(8), eos_token_id=None, **given, **more)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@ON_THE_RUNNER
+def test_a_processor_that_wants_more_is_refused_behind_a_known_one() -> None:
+    class Three:
+        def __call__(self, ids: Any, scores: Any, extra: Any) -> Any:
+            return scores
+
+    own = transformers.LogitsProcessorList([transformers.TopKLogitsWarper(5), Three()])
+    given = {"do_sample": True, "top_k": 0, "max_new_tokens": 3, "logits_processor": own}
+    same_outcome(*pair(), lambda model: model.generate(texts(), **given))

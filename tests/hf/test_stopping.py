@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from hf_pair import NO_END, ON_THE_RUNNER, close, pair, same, same_texts, texts, torch, transformers
+from hf_pair import (
+    NO_END,
+    ON_THE_RUNNER,
+    close,
+    pair,
+    same,
+    same_texts,
+    seeded,
+    texts,
+    torch,
+    transformers,
+)
 
 BaseStreamer = transformers.generation.streamers.BaseStreamer
 pytestmark = ON_THE_RUNNER
@@ -234,3 +245,18 @@ def test_a_streamer_that_writes() -> None:
     given = {**NO_END, "attention_mask": torch.ones_like(texts(1))}
     found, want = (model.generate(texts(1), streamer=Writer(), **given) for model in (ours, theirs))
     assert torch.equal(found[:, 12:], want[:, 12:])
+
+
+def test_texts_that_have_ended_cost_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampling goes on in one call for all of them."""
+    from gpt2fast.hf import choose
+
+    ours, theirs = pair()
+    given = {"do_sample": True, "top_k": 50, "top_p": 0.9, "eos_token_id": list(range(2, 60))}
+    given |= {"max_new_tokens": 24, "pad_token_id": 1, "attention_mask": torch.ones_like(texts(8))}
+    want = seeded(lambda: theirs.generate(texts(8), **given))
+    ends = (want == 1).any(1)
+    assert bool(ends.any())
+    assert not bool(ends.all())
+    monkeypatch.setattr(choose, "draw", None)
+    assert torch.equal(seeded(lambda: ours.generate(texts(8), **given)), want)

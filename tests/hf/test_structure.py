@@ -180,14 +180,14 @@ def test_cross_attention() -> None:
     assert torch.equal(ours.generate(texts(), **given), theirs.generate(texts(), **given))
 
 
-def own_attention(model: Any) -> None:
+def own_attention(model: Any, name: str = "doubled") -> None:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **more: Any) -> Any:
         return sdpa_attention_forward(module, query, key, 2 * value, mask, **more)
 
-    transformers.AttentionInterface.register("doubled", attend)
-    model.set_attn_implementation("doubled")
+    transformers.AttentionInterface.register(name, attend)
+    model.set_attn_implementation(name)
 
 
 def every_word(model: Any) -> None:
@@ -199,6 +199,7 @@ def every_word(model: Any) -> None:
     ("change", "words"),
     [
         (own_attention, "the attention is 'doubled'"),
+        (lambda model: own_attention(model, "sdpa_doubled"), "the attention is 'sdpa_doubled'"),
         (every_word, "is_causal = False"),
         (lambda model: setattr(model.transformer.h[1].attn, "scaling", 2.0), "scaling = 2.0"),
         (
@@ -250,3 +251,16 @@ def test_fields_of_one_s_own_in_the_config_say_nothing(recwarn: Any) -> None:
     ours, theirs = pair(my_field=4)
     close(ours(texts()).logits, theirs(texts()).logits)
     assert not any("my_field" in str(each.message) for each in recwarn)
+
+
+@torch.no_grad()
+def test_an_attention_under_the_name_of_one_of_transformers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = transformers.AttentionInterface._global_mapping
+    monkeypatch.setitem(known, "sdpa", known["sdpa"])  # put back in the end
+    ours, theirs = pair()
+    for model in (ours, theirs):
+        own_attention(model, "sdpa")
+    with pytest.warns(UserWarning, match="the attention is 'sdpa'"):
+        close(ours(texts()).logits, theirs(texts()).logits)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import typing
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +174,88 @@ def test_a_network_that_changes_its_states() -> None:
     hf.accelerate(ours, num_threads=1)
     with pytest.warns(UserWarning, match="a forward of its own"):
         close(ours(texts()).logits, theirs(texts()).logits)
+
+
+class Flavoured(transformers.GPT2LMHeadModel):
+    """Wants to be told something by those derived from it, and lists them."""
+
+    known: typing.ClassVar[dict[str, type]] = {}
+
+    def __init_subclass__(cls, *, flavour: str, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        Flavoured.known[flavour] = cls
+
+
+class Sweet(Flavoured, flavour="sweet"):
+    """Is listed."""
+
+
+def _rebuild(config: Any, state: Any) -> Any:
+    model = Reduces(config).eval()
+    model.load_state_dict(state)
+    return model
+
+
+class Reduces(transformers.GPT2LMHeadModel):
+    """Says itself how it is copied."""
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (self.config, self.state_dict())
+
+
+class GivesAll(transformers.GPT2Model):
+    """Says itself what its state is."""
+
+    def __getstate__(self) -> Any:
+        return self.__dict__.copy()
+
+
+class OwnConfig(transformers.GPT2Config):
+    """As AutoModel.register wants it."""
+
+    model_type = "my-gpt2"
+
+
+class WithOwnConfig(transformers.GPT2LMHeadModel):
+    config_class = OwnConfig
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize("kind", [Sweet, Reduces, GivesAll])
+@torch.no_grad()
+def test_unusual_classes(kind: type) -> None:
+    ours, theirs = both(kind)
+    want = theirs(texts())[0]
+    close(ours(texts())[0], want)
+    for each in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert isinstance(each, kind)
+        close(each(texts())[0], want)
+    assert Flavoured.known == {"sweet": Sweet}
+    assert type(hf.restore(ours)) is kind
+
+
+@ON_THE_RUNNER
+@torch.no_grad()
+def test_a_config_of_one_s_own() -> None:
+    theirs = WithOwnConfig(OwnConfig(**SIZES, **ENDS)).eval()
+    ours = hf.accelerate(copy.deepcopy(theirs), num_threads=1)
+    close(ours(texts()).logits, theirs(texts()).logits)
+
+
+@ON_THE_RUNNER
+@torch.no_grad()
+def test_a_network_alone_that_changes_its_states() -> None:
+    ours, theirs = both(LoudNetwork)
+    close(ours(texts()).last_hidden_state, theirs(texts()).last_hidden_state)
+
+
+def test_a_class_that_nobody_uses_goes() -> None:
+    class Local(transformers.GPT2LMHeadModel):
+        pass
+
+    kind = weakref.ref(Local)
+    model = hf.accelerate(both(Local)[1], num_threads=1)
+    assert isinstance(model, Local)
+    del model, Local
+    gc.collect()
+    assert kind() is None
