@@ -32,13 +32,14 @@ ON_THE_RUNNER = pytest.mark.filterwarnings("error:gpt2fast leaves")
 ANYWHERE = pytest.mark.filterwarnings("ignore:gpt2fast leaves")
 
 
-def make(kind: str = "GPT2LMHeadModel", **fields: Any) -> Model:
-    """A model of transformers whose logits spread."""
+def make(kind: str | type = "GPT2LMHeadModel", **fields: Any) -> Model:
+    """A model of transformers, or of a class derived from one, whose logits spread."""
     torch.manual_seed(0)
     config = transformers.GPT2Config(**{**SIZES, **ENDS, **fields})
     # Of the flags, transformers 4.57 follows all in this implementation alone.
     config._attn_implementation = "eager"
-    model = getattr(transformers, kind)(config).eval()
+    made: Any = getattr(transformers, kind) if isinstance(kind, str) else kind
+    model = made(config).eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -46,7 +47,7 @@ def make(kind: str = "GPT2LMHeadModel", **fields: Any) -> Model:
     return model
 
 
-def pair(kind: str = "GPT2LMHeadModel", **fields: Any) -> tuple[Model, Model]:
+def pair(kind: str | type = "GPT2LMHeadModel", **fields: Any) -> tuple[Model, Model]:
     """A model, accelerated, and the same one as it was."""
     model = make(kind, **fields)
     return hf.accelerate(copy.deepcopy(model), num_threads=1), model

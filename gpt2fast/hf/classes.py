@@ -44,7 +44,7 @@ class Accelerated:
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, which make a runner of their own."""
-        return {name: value for name, value in self.__dict__.items() if name != "_native"}
+        return _without_runner(self.__dict__)
 
 
 class Adopted:
@@ -60,8 +60,12 @@ class Adopted:
         reduced: Any = super().__reduce_ex__(protocol)
         if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
             return reduced
-        state = {name: value for name, value in reduced[2].items() if name != "_native"}
-        return (_revive, (self._gpt2fast_adopts,), state, *reduced[3:])
+        # A class with a __getstate__ of its own leaves the runner in.
+        return (_revive, (self._gpt2fast_adopts,), _without_runner(reduced[2]), *reduced[3:])
+
+
+def _without_runner(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if name != "_native"}
 
 
 def _revive(kind: type) -> Any:

@@ -6,7 +6,6 @@ probability is never looked at, and so not computed: the generator is moved past
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -45,19 +44,13 @@ def draw(probabilities: Tensor) -> Tensor:
     on_cpu = probabilities.device.type == "cpu"
     if not (on_cpu and are_numbers and is_known(probabilities.numel())):
         return torch.multinomial(probabilities, num_samples=1)[:, 0]
-    possible = [(row.nonzero()[:, 0], row) for row in probabilities]
-    rows = [(tokens.numpy(), row[tokens]) for tokens, row in possible]
-    return torch.from_numpy(drawn(rows, probabilities.shape[1]))
-
-
-def drawn(rows: Sequence[tuple[NDArray[np.int64], Tensor]], size: int) -> NDArray[np.int64]:
-    """(B,): of the tokens of each row (N,), ascending, one by their probabilities (N,); the
-    vocabulary has ``size``."""
-    places = np.concatenate([tokens + number * size for number, (tokens, _) in enumerate(rows)])
-    uniform = uniform_at(places, len(rows) * size, torch.default_generator)
-    noise = exponential(uniform, rows[0][1].dtype).split([len(tokens) for tokens, _ in rows])
-    pairs = zip(rows, noise, strict=True)
-    return np.array([tokens[int((each / its).argmax())] for (tokens, each), its in pairs])
+    flat = probabilities.reshape(-1)
+    places = flat.nonzero()[:, 0]
+    uniform = uniform_at(places.numpy(), flat.numel(), torch.default_generator)
+    # The largest of each row; tokens of no probability are below all others.
+    races = torch.full_like(flat, -1.0)
+    races[places] = flat[places] / exponential(uniform, flat.dtype)
+    return races.view_as(probabilities).argmax(dim=-1)
 
 
 def exponential(uniform: Tensor, dtype: torch.dtype) -> Tensor:

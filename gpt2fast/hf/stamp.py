@@ -18,9 +18,10 @@ from torch.nn.modules import module as torch_module
 _SAMPLES = 16  # values of a weight that are looked at
 _NUMBERS = (
     "eps",
-    "scaling",
     "is_causal",
-    *("scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+    "scaling",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
 )
 _OF_NUMPY = (torch.float32, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool)
 _RECORDERS = "transformers.utils.output_capturing"

@@ -20,7 +20,9 @@ from hf_pair import (
     SIZES,
     close,
     hf,
+    left_padding,
     make,
+    pair,
     same,
     same_texts,
     texts,
@@ -28,7 +30,7 @@ from hf_pair import (
     transformers,
 )
 
-RIGHT = torch.tensor([[1] * 12, [1] * 9 + [0] * 3, [1] * 6 + [0] * 6])
+RIGHT = left_padding(3, 12).flip(1)
 
 
 class Plain(transformers.GPT2LMHeadModel):
@@ -73,21 +75,11 @@ class Ours(hf.GPT2LMHeadModel):
     """Written for gpt2fast."""
 
 
-def both(kind: type, **fields: Any) -> tuple[Any, Any]:
-    """A model of ``kind``, accelerated, and as it was."""
-    torch.manual_seed(0)
-    theirs = kind(transformers.GPT2Config(**{**SIZES, **ENDS, **fields})).eval()
-    for parameter in theirs.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    return hf.accelerate(copy.deepcopy(theirs), num_threads=1), theirs
-
-
 @ON_THE_RUNNER
 @pytest.mark.parametrize("kind", [Plain, Louder, Tagger, Chooser, Answerer, Network])
 @torch.no_grad()
 def test_they_run_on_the_runner(kind: type) -> None:
-    ours, theirs = both(kind)
+    ours, theirs = pair(kind)
     assert isinstance(ours, kind)
     assert isinstance(ours, Accelerated)
     ids = texts()[:, None].repeat(1, 2, 1) if kind is Chooser else texts()
@@ -98,7 +90,7 @@ def test_they_run_on_the_runner(kind: type) -> None:
 @pytest.mark.parametrize("kind", [Plain, Louder, Tagger, Chooser, Answerer])
 @torch.no_grad()
 def test_losses_and_answers_at_padding(kind: type) -> None:
-    ours, theirs = both(kind)
+    ours, theirs = pair(kind)
     ids, mask = texts(), RIGHT
     if kind is Chooser:
         ids, mask = (each[:, None].repeat(1, 2, 1) for each in (ids, mask))
@@ -114,12 +106,12 @@ def test_losses_and_answers_at_padding(kind: type) -> None:
 @pytest.mark.parametrize("kind", [Plain, Louder])
 @pytest.mark.parametrize("mode", [{}, {"do_sample": True, "top_k": 20}, {"num_beams": 3}], ids=str)
 def test_they_generate(kind: type, mode: dict[str, Any]) -> None:
-    ours, theirs = both(kind)
+    ours, theirs = pair(kind)
     same_texts(ours, theirs, texts(), max_new_tokens=12, **mode)
 
 
 def test_integers_are_used() -> None:
-    ours, theirs = both(Plain)
+    ours, theirs = pair(Plain)
     ids, options = texts(), {"max_new_tokens": 24, "attention_mask": torch.ones_like(texts())}
     plain = hf.accelerate(make(), "int4", num_threads=1)
     plain.load_state_dict(theirs.state_dict())
@@ -132,7 +124,7 @@ def test_integers_are_used() -> None:
 @ON_THE_RUNNER
 @torch.no_grad()
 def test_copies_pickles_and_files(tmp_path: Path) -> None:
-    ours, theirs = both(Plain)
+    ours, theirs = pair(Plain)
     want = theirs(texts()).logits
     for each in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         assert type(each) is type(ours)
@@ -145,7 +137,7 @@ def test_copies_pickles_and_files(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_restoring() -> None:
-    ours, theirs = both(Plain)
+    ours, theirs = pair(Plain)
     want = theirs(texts()).logits
     close(ours(texts()).logits, want)
     hf.restore(ours)
@@ -157,7 +149,7 @@ def test_restoring() -> None:
 
 @torch.no_grad()
 def test_restoring_what_was_written_for_us() -> None:
-    ours = both(Ours)[0]
+    ours = pair(Ours)[0]
     want = ours(texts()).logits
     hf.restore(ours)
     with pytest.warns(UserWarning, match="restore was called"):
@@ -224,7 +216,7 @@ class WithOwnConfig(transformers.GPT2LMHeadModel):
 @pytest.mark.parametrize("kind", [Sweet, Reduces, GivesAll])
 @torch.no_grad()
 def test_unusual_classes(kind: type) -> None:
-    ours, theirs = both(kind)
+    ours, theirs = pair(kind)
     want = theirs(texts())[0]
     close(ours(texts())[0], want)
     for each in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
@@ -245,7 +237,7 @@ def test_a_config_of_one_s_own() -> None:
 @ON_THE_RUNNER
 @torch.no_grad()
 def test_a_network_alone_that_changes_its_states() -> None:
-    ours, theirs = both(LoudNetwork)
+    ours, theirs = pair(LoudNetwork)
     close(ours(texts()).last_hidden_state, theirs(texts()).last_hidden_state)
 
 
@@ -254,7 +246,7 @@ def test_a_class_that_nobody_uses_goes() -> None:
         pass
 
     kind = weakref.ref(Local)
-    model = hf.accelerate(both(Local)[1], num_threads=1)
+    model = hf.accelerate(pair(Local)[1], num_threads=1)
     assert isinstance(model, Local)
     del model, Local
     gc.collect()
