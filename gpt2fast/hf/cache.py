@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import cache_utils
 
 from gpt2fast.errors import UnsupportedError
+from gpt2fast.hf.compat import cache_argument
 from gpt2fast.hf.native import Floats, Native
 from gpt2fast.hf.plan import Ids, Plan, columns
 
@@ -100,7 +101,7 @@ class NativeCache(cache_utils.Cache):
                 transformers.GPT2Model.forward(
                     network, torch.from_numpy(self.ids).to(device), use_cache=True,
                     attention_mask=seen.long().to(device), position_ids=positions.to(device),
-                    past_key_values=theirs,
+                    **{cache_argument(): theirs},
                 )  # fmt: skip
         _free(self.native, self.handles)
         self.in_torch, self._columns = True, []
@@ -171,7 +172,7 @@ class NativeCache(cache_utils.Cache):
         """Raises while the runner has the cache: it is not that of a network in torch."""
         raise UnsupportedError(
             "this cache holds keys and values of gpt2fast's runner, and the model it was given to "
-            "is not the accelerated one that it came from; begin again without past_key_values"
+            "is not the accelerated one that it came from; begin again without a cache"
         )
 
     @_else_theirs

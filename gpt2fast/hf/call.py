@@ -17,6 +17,7 @@ from torch import Tensor
 from gpt2fast.errors import CacheExhaustedError, CheckpointError, MissingDependencyError
 from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.classes import HOME
+from gpt2fast.hf.compat import cache_argument, to_theirs, why_unknown
 from gpt2fast.hf.lock import Lock
 from gpt2fast.hf.native import Floats, Native, Refusal, device_of
 from gpt2fast.hf.padding import has_padding, reason_of_loss
@@ -27,7 +28,7 @@ from gpt2fast.hf.tracing import watcher
 from gpt2fast.runners import BLOCK_SIZE
 
 _UNDERSTOOD = {
-    *("input_ids", "past_key_values", "attention_mask", "position_ids", "use_cache"),
+    *("input_ids", "cache", "attention_mask", "position_ids", "use_cache"),
     *("cache_position", "return_dict", "labels", "logits_to_keep", "num_items_in_batch"),
     *("tokenizer", "assistant_tokenizer"),  # of generate's criteria; forward ignores them
 }
@@ -50,7 +51,7 @@ def run(
     native = why_not(model, network, head, given, needs_grad=torch.is_grad_enabled())
     if isinstance(native, str):
         raise Fallback(native)
-    wants, past = given.get("use_cache"), given.get("past_key_values")
+    wants, past = given.get("use_cache"), given.get("cache")
     keeps = getattr(model.config, "use_cache", True) if wants is None else wants
     asked = _read(given)
     batch, new = asked.ids.shape
@@ -160,7 +161,7 @@ def why_not(
     checks = {
         "model.training is set; call model.eval()": model.training,
         "gradients are wanted; use torch.no_grad() or torch.inference_mode()": needs_grad,
-        f"{', '.join(unknown)}: transformers alone knows how": bool(unknown),
+        why_unknown(unknown): bool(unknown),
         "autocast is on": torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"),
         "the config asks for attentions or hidden states": (
             config.output_attentions or config.output_hidden_states
@@ -176,7 +177,7 @@ def why_not(
         return reason
     if (reason := watcher() or own_attention(config)) is not None:
         return reason
-    cache = given.get("past_key_values")
+    cache = given.get("cache")
     if isinstance(cache, NativeCache) and cache.past:
         # Hooks and weights were looked at when the text began: a look at each token costs too much.
         held = network.__dict__.get("_native")
@@ -223,7 +224,7 @@ def _cache_of(native: Native, given: Any) -> NativeCache:
         if given.in_torch:
             raise Fallback("the text has gone on in transformers")
         return given
-    raise Fallback(f"past_key_values is a {type(given).__name__} that transformers fills")
+    raise Fallback(f"{cache_argument()} is a {type(given).__name__} that transformers fills")
 
 
 @contextmanager
@@ -248,10 +249,10 @@ def _check_tokens(native: Native, ids: NDArray[Any], plan: Plan, cache: NativeCa
 
 def for_torch(network: Any, given: dict[str, Any]) -> dict[str, Any]:
     """The arguments for transformers' own forward, which goes on in the cache that is given."""
-    cache = given.get("past_key_values")
+    cache = given.get("cache")
     if isinstance(cache, NativeCache) and not cache.in_torch:
         cache.move_to_torch(network)
-    return given
+    return to_theirs(given)
 
 
 def tell(network: Any, reason: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import transformers
 
+from gpt2fast.hf.compat import register_outputs, warn_of_changes
 from gpt2fast.hf.native import Options
 from gpt2fast.hf.shapes import as_if_uniform, give_shapes
 from gpt2fast.hf.source import config_of
@@ -120,7 +121,8 @@ def enlist(model: Any, options: Options | None = None) -> None:
     for each in (model, network):
         kind: Any = type(each)
         each.__class__ = accelerated(kind)
-        _register(each)
+        register_outputs(each)
+    warn_of_changes()
     network._native_options = options or Options()
     network._native_inside = model is not network
     network.__dict__.pop("_native", None)
@@ -136,12 +138,3 @@ def dismiss(model: Any) -> None:
         model.__class__, network.__class__ = plain
     for name in _STATE:
         network.__dict__.pop(name, None)
-
-
-def _register(model: Any) -> None:
-    """transformers 5 looks up by its class what a model can record, as noted when it was made."""
-    try:
-        from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
-    except ImportError:
-        return
-    _CAN_RECORD_REGISTRY[model] = model._can_record_outputs

@@ -6,11 +6,11 @@ model's logits come from the runner, too, and what other heads do with hidden st
 
 from __future__ import annotations
 
-import inspect
 from contextlib import nullcontext
 from typing import Any
 
 import transformers
+from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
@@ -26,6 +26,14 @@ from gpt2fast.hf.call import (
     why_not,
 )
 from gpt2fast.hf.classes import Accelerated, in_place_of
+from gpt2fast.hf.compat import (
+    bind,
+    cache_argument,
+    output,
+    to_theirs,
+    usual_return_dict,
+    wants_usual_cache,
+)
 from gpt2fast.hf.native import Native
 from gpt2fast.hf.padding import (
     reason_of_answers,
@@ -36,7 +44,6 @@ from gpt2fast.hf.padding import (
 from gpt2fast.hf.processors import has_own, one_thread
 from gpt2fast.hf.sample import sample, understand
 
-_KNOWS_TORCHSCRIPT = hasattr(transformers.GPT2Config(), "torchscript")  # 4.57
 _CALLED_BY_GENERATE = (
     *("__call__", "forward", "prepare_inputs_for_generation"),
     "_update_model_kwargs_for_generation",
@@ -49,25 +56,23 @@ class GPT2Model(Accelerated, transformers.GPT2Model):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' forward."""
-        given = _bind(transformers.GPT2Model, self, args, kwargs)
+        given = bind(transformers.GPT2Model.forward, self, args, kwargs)
         try:
             hidden, cache = run(self, self, None, given)
         except Fallback as reason:
             tell(self, str(reason))
             return super().forward(**for_torch(self, given))
-        found = BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden, past_key_values=cache
-        )
+        found = output(BaseModelOutputWithPastAndCrossAttentions, cache, last_hidden_state=hidden)
         return found if _wants_dict(self, given) else found.to_tuple()
 
 
 @in_place_of(transformers.GPT2LMHeadModel)
-class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
+class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel, GenerationMixin):
     """transformers' ``GPT2LMHeadModel`` on gpt2fast's runner."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' forward."""
-        given = _bind(transformers.GPT2LMHeadModel, self, args, kwargs)
+        given = bind(transformers.GPT2LMHeadModel.forward, self, args, kwargs)
         try:
             logits, cache = run(self, self.transformer, self.lm_head, given)
         except Fallback as reason:
@@ -78,63 +83,57 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
         if (labels := given.get("labels")) is not None:
             extra = {k: v for k, v in given.items() if k == "num_items_in_batch"}
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **extra)
-        found = CausalLMOutputWithCrossAttentions(loss=loss, logits=logits, past_key_values=cache)
+        found = output(CausalLMOutputWithCrossAttentions, cache, loss=loss, logits=logits)
         return found if _wants_dict(self, given) else found.to_tuple()
 
-    def _sample(
-        self, input_ids: Any, logits_processor: Any, stopping_criteria: Any,
-        generation_config: Any, synced_gpus: bool = False, streamer: Any = None, **kwargs: Any,
-    ) -> Any:  # fmt: skip
+    def _sample(self, *args: Any, **kwargs: Any) -> Any:
         """Greedy decoding and sampling, for ``generate``."""
-        asked = understand(
-            input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs
-        )
-        if asked is not None and not synced_gpus and _is_plain(self):
+        asked = understand(bind(GenerationMixin._sample, self, args, kwargs))
+        if asked is not None and _is_plain(self):
             found = sample(asked)
             if found is not None:
                 return found
-        return super()._sample(
-            input_ids, logits_processor, stopping_criteria, generation_config,
-            synced_gpus=synced_gpus, streamer=streamer, **kwargs,
-        )  # fmt: skip
+        return super()._sample(*args, **kwargs)
 
-    def _beam_search(self, input_ids: Any, logits_processor: Any, *args: Any, **kwargs: Any) -> Any:
+    def _beam_search(self, *args: Any, **kwargs: Any) -> Any:
         """Beam search, for ``generate``."""
-        on_runner = isinstance(kwargs.get("past_key_values"), NativeCache)
-        alone = on_runner and not has_own(logits_processor)
+        given = bind(GenerationMixin._beam_search, self, args, kwargs)
+        on_runner = isinstance(given.get("cache"), NativeCache)
+        alone = on_runner and not has_own(given.get("logits_processor") or ())
         with one_thread() if alone else nullcontext():
-            return super()._beam_search(input_ids, logits_processor, *args, **kwargs)
+            return super()._beam_search(*args, **kwargs)
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         """As transformers', for ``generate``: a cache of ours in place of its usual one."""
-        given = model_kwargs.get("past_key_values")
+        name = cache_argument()
+        given = model_kwargs.get(name)
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        made = model_kwargs.get("past_key_values")
+        made = model_kwargs.get(name)
         asked = (generation_config.output_attentions, generation_config.output_hidden_states)
         offloads = generation_config.cache_implementation == "offloaded"
         if (
             given is None
-            and type(made) is transformers.DynamicCache
+            and (wants_usual_cache(made, generation_config))
             and not (offloads or any(asked) or _learns_prompts(self))
         ):
             native = why_not(self, self.transformer, self.lm_head, {}, needs_grad=False)
             if isinstance(native, Native):
-                model_kwargs["past_key_values"] = NativeCache(native)
+                model_kwargs[name] = NativeCache(native)
 
 
 @in_place_of(transformers.GPT2DoubleHeadsModel)
-class GPT2DoubleHeadsModel(Accelerated, transformers.GPT2DoubleHeadsModel):
+class GPT2DoubleHeadsModel(Accelerated, transformers.GPT2DoubleHeadsModel, GenerationMixin):
     """transformers' ``GPT2DoubleHeadsModel`` on gpt2fast's runner."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' forward."""
-        given = _bind(transformers.GPT2DoubleHeadsModel, self, args, kwargs)
+        given = bind(transformers.GPT2DoubleHeadsModel.forward, self, args, kwargs)
         kind = self.multiple_choice_head.summary_type
         reason = reason_of_loss(given, shifted=True) or reason_of_summary(given, kind)
         with left_to_torch(reason):
-            return super().forward(**given)
+            return super().forward(**to_theirs(given))
 
 
 @in_place_of(transformers.GPT2ForSequenceClassification)
@@ -143,9 +142,9 @@ class GPT2ForSequenceClassification(Accelerated, transformers.GPT2ForSequenceCla
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' forward."""
-        given = _bind(transformers.GPT2ForSequenceClassification, self, args, kwargs)
+        given = bind(transformers.GPT2ForSequenceClassification.forward, self, args, kwargs)
         with left_to_torch(reason_of_class(given, self.config.pad_token_id)):
-            return super().forward(**given)
+            return super().forward(**to_theirs(given))
 
 
 @in_place_of(transformers.GPT2ForTokenClassification)
@@ -154,9 +153,9 @@ class GPT2ForTokenClassification(Accelerated, transformers.GPT2ForTokenClassific
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' forward."""
-        given = _bind(transformers.GPT2ForTokenClassification, self, args, kwargs)
+        given = bind(transformers.GPT2ForTokenClassification.forward, self, args, kwargs)
         with left_to_torch(reason_of_loss(given, shifted=False)):
-            return super().forward(**given)
+            return super().forward(**to_theirs(given))
 
 
 @in_place_of(transformers.GPT2ForQuestionAnswering)
@@ -165,25 +164,14 @@ class GPT2ForQuestionAnswering(Accelerated, transformers.GPT2ForQuestionAnswerin
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' forward."""
-        given = _bind(transformers.GPT2ForQuestionAnswering, self, args, kwargs)
+        given = bind(transformers.GPT2ForQuestionAnswering.forward, self, args, kwargs)
         with left_to_torch(reason_of_answers(given)):
-            return super().forward(**given)
-
-
-def _bind(kind: Any, model: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ``kind``'s forward by name."""
-    bound = inspect.signature(kind.forward).bind(model, *args, **kwargs).arguments
-    more = bound.pop("kwargs", {})
-    bound.pop("self")
-    return {**bound, **more}
+            return super().forward(**to_theirs(given))
 
 
 def _wants_dict(model: Any, given: dict[str, Any]) -> bool:
-    wants, config = given.get("return_dict"), model.config
-    usual = getattr(config, "return_dict", True)
-    if _KNOWS_TORCHSCRIPT:
-        usual = usual and not config.torchscript
-    return bool(usual if wants is None else wants)
+    wants = given.get("return_dict")
+    return usual_return_dict(model.config) if wants is None else bool(wants)
 
 
 def _learns_prompts(model: Any) -> bool:

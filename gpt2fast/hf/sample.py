@@ -18,6 +18,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from gpt2fast.errors import ContextOverflowError
 from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.choose import chooser_of, most_likely
+from gpt2fast.hf.compat import output, pad_token
 from gpt2fast.hf.draw import draw
 from gpt2fast.hf.native import Floats
 from gpt2fast.hf.plan import Plan, make_plan
@@ -26,7 +27,8 @@ from gpt2fast.hf.texts import Ends, Texts
 from gpt2fast.runners import BLOCK_SIZE
 
 _UNDERSTOOD = {
-    *("attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"),
+    *("input_ids", "logits_processor", "stopping_criteria", "generation_config", "streamer"),
+    *("attention_mask", "position_ids", "cache", "use_cache", "logits_to_keep"),
     *("cache_position", "tokenizer", "assistant_tokenizer", "return_dict"),
 }
 
@@ -78,30 +80,33 @@ class _Kept:
 
     def output(self, ids: Tensor, cache: NativeCache) -> Any:
         """What ``generate`` returns."""
-        return GenerateDecoderOnlyOutput(
-            sequences=ids.clone(), scores=self.scores, logits=self.logits, past_key_values=cache
-        )
+        kept = {"scores": self.scores, "logits": self.logits}
+        return output(GenerateDecoderOnlyOutput, cache, sequences=ids.clone(), **kept)
 
 
-def understand(
-    ids: Tensor, processors: Any, criteria: Any, settings: Any, streamer: Any, more: dict[str, Any]
-) -> Decoding | None:
-    """What the arguments of ``_sample`` ask for; None where transformers' loop has to do it."""
-    cache, mask = more.get("past_key_values"), more.get("attention_mask")
-    if not isinstance(cache, NativeCache) or cache.in_torch or not more.get("use_cache"):
+def understand(given: dict[str, Any]) -> Decoding | None:
+    """What the arguments ``given`` to ``_sample`` ask for; None where transformers' loop has to do
+    it."""
+    cache, mask = given.get("cache"), given.get("attention_mask")
+    if not isinstance(cache, NativeCache) or cache.in_torch or not given.get("use_cache"):
         return None
-    if any(each is not None for name, each in more.items() if name not in _UNDERSTOOD):
+    others = [each for name, each in given.items() if name not in _UNDERSTOOD]
+    if any(each is not None and each is not False for each in others):
         return None
+    ids, settings = given["input_ids"], given["generation_config"]
     if settings.output_attentions or settings.output_hidden_states:
         return None
     if (mask is not None and mask.shape != ids.shape) or cache.past >= ids.shape[1]:
         return None
     if cache.handles and len(cache.handles) != len(ids):
         return None
-    positions = more.get("position_ids")
+    positions = given.get("position_ids")
     if positions is not None:
         positions = positions[..., cache.past - ids.shape[1] :]
-    return Decoding(ids, mask, positions, cache, processors, criteria, settings, streamer)
+    processors, criteria = given["logits_processor"], given["stopping_criteria"]
+    return Decoding(
+        ids, mask, positions, cache, processors, criteria, settings, given.get("streamer")
+    )
 
 
 def sample(asked: Decoding) -> Any | None:
@@ -132,7 +137,7 @@ def _sample(asked: Decoding, steps: list[Step]) -> Any | None:
     while True:
         tokens = found if choose else _choose(asked, steps, texts, found, kept)
         if ends.has_tokens and not going.all():
-            tokens = np.where(going, tokens, int(settings._pad_token_tensor))
+            tokens = np.where(going, tokens, pad_token(settings))
         texts.append(tokens)
         if asked.streamer is not None:
             asked.streamer.put(torch.from_numpy(tokens.copy()))
