@@ -11,6 +11,7 @@
 #include "bindings/formats.h"
 #include "bindings/module.h"
 #include "bindings/without_gil.h"
+#include "kv_cache/read_cache.h"
 
 namespace gpt2fast {
 namespace {
@@ -161,6 +162,25 @@ void copy_blocks(Decoder& decoder, const Ids& pairs) {
   }
 }
 
+// Keys and values (H, length, D) of `layer`, of the sequence in the cache blocks `blocks` (M,).
+py::tuple read_layer(Decoder& decoder, int32_t layer, const Ids& blocks, int32_t length) {
+  const auto& layers = decoder.shape().layers;
+  if (layer < 0 || static_cast<size_t>(layer) >= layers.size() || blocks.ndim() != 1 ||
+      length < 0 || (int64_t{length} + kBlockTokens - 1) / kBlockTokens > blocks.shape(0)) {
+    throw std::invalid_argument("read_cache: there is no such layer, or blocks do not hold length");
+  }
+  for (int32_t i = 0; i < (length + kBlockTokens - 1) / kBlockTokens; ++i) {
+    if (blocks.at(i) < 0 || blocks.at(i) >= decoder.cache().num_blocks()) {
+      throw std::invalid_argument("read_cache: no cache block " + std::to_string(blocks.at(i)));
+    }
+  }
+  const std::vector<py::ssize_t> shape{layers[layer].heads, length, decoder.shape().head_size};
+  py::array_t<float> keys(shape), values(shape);
+  read_cache(decoder.cache(), layer, blocks.data(), length, keys.mutable_data(),
+             values.mutable_data());
+  return py::make_tuple(keys, values);
+}
+
 }  // namespace
 
 void bind_decoder(py::module_& module) {
@@ -182,6 +202,8 @@ void bind_decoder(py::module_& module) {
            py::arg("logit_rows").noconvert(), py::arg("logits").noconvert(),
            py::arg("hidden").noconvert() = py::none())
       .def("copy_blocks", &copy_blocks, py::arg("pairs").noconvert())
+      .def("read_cache", &read_layer, py::arg("layer"), py::arg("blocks").noconvert(),
+           py::arg("length"))
       .def_property_readonly("weight_bytes", [](Decoder& d) { return d.weights().bytes(); })
       .def_property_readonly("bytes_per_step",
                              [](Decoder& d) { return d.weights().bytes_per_step(); })

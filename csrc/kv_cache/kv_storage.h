@@ -22,6 +22,8 @@ class KvStorage {
   // Bytes from one block of `layer` to the next.
   int64_t block_stride(int32_t layer) const { return heads_[layer] * layout_.bytes(); }
   uint8_t* layer(int32_t layer) { return buffer_.data() + layer_offsets_[layer]; }
+  const uint8_t* layer(int32_t layer) const { return buffer_.data() + layer_offsets_[layer]; }
+  int32_t heads(int32_t layer) const { return heads_[layer]; }
 
   void copy_block(int32_t source, int32_t destination);
 

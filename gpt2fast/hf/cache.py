@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import cache_utils
 
 from gpt2fast.errors import UnsupportedError
+from gpt2fast.hf.cache_layers import NativeLayer
 from gpt2fast.hf.compat import cache_argument
 from gpt2fast.hf.native import Floats, Native
 from gpt2fast.hf.plan import Ids, Plan, columns
@@ -42,14 +43,25 @@ class NativeCache(cache_utils.Cache):
     """
 
     def __init__(self, native: Native) -> None:
-        super().__init__(layers=[])
         self.native = native
         self.in_torch = False
+        super().__init__(layers=[])
         self.past = 0  # columns
         self._columns: list[Ids] = []  # (B, some) each
         self.starts = np.zeros(0, np.int64)  # (B,): columns of the first tokens
         self.handles: list[int] = []
         self._finalizer = weakref.finalize(self, _free, native, self.handles)
+
+    @property
+    def layers(self) -> list[Any]:
+        """Keys and values by layer: copies of the runner's, made when they are looked at."""
+        if self.in_torch:
+            return self._layers
+        return [NativeLayer(self, index) for index in range(self.native.config.n_layer)]
+
+    @layers.setter
+    def layers(self, layers: list[Any]) -> None:
+        self._layers = layers
 
     @property
     def ids(self) -> Ids:
@@ -116,7 +128,7 @@ class NativeCache(cache_utils.Cache):
         twin = NativeCache(self.native)
         twin.in_torch, twin.past, twin.starts = self.in_torch, self.past, self.starts
         twin._columns = [] if self.in_torch else [self.ids]
-        twin.layers = copy.deepcopy(self.layers, memo)
+        twin.layers = copy.deepcopy(self._layers, memo)
         twin.layer_class_to_replicate = self.layer_class_to_replicate
         with self.native.lock:
             twin.handles += [self.native.pool.fork(handle) for handle in self.handles]

@@ -124,10 +124,16 @@ def why_unknown(names: list[str]) -> str:
     return reason
 
 
+@cache
+def _knows_torchscript() -> bool:
+    """Whether configs have the field, as until 4.57; in others it is a user's own."""
+    return hasattr(transformers.GPT2Config(), "torchscript")
+
+
 def usual_return_dict(config: Any) -> bool:
     """Whether outputs are objects where a call does not say."""
     usual = getattr(config, "return_dict", True)
-    return bool(usual and not getattr(config, "torchscript", False))  # the latter until 4.57
+    return bool(usual and not (_knows_torchscript() and config.torchscript))
 
 
 def wants_usual_cache(made: Any, settings: Any) -> bool:

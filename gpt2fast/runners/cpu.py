@@ -105,6 +105,12 @@ class CpuRunner:
         """Copy cache blocks, all layers: ``pairs`` (N, 2) holds (source, destination)."""
         self._decoder.copy_blocks(pairs)
 
+    def read_cache(
+        self, layer: int, blocks: NDArray[np.int32], length: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Keys and values (H, length, D) of ``layer``, of the sequence in ``blocks`` (M,)."""
+        return self._decoder.read_cache(layer, blocks, length)
+
     def _run(
         self,
         batch: StepBatch,

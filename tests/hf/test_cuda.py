@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 
 from gpt2fast import hf  # noqa: E402
 from gpt2fast.errors import OptionError  # noqa: E402
-from hf_pair import close, left_padding, make, texts  # noqa: E402
+from hf_pair import CACHE, cache_of, close, left_padding, make, texts  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_A_GPU = torch.cuda.is_available()
@@ -35,9 +35,9 @@ def test_logits_caches_and_a_ragged_batch() -> None:
     ids = texts(2, 7, 61)
     want = theirs(ids).logits
     close(ours(ids).logits, want)
-    cache = ours(ids[:, :4], use_cache=True).past_key_values
+    cache = cache_of(ours(ids[:, :4], use_cache=True))
     cache.reorder_cache(torch.tensor([1, 0]))
-    close(ours(ids[[1, 0], 4:], past_key_values=cache).logits, want[[1, 0], 4:])
+    close(ours(ids[[1, 0], 4:], **{CACHE: cache}).logits, want[[1, 0], 4:])
     mask = left_padding(2, 7)
     given = {"attention_mask": mask, "max_new_tokens": 5, "pad_token_id": 1, "eos_token_id": None}
     for mode in ({"do_sample": False}, {"do_sample": False, "num_beams": 2}):

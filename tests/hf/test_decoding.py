@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import tokenizers
 
 from hf_pair import (
     ANYWHERE,
+    CACHE,
     ON_THE_RUNNER,
     hf,
     make,
+    or_skip,
     pair,
     same,
     same_outcome,
@@ -90,7 +93,7 @@ def test_assistants_with_a_tokenizer_of_their_own(
     prompt = tokenizer("It was a bright cold day", return_tensors="pt")
     ours, theirs = speaking
     results = []
-    for model, mine in ((ours, accelerated != "the model"), (theirs, False)):
+    for model, mine in ((theirs, False), (ours, accelerated != "the model")):
         helper = make(vocab_size=258, n_layer=1)
         helper.generation_config.num_assistant_tokens = 4
         given = {
@@ -100,7 +103,8 @@ def test_assistants_with_a_tokenizer_of_their_own(
             "max_new_tokens": 8,
         }
         main = theirs if accelerated == "the assistant" else model
-        results.append(seeded(lambda m=main, g=given: m.generate(**prompt, **g, **mode)))
+        call = partial(main.generate, **prompt, **given, **mode)
+        results.append(seeded(call) if results else or_skip(call))
     assert torch.equal(*results)
 
 
@@ -168,7 +172,7 @@ def generate(model, input_ids, generation_config, past_key_values=None, **kwargs
         states = torch.cat([states, new[torch.arange(batch), best][:, None]], dim=1)
         input_ids = torch.cat([input_ids, tokens[torch.arange(batch), best][:, None]], dim=1)
     return input_ids
-'''
+'''.replace("past_key_values", CACHE)
 
 
 @ANYWHERE
@@ -201,10 +205,10 @@ def test_a_loop_of_one_s_own_without_states() -> None:
     """Over the cache that ``generate`` makes, on the runner."""
 
     def loop(model: Any, input_ids: Any, stopping_criteria: Any, **given: Any) -> Any:
-        cache = given["past_key_values"]
+        cache = given[CACHE]
         new = input_ids
         while not bool(torch.as_tensor(stopping_criteria(input_ids, None)).all()):
-            output = model(new, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = model(new, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
             new = output.logits[:, -1].argmin(-1, keepdim=True)
             input_ids = torch.cat([input_ids, new], dim=1)
         return input_ids, given["generation_config"].max_new_tokens

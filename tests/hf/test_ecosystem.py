@@ -16,8 +16,10 @@ from transformers.pipelines import SUPPORTED_TASKS
 
 from hf_pair import (
     ANYWHERE,
+    CACHE,
     NO_END,
     ON_THE_RUNNER,
+    cache_of,
     close,
     pair,
     same,
@@ -171,10 +173,8 @@ def test_threads_in_different_calls() -> None:
                 return model(ids[row], labels=ids[row])
             cache, found = None, []
             for column in range(ids[row].shape[1]):
-                output = model(
-                    ids[row][:, column : column + 1], past_key_values=cache, use_cache=True
-                )
-                cache, found = output.past_key_values, [*found, output.logits]
+                output = model(ids[row][:, column : column + 1], **{CACHE: cache}, use_cache=True)
+                cache, found = cache_of(output), [*found, output.logits]
             return found
 
     want = [call(theirs, row) for row in range(12)]

@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 
 from gpt2fast.errors import GPT2FastError, OptionError
-from hf_pair import ANYWHERE, ON_THE_RUNNER, close, hf, make, pair, texts, torch, transformers
+from hf_pair import (
+    ANYWHERE,
+    CACHE,
+    ON_THE_RUNNER,
+    close,
+    hf,
+    make,
+    pair,
+    texts,
+    torch,
+    transformers,
+)
 
 
 @ON_THE_RUNNER
@@ -25,7 +36,7 @@ def test_what_the_runner_cannot_do_runs_in_transformers_and_says_so_once(reason:
         "hidden": "output_hidden_states",
         "hook": "a module has hooks",
         "embeds": "inputs_embeds",
-        "own": "past_key_values is a DynamicCache",
+        "own": f"{CACHE} is a DynamicCache",
     }[reason]
     if reason == "train":
         for model in (ours, theirs):
@@ -46,10 +57,10 @@ def test_what_the_runner_cannot_do_runs_in_transformers_and_says_so_once(reason:
         if reason == "embeds":
             names = {"inputs_embeds": theirs.transformer.wte(ids)}
         if reason == "own":
-            given["past_key_values"] = transformers.DynamicCache()
+            given[CACHE] = transformers.DynamicCache()
         with pytest.warns(UserWarning, match=f"gpt2fast leaves .*{expected}"):
             found = ours(**names, **given)
-        given.pop("past_key_values", None)
+        given.pop(CACHE, None)
         want = theirs(**names, **given)
         close(found.logits, want.logits)
         assert (found.hidden_states is None) == (want.hidden_states is None)

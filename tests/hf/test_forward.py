@@ -10,7 +10,9 @@ import pytest
 from gpt2fast.hf import native
 from hf_pair import (
     ANYWHERE,
+    CACHE,
     ON_THE_RUNNER,
+    cache_of,
     close,
     hf,
     left_padding,
@@ -39,17 +41,17 @@ def test_logits_loss_and_cache(fields: dict[str, Any]) -> None:
     want = theirs(ids, labels=ids)
     found = ours(ids, labels=ids)
     assert torch.is_tensor(found.logits)
-    assert isinstance(found.past_key_values, hf.NativeCache)
+    assert isinstance(cache_of(found), hf.NativeCache)
     close(found.logits, want.logits)
     close(found.loss, want.loss)
     cache, parts = None, []
     for start, end in ((0, 5), (5, 6), (6, 12)):
-        output = ours(ids[:, start:end], past_key_values=cache, use_cache=True)
-        cache, parts = output.past_key_values, [*parts, output.logits]
+        output = ours(ids[:, start:end], **{CACHE: cache}, use_cache=True)
+        cache, parts = cache_of(output), [*parts, output.logits]
     close(torch.cat(parts, dim=1), want.logits)
     assert cache.get_seq_length() == 12
     close(ours(ids, logits_to_keep=2).logits, want.logits[:, -2:])
-    assert ours(ids, use_cache=False).past_key_values is None
+    assert cache_of(ours(ids, use_cache=False)) is None
     as_tuple = ours(ids, return_dict=False)
     close(as_tuple[0], want.logits)
 
@@ -146,7 +148,7 @@ def test_texts_that_are_all_padding() -> None:
     rows = [1, 3]
     given = {"attention_mask": more, "position_ids": torch.tensor([[0], [12], [0], [3]])}
     found, want = (
-        model(ids[:, :1], past_key_values=each.past_key_values, **given)
+        model(ids[:, :1], **{CACHE: cache_of(each)}, **given)
         for model, each in ((ours, found), (theirs, want))
     )
     close(found.logits[rows], want.logits[rows])
@@ -232,7 +234,7 @@ def test_a_batch_that_is_larger_than_the_cache(monkeypatch: pytest.MonkeyPatch) 
     with pytest.warns(UserWarning, match=r"gpt2fast leaves .*cache is full, with 192 tokens"):
         cached = ours(ids, **given | {"use_cache": True})
     close(cached.logits[mask.bool()], found[mask.bool()])
-    assert cached.past_key_values.get_seq_length() == 40
+    assert cache_of(cached).get_seq_length() == 40
     ends = {"max_new_tokens": 5, "attention_mask": torch.ones_like(ids), "do_sample": False}
     assert torch.equal(ours.generate(ids, **ends), theirs.generate(ids, **ends))
 

@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from hf_pair import ANYWHERE, HEADS, ON_THE_RUNNER, close, pair, same, seeded, texts, torch
+from hf_pair import (
+    ANYWHERE,
+    CACHE,
+    HEADS,
+    ON_THE_RUNNER,
+    cache_of,
+    close,
+    pair,
+    same,
+    seeded,
+    texts,
+    torch,
+)
 
 LABELS: dict[str, dict[str, Any]] = {
     "GPT2Model": {},
@@ -144,7 +156,7 @@ def test_the_cache_of_other_heads(kind: str) -> None:
     results = []
     for model in (ours, theirs):
         first = model(texts()[:, :7], use_cache=True)
-        second = model(texts()[:, 7:], past_key_values=first.past_key_values, use_cache=True)
+        second = model(texts()[:, 7:], **{CACHE: cache_of(first)}, use_cache=True)
         results.append((first, second))
     same(*results)
 

@@ -217,7 +217,8 @@ def test_processors_that_round_or_write(processor: Any, mode: str) -> None:
     ours, theirs = pair()
     given = {"logits_processor": transformers.LogitsProcessorList([processor()])}
     want = generate(theirs, mode, **given)
-    same(generate(ours, mode, **given), want)
+    # Logits that differ in their last bits may be rounded to neighbours in bfloat16.
+    same(generate(ours, mode, **given), want, atol=2**-5 if processor is Rounded else 1e-4)
     assert processor is Rounded or bool((want.sequences[:, 14:18:3] == 7).all())
 
 

@@ -18,6 +18,7 @@ from hf_pair import (
     ENDS,
     ON_THE_RUNNER,
     SIZES,
+    cache_of,
     close,
     hf,
     left_padding,
@@ -155,7 +156,7 @@ def test_restoring_what_was_written_for_us() -> None:
     with pytest.warns(UserWarning, match="restore was called"):
         close(ours(texts()).logits, want)
     hf.accelerate(ours, num_threads=1)
-    assert isinstance(ours(texts()).past_key_values, hf.NativeCache)
+    assert isinstance(cache_of(ours(texts())), hf.NativeCache)
 
 
 @torch.no_grad()

@@ -156,6 +156,16 @@ class CudaRunner:
             source, destination = self._to_device(np.ascontiguousarray(pairs.T, np.int64))
             self._forward.copy_blocks(source, destination)
 
+    def read_cache(
+        self, layer: int, blocks: NDArray[np.int32], length: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Keys and values (H, length, D) of ``layer``, of the sequence in ``blocks`` (M,)."""
+        with self._active():
+            cache = self._forward.cache[layer]  # (blocks, 2, H, tokens of a block, D)
+            found = cache[self._to_device(blocks).long()].float().permute(1, 2, 0, 3, 4)
+            keys, values = found.flatten(2, 3)[:, :, :length].cpu().numpy()
+            return keys, values
+
     @contextmanager
     def _active(self) -> Iterator[None]:
         """Kernels are launched on the current device's stream; no gradients are kept."""

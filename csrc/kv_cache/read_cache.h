@@ -1,0 +1,15 @@
+// Keys and values of one sequence, as floats, for callers that look into the cache.
+#pragma once
+
+#include <cstdint>
+
+#include "kv_cache/kv_storage.h"
+
+namespace gpt2fast {
+
+// The first `length` tokens of `layer` in the cache blocks `blocks`: keys and values (H, length,
+// D).
+void read_cache(const KvStorage& storage, int32_t layer, const int32_t* blocks, int32_t length,
+                float* keys, float* values);
+
+}  // namespace gpt2fast
