@@ -12,6 +12,7 @@ DEMO_COMPRESS := compress demo build/demo-small --max-loss 1%
 help:
 	@echo "make demo       text from the bundled model, its compression, and speed against the limit"
 	@echo "make test       all tests but the slow ones    make test-slow  minutes and gigabytes"
+	@echo "make test-newest  on the newest releases    make test-matrix  on older releases of transformers"
 	@echo "make lint       ruff, mypy, clang-format       make format     apply them"
 	@echo "make bench      the README's tables, every other system installed beside (half an hour)"
 	@echo "make bench-quality  what compression costs and brings (needs DATA=folder, hours)"
@@ -48,21 +49,32 @@ demo: $(VENV)/.peers
 TIMED := tests/test_light.py tests/engine/test_engine_overhead.py tests/engine/test_beam_search.py tests/cli/test_main.py
 COMPILED := tests/kernels/triton/test_variant.py
 INTERPRETED := tests/kernels/triton tests/runners/test_cuda.py tests/hf/test_cuda.py
-# The oldest transformers that gpt2fast.hf works with lies in front of the newest, with what it needs of an
-# age with it.
-OLD := build/transformers-4
-OLD_PINS := transformers|tokenizers|huggingface_hub|regex|requests|urllib3|idna|certifi|charset-normalizer
-$(OLD)/.ready: benchmarks/peers.txt | $(VENV)/.dev
-	rm -rf $(OLD)
-	$(PIP) install --no-deps --target $(OLD) $$(grep -E '^($(OLD_PINS))==' benchmarks/peers.txt)
+# Other releases of transformers, each over .venv in a folder of its own; what pip installs there stands
+# before what .venv has.
+RELEASES := 4.57.6 5.0.0 5.6.2 5.12.1 5.18.0 5.22.2
+OLDEST := $(firstword $(RELEASES))
+ENVIRONMENTS := build/environments
+$(ENVIRONMENTS)/transformers-%/.ready: tests/support/release_environment.py | $(VENV)/.dev
+	$(PY) $< $(@D) transformers==$*
 	touch $@
 
-test: $(VENV)/.dev $(OLD)/.ready lint
+test: $(VENV)/.dev $(ENVIRONMENTS)/transformers-$(OLDEST)/.ready lint
 	$(PY) -m pytest -m "not slow" $(TIMED)
 	$(PY) -m pytest -m "not slow" -n auto $(addprefix --ignore ,$(TIMED) $(COMPILED))
-	PYTHONPATH=$(OLD) $(PY) -m pytest -m "not slow" -n auto tests/hf
+	$(ENVIRONMENTS)/transformers-$(OLDEST)/bin/python -m pytest -m "not slow" -n auto tests/hf
 	$(PY) -m pytest -m "not slow" -n auto $(COMPILED)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PY) -m pytest -m "not slow" -n auto --ignore $(COMPILED) $(INTERPRETED)
+	$(MAKE) test-newest
+
+# The newest release of each project that users install beside this one, whatever the pins say.
+test-newest: $(VENV)/.dev
+	$(PY) tests/support/newest_releases.py $(ENVIRONMENTS)/newest
+
+test-matrix: $(RELEASES:%=test-transformers-%)
+	$(PY) tests/support/newest_releases.py $(ENVIRONMENTS)/newest tests/hf
+test-transformers-%: $(ENVIRONMENTS)/transformers-%/.ready
+	$(ENVIRONMENTS)/transformers-$*/bin/python -m pytest -m "not slow" -n auto tests/hf
+.SECONDARY: $(RELEASES:%=$(ENVIRONMENTS)/transformers-%/.ready)
 
 # lm-evaluation-harness brings sixty packages with it: an environment of its own.
 HARNESS := .venv-lm-eval
@@ -85,7 +97,7 @@ $(OPTIMUM)/.ready: benchmarks/peers.txt $(SOURCES)
 	$(OPTIMUM)/bin/pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-test-slow: $(VENV)/.dev $(HARNESS)/.ready $(OPTIMUM)/.ready
+test-slow: $(VENV)/.dev $(HARNESS)/.ready $(OPTIMUM)/.ready test-matrix
 	$(HARNESS)/bin/python -m pytest --rootdir . tests/evaluate/test_lm_eval.py tests/hf/test_lm_eval.py
 	$(OPTIMUM)/bin/python -m pytest --rootdir . tests/export/test_optimum.py
 	$(PY) -m pytest -m slow --timeout 3600 --ignore $(COMPILED)
@@ -151,4 +163,4 @@ bench-kernels: $(VENV)/.peers
 clean:
 	rm -rf $(VENV) $(PEERS) $(HARNESS) $(OPTIMUM) build *.egg-info gpt2fast/_C.*.so
 
-.PHONY: help demo test test-slow lint format bench bench-kernels bench-gpu study-model bench-quality clean
+.PHONY: help demo test test-newest test-matrix test-slow lint format bench bench-kernels bench-gpu study-model bench-quality clean
