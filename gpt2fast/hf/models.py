@@ -26,6 +26,7 @@ from gpt2fast.hf.call import (
     why_not,
 )
 from gpt2fast.hf.classes import Accelerated, in_place_of
+from gpt2fast.hf.last_run import note
 from gpt2fast.hf.native import Native
 from gpt2fast.hf.padding import (
     reason_of_answers,
@@ -62,7 +63,7 @@ class GPT2Model(Accelerated, transformers.GPT2Model):
 
 
 @in_place_of(transformers.GPT2LMHeadModel)
-class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
+class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel, transformers.GenerationMixin):
     """transformers' ``GPT2LMHeadModel`` on gpt2fast's runner."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -92,6 +93,7 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
         if asked is not None and not synced_gpus and _is_plain(self):
             found = sample(asked)
             if found is not None:
+                note(self.transformer, asked.cache.native.run_here)
                 return found
         return super()._sample(
             input_ids, logits_processor, stopping_criteria, generation_config,
@@ -125,7 +127,9 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel):
 
 
 @in_place_of(transformers.GPT2DoubleHeadsModel)
-class GPT2DoubleHeadsModel(Accelerated, transformers.GPT2DoubleHeadsModel):
+class GPT2DoubleHeadsModel(
+    Accelerated, transformers.GPT2DoubleHeadsModel, transformers.GenerationMixin
+):
     """transformers' ``GPT2DoubleHeadsModel`` on gpt2fast's runner."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -201,4 +205,5 @@ def _is_plain(model: Any) -> bool:
         name in own or getattr(kind, name) is not getattr(GPT2LMHeadModel, name)
         for name in _CALLED_BY_GENERATE
     )
+    changed = changed or GPT2LMHeadModel in kind._gpt2fast_passed
     return not (changed or model._forward_hooks or model._forward_pre_hooks)

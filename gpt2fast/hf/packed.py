@@ -125,7 +125,7 @@ def pack_modules(model: Any, network: Any, config: ModelConfig, scheme: Quantiza
 
 
 def unpack_modules(model: Any, dtype: torch.dtype) -> None:
-    """Modules of floats again."""
+    """Modules of floats of ``dtype`` again."""
     for name, module in list(model.named_modules()):
         if isinstance(module, Packed):
             _replace(model, name, module.floats(dtype))
