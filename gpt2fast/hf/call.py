@@ -176,7 +176,7 @@ def why_not(
         "the model is in float64, and the runner computes in float32": (
             model.dtype == torch.float64
         ),
-        f"the model is on {model.device}": (
+        f"the model is on {model.device}, where there is no runner": (
             device_of(network, network._native_options).type not in ("cpu", "cuda")
         ),
     }

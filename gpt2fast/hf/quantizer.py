@@ -20,6 +20,7 @@ from gpt2fast.checkpoint.packed import panel_metadata
 from gpt2fast.errors import OptionError, UnsupportedError, show
 from gpt2fast.hf.classes import CLASSES, Accelerated, enlist
 from gpt2fast.hf.packed import pack_modules, unpack_modules
+from gpt2fast.hf.shapes import give_shapes
 from gpt2fast.hf.source import config_of
 from gpt2fast.quantization import HEAD, METHOD, Quantization
 
@@ -65,6 +66,7 @@ class PanelQuantizer(HfQuantizer):
         network = model if isinstance(model, transformers.GPT2Model) else _network_in(model)
         tied = bool(model.config.tie_word_embeddings) or not hasattr(model, "lm_head")
         config = replace(config_of(model), tie_word_embeddings=tied)
+        give_shapes(network, config)  # transformers 4 builds all layers alike
         pack_modules(model, network, config, self.quantization_config.scheme)
 
     def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
