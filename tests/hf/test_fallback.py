@@ -147,8 +147,8 @@ def test_a_model_without_memory() -> None:
     with torch.device("meta"):
         model = transformers.GPT2LMHeadModel(make().config).eval()
     hf.accelerate(model)
+    ids = texts().to("meta")
     with pytest.warns(UserWarning, match="the model is on meta, where there is no runner"):
-        ids = texts().to("meta")
         assert model(ids, attention_mask=torch.ones_like(ids)).logits.is_meta
     model.load_state_dict(make().state_dict(), assign=True)
     model.tie_weights()
