@@ -38,6 +38,11 @@ class CacheExhaustedError(GPT2FastError, MemoryError):
     not fit even alone is given this error."""
 
 
+class NotAcceleratedError(GPT2FastError, RuntimeError):
+    """A call of a transformers model cannot run on gpt2fast's runner, and ``strict`` was asked for.
+    The message says why."""
+
+
 class MissingDependencyError(GPT2FastError, ImportError):
     """An optional dependency is needed. The message names the extra that installs it."""
 

@@ -20,6 +20,7 @@ from transformers import (  # for who changes the name of the module alone
 )
 
 from gpt2fast.hf.cache import NativeCache
+from gpt2fast.hf.last_run import LastRun
 from gpt2fast.hf.models import (
     GPT2DoubleHeadsModel,
     GPT2ForQuestionAnswering,
@@ -42,6 +43,7 @@ __all__ = [
     "GPT2PreTrainedModel",
     "GPT2Tokenizer",
     "GPT2TokenizerFast",
+    "LastRun",
     "NativeCache",
     "PanelConfig",
     "PanelQuantizer",

@@ -14,10 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt2fast.errors import CacheExhaustedError, CheckpointError, MissingDependencyError
+from gpt2fast.errors import (
+    CacheExhaustedError,
+    CheckpointError,
+    MissingDependencyError,
+    NotAcceleratedError,
+)
 from gpt2fast.hf.cache import NativeCache
 from gpt2fast.hf.classes import HOME
 from gpt2fast.hf.compat import cache_argument, to_theirs, why_unknown
+from gpt2fast.hf.last_run import LastRun, note
 from gpt2fast.hf.lock import Lock
 from gpt2fast.hf.native import Floats, Native, Refusal, device_of
 from gpt2fast.hf.padding import has_padding, reason_of_loss
@@ -62,6 +68,7 @@ def run(
     values = np.concatenate(found) if len(found) > 1 else found[0]
     if asked.columns is not None:
         values = values[:, asked.columns]
+    note(network, native.run_here)
     results = torch.from_numpy(values).to(model.device, model.dtype)
     return results.reshape(*asked.lead, *values.shape[1:]), cache if keeps else None
 
@@ -145,7 +152,8 @@ def why_not(
     own = network.__dict__
     if model is network and own.get("_native_inside") and not _GUARDED.get() and has_padding(given):
         return "a forward of your own may look at padding, where the runner has zeros"
-    if model is not network and type(network).forward.__module__ != HOME:
+    kind: Any = type(network)
+    if model is not network and (kind.forward.__module__ != HOME or kind._gpt2fast_passed):
         return (
             "the network inside has a forward of its own, or was put there later (then call "
             "gpt2fast.accelerate again)"
@@ -169,7 +177,7 @@ def why_not(
         "the model is in float64, and the runner computes in float32": (
             model.dtype == torch.float64
         ),
-        f"the model is on {model.device}": (
+        f"the model is on {model.device}, where there is no runner": (
             device_of(network, network._native_options).type not in ("cpu", "cuda")
         ),
     }
@@ -256,7 +264,15 @@ def for_torch(network: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def tell(network: Any, reason: str) -> None:
-    """Say once for each reason why a call runs in torch."""
+    """Say once for each reason why a call runs in torch, or raise NotAcceleratedError where it must
+    not."""
+    options = network.__dict__.get("_native_options")
+    if options is not None and options.strict:
+        raise NotAcceleratedError(
+            f"this call cannot run on gpt2fast's runner: {reason} (strict=True was asked for; "
+            "without it the call runs in transformers)"
+        ) from None
+    note(network, LastRun("torch", reason))
     if torch.is_grad_enabled():
         network.__dict__["_native_trained"] = True
     told: set[str] = network.__dict__.setdefault("_native_told", set())

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copyreg
 import inspect
+import os
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+import torch
 import transformers
 
 from gpt2fast.hf.compat import register_outputs, warn_of_changes
+from gpt2fast.hf.last_run import LAST_RUN, LastRun
 from gpt2fast.hf.native import Options
+from gpt2fast.hf.options import check_options, options_for
 from gpt2fast.hf.shapes import as_if_uniform, give_shapes
 from gpt2fast.hf.source import config_of
 from gpt2fast.hf.tracing import is_traced
@@ -19,13 +23,60 @@ from gpt2fast.hf.tracing import is_traced
 CLASSES: dict[type, type] = {}  # transformers' and ours
 Kind = TypeVar("Kind", bound=type)
 HOME = "gpt2fast.hf.models"  # of our classes
-_STATE = ("_native", "_native_options", "_native_told", "_native_trained", "_native_inside")
+_OF_RUNS = ("_native", LAST_RUN)  # of this model, and of no copy
+_STATE = (*_OF_RUNS, "_native_options", "_native_told", "_native_trained", "_native_inside")
 _TWIN = "_gpt2fast_twin"  # where a user's class has its own, which goes with it
 
 
 class Accelerated:
     """What our classes share, before transformers' own among their bases. The runner is made
     when it is first needed."""
+
+    # Our classes among the bases, behind whose forward that of another class stands before
+    # transformers' own.
+    _gpt2fast_passed: ClassVar[frozenset[type]] = frozenset()
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Note which classes' ``forward`` stand between ours and transformers'."""
+        super().__init_subclass__(**more)
+        cls._gpt2fast_passed = frozenset(
+            ours
+            for theirs, ours in CLASSES.items()
+            if issubclass(cls, ours) and _forward_behind(cls, ours) is not theirs
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        quantization: str | None = None,
+        device: str | torch.device | None = None,
+        num_threads: int | None = None,
+        strict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """As transformers' ``from_pretrained``, with the options of ``gpt2fast.accelerate``; where
+        the weights are says ``device_map``, and ``device`` where the runner is.
+
+        Raises OptionError for options that are not known, or that are not what a quantized
+        directory is stored in.
+        """
+        asked = (quantization, device, num_threads, strict)
+        check_options(*asked)  # before anything is loaded
+        found: Any = super().from_pretrained(  # type: ignore[misc]
+            pretrained_model_name_or_path, *model_args, **kwargs
+        )
+        model = found[0] if isinstance(found, tuple) else found  # with output_loading_info
+        if asked != (None, None, None, False):
+            enlist(model, options_for(model, *asked))
+        return found
+
+    @property
+    def last_run(self) -> LastRun | None:
+        """Where the last call of ``forward`` or ``generate`` ran; None before the first."""
+        run: LastRun | None = network_of(self).__dict__.get(LAST_RUN)
+        return run
 
     def __init__(self, *inputs: Any, **kwargs: Any) -> None:
         config = kwargs.get("config", next(iter(inputs), None))
@@ -66,7 +117,7 @@ class Adopted:
 
 
 def _without_runner(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in state.items() if name != "_native"}
+    return {name: value for name, value in state.items() if name not in _OF_RUNS}
 
 
 def _revive(kind: type) -> Any:
@@ -79,20 +130,32 @@ def in_place_of(theirs: Any) -> Callable[[Kind], Kind]:
 
     def take(ours: Any) -> Any:
         CLASSES[theirs] = ours
-        ours.forward = _unless_traced(ours.forward, theirs.forward)
+        ours.forward = _where_it_may(ours, theirs)
         return ours
 
     return take
 
 
-def _unless_traced(ours: Any, theirs: Any) -> Any:
-    @wraps(ours)
+def _where_it_may(ours: Any, theirs: Any) -> Any:
+    """The forward of ``ours``, which calls the class behind where torch traces it, and where that
+    class is not ``theirs`` but one that overrides it."""
+    own = ours.forward
+
+    @wraps(own)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return (theirs if is_traced() else ours)(self, *args, **kwargs)
+        if is_traced() or ours in self._gpt2fast_passed:
+            return super(ours, self).forward(*args, **kwargs)
+        return own(self, *args, **kwargs)
 
     # generate() looks at the signature for what a model takes.
-    forward.__signature__ = inspect.signature(theirs)  # type: ignore[attr-defined]
+    forward.__signature__ = inspect.signature(theirs.forward)  # type: ignore[attr-defined]
     return forward
+
+
+def _forward_behind(kind: type, ours: type) -> type:
+    """The class whose ``forward`` that of ``ours`` finds behind itself in models of ``kind``."""
+    behind = kind.__mro__[kind.__mro__.index(ours) + 1 :]
+    return next(each for each in behind if "forward" in vars(each))
 
 
 def accelerated(kind: Any) -> Any:
@@ -125,7 +188,8 @@ def enlist(model: Any, options: Options | None = None) -> None:
     warn_of_changes()
     network._native_options = options or Options()
     network._native_inside = model is not network
-    network.__dict__.pop("_native", None)
+    for name in _OF_RUNS:
+        network.__dict__.pop(name, None)
 
 
 def dismiss(model: Any) -> None:

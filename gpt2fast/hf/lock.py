@@ -6,7 +6,6 @@ import os
 import threading
 import weakref
 from contextlib import suppress
-from types import TracebackType
 
 
 class Lock:
@@ -23,12 +22,7 @@ class Lock:
     def __enter__(self) -> None:
         self._lock.acquire()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(RuntimeError):  # of a child that was forked in here
             self._lock.release()
 

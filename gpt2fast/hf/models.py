@@ -34,6 +34,7 @@ from gpt2fast.hf.compat import (
     usual_return_dict,
     wants_usual_cache,
 )
+from gpt2fast.hf.last_run import note
 from gpt2fast.hf.native import Native
 from gpt2fast.hf.padding import (
     reason_of_answers,
@@ -92,6 +93,7 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel, GenerationMixin
         if asked is not None and _is_plain(self):
             found = sample(asked)
             if found is not None:
+                note(self.transformer, asked.cache.native.run_here)
                 return found
         return super()._sample(*args, **kwargs)
 
@@ -189,4 +191,5 @@ def _is_plain(model: Any) -> bool:
         name in own or getattr(kind, name) is not getattr(GPT2LMHeadModel, name)
         for name in _CALLED_BY_GENERATE
     )
+    changed = changed or GPT2LMHeadModel in kind._gpt2fast_passed
     return not (changed or model._forward_hooks or model._forward_pre_hooks)

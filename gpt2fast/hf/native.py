@@ -17,6 +17,7 @@ from gpt2fast.checkpoint import Checkpoint
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.cache import bytes_per_token, physical_memory
 from gpt2fast.errors import CacheExhaustedError
+from gpt2fast.hf.last_run import LastRun
 from gpt2fast.hf.lock import Lock
 from gpt2fast.hf.plan import Plan
 from gpt2fast.hf.source import ModuleSource
@@ -44,6 +45,7 @@ class Options:
     quantization: Quantization | None = None
     device: str | None = None
     num_threads: int | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Native:
         before = Stamp(network, head)
         source = ModuleSource(network, head, releases=releases)
         self.config = source.config
-        on_cpu = device_of(network, options).type == "cpu"
-        make = _cpu_runner if on_cpu else _cuda_runner
+        self.run_here = LastRun(device_of(network, options).type)  # of each call that it serves
+        make = _cpu_runner if self.run_here.runner == "cpu" else _cuda_runner
         self.runner = make(cast(Checkpoint, source), network, options)
         source.close()
         # What was packed may have moved, and another thread may have written to it meanwhile.

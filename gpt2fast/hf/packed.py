@@ -125,11 +125,12 @@ def pack_modules(model: Any, network: Any, config: ModelConfig, scheme: Quantiza
 
 
 def unpack_modules(model: Any, dtype: torch.dtype) -> None:
-    """Modules of floats again."""
+    """Modules of floats again, and what was floats before, all of ``dtype``."""
     for name, module in list(model.named_modules()):
         if isinstance(module, Packed):
             _replace(model, name, module.floats(dtype))
     model.tie_weights()
+    nn.Module.to(model, dtype)  # that of transformers' models refuses as long as it has a quantizer
 
 
 def _replace(root: nn.Module, name: str, module: nn.Module) -> None:

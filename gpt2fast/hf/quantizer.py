@@ -6,6 +6,7 @@ classes here, as other methods lead to their own quantizers.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +17,10 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from gpt2fast.checkpoint.packed import panel_metadata
-from gpt2fast.errors import OptionError
+from gpt2fast.errors import OptionError, UnsupportedError, show
+from gpt2fast.hf.classes import CLASSES, Accelerated, enlist
 from gpt2fast.hf.packed import pack_modules, unpack_modules
+from gpt2fast.hf.shapes import give_shapes
 from gpt2fast.hf.source import config_of
 from gpt2fast.quantization import HEAD, METHOD, Quantization
 
@@ -47,9 +50,10 @@ class PanelQuantizer(HfQuantizer):
         """Raises OptionError where a model of floats would have to be quantized here."""
         if not self.pre_quantized:
             raise OptionError(
-                "from_pretrained cannot quantize with gpt2fast; load the model and call "
-                "gpt2fast.accelerate(model, quantization='int8'), or write a quantized one with "
-                "gpt2fast quantize"
+                "a quantization_config of gpt2fast's reads what gpt2fast quantize has written, and "
+                "this is a model of floats; leave it out and give quantization='int8' to "
+                "from_pretrained of gpt2fast.hf's classes, or call "
+                "gpt2fast.accelerate(model, quantization='int8')"
             )
 
     def update_dtype(self, dtype: Any) -> torch.dtype:
@@ -59,9 +63,10 @@ class PanelQuantizer(HfQuantizer):
     update_torch_dtype = update_dtype
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
-        network = model if isinstance(model, transformers.GPT2Model) else model.transformer
+        network = model if isinstance(model, transformers.GPT2Model) else _network_in(model)
         tied = bool(model.config.tie_word_embeddings) or not hasattr(model, "lm_head")
         config = replace(config_of(model), tie_word_embeddings=tied)
+        give_shapes(network, config)  # transformers 4 builds all layers alike
         pack_modules(model, network, config, self.quantization_config.scheme)
 
     def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
@@ -70,10 +75,21 @@ class PanelQuantizer(HfQuantizer):
         return [key for key in missing_keys if key not in tied]
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        """Classes of transformers', which its Auto classes make, run the integers on our runner."""
+        if isinstance(model, tuple(CLASSES)):
+            if not isinstance(model, Accelerated):
+                enlist(model)
+        else:
+            warnings.warn(
+                f"{type(model).__name__} is none of transformers' GPT-2 classes, and so runs its "
+                "integers in torch, which makes floats of them at each call; its network can run "
+                "on gpt2fast's runner: gpt2fast.accelerate(model.transformer)",
+                stacklevel=2,
+            )
         return model
 
     def _dequantize(self, model: Any, dtype: Any = None) -> Any:
-        unpack_modules(model, dtype or torch.float32)
+        unpack_modules(model, _floating(dtype))
         return model
 
     def get_state_dict_and_metadata(self, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -88,3 +104,23 @@ class PanelQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """Integers are not."""
         return False
+
+
+def _network_in(model: Any) -> Any:
+    network = getattr(model, "transformer", None)
+    if not isinstance(network, transformers.GPT2Model):
+        raise UnsupportedError(
+            f"{type(model).__name__} has no GPT-2 inside, and gpt2fast quantizes nothing "
+            "else; load the directory with one of transformers' GPT-2 classes or an Auto class"
+        )
+    return network
+
+
+def _floating(dtype: Any) -> torch.dtype:
+    """``dtype``, or the one that a config.json calls so; float32 for None."""
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if dtype is None:
+        return torch.float32
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise OptionError(f"dtype = {show(dtype)} is not known; use torch.float32, for example")
+    return found

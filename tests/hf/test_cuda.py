@@ -35,6 +35,7 @@ def test_logits_caches_and_a_ragged_batch() -> None:
     ids = texts(2, 7, 61)
     want = theirs(ids).logits
     close(ours(ids).logits, want)
+    assert ours.last_run == hf.LastRun("cuda")
     cache = cache_of(ours(ids[:, :4], use_cache=True))
     cache.reorder_cache(torch.tensor([1, 0]))
     close(ours(ids[[1, 0], 4:], **{CACHE: cache}).logits, want[[1, 0], 4:])

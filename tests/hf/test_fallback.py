@@ -137,6 +137,35 @@ def test_other_models_and_options_are_refused() -> None:
         hf.accelerate(torch.nn.Linear(2, 2))
     with pytest.raises(OptionError, match="quantization"):
         hf.accelerate(make(), quantization="int5")
+    for call in (hf.accelerate, hf.restore):
+        with pytest.raises(OptionError, match="GPT2LMHeadModel is a class; give a model, such as"):
+            call(transformers.GPT2LMHeadModel)
+        for thing in ("gpt2", None):
+            with pytest.raises(OptionError, match=f"{thing!r} is not a model; give one of"):
+                call(thing)
+
+
+def test_restoring_what_was_never_accelerated() -> None:
+    model = make()
+    before = dict(model.__dict__)
+    assert hf.restore(model) is model
+    assert type(model) is transformers.GPT2LMHeadModel
+    assert model.__dict__ == before
+
+
+@torch.no_grad()
+def test_a_model_without_memory() -> None:
+    with torch.device("meta"):
+        model = transformers.GPT2LMHeadModel(make().config).eval()
+    hf.accelerate(model)
+    ids = texts().to("meta")
+    with pytest.warns(UserWarning, match="the model is on meta, where there is no runner"):
+        assert model(ids, attention_mask=torch.ones_like(ids)).logits.is_meta
+    model.load_state_dict(make().state_dict(), assign=True)
+    model.tie_weights()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        close(model(texts()).logits, make()(texts()).logits)
 
 
 @ON_THE_RUNNER

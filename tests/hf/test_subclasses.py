@@ -16,6 +16,7 @@ from gpt2fast.hf.classes import Accelerated
 from hf_pair import (
     ANYWHERE,
     ENDS,
+    HEADS,
     ON_THE_RUNNER,
     SIZES,
     cache_of,
@@ -252,3 +253,63 @@ def test_a_class_that_nobody_uses_goes() -> None:
     del model, Local
     gc.collect()
     assert kind() is None
+
+
+class Mixed(hf.GPT2LMHeadModel, Louder):
+    """Has a class between ours and transformers' that overrides forward."""
+
+
+class MixedFurther(Mixed):
+    """Calls what it is derived from."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().forward(*args, **kwargs)
+        found.logits = 3 * found.logits
+        return found
+
+
+class MixedNetwork(hf.GPT2Model, LoudNetwork):
+    """The same of a network."""
+
+
+@ON_THE_RUNNER
+@pytest.mark.parametrize(("kind", "times"), [(Mixed, 2), (MixedFurther, 6)])
+def test_a_class_between_ours_and_theirs(kind: type, times: int) -> None:
+    theirs = make()
+    ours = kind(theirs.config).eval()
+    ours.load_state_dict(theirs.state_dict())
+    with torch.no_grad():
+        close(ours(texts()).logits, times * theirs(texts()).logits)
+        assert ours.last_run.runner == "cpu"  # of the network inside
+    loud = make(Louder)
+    loud.load_state_dict(theirs.state_dict())
+    for mode in ({}, {"num_beams": 2}):
+        options = {"max_new_tokens": 8, "return_dict_in_generate": True, "output_logits": True}
+        mask = torch.ones_like(texts())
+        found, want = (
+            model.generate(texts(), attention_mask=mask, **options, **mode).logits
+            for model in (ours, loud)
+        )
+        close(found[0], times / 2 * want[0])
+
+
+@ANYWHERE
+@torch.no_grad()
+def test_a_network_between_ours_and_theirs() -> None:
+    theirs, ours = make(), make()
+    alone = MixedNetwork(theirs.config).eval()
+    alone.load_state_dict(theirs.transformer.state_dict())
+    theirs.transformer.__class__ = LoudNetwork
+    close(alone(texts()).last_hidden_state, theirs.transformer(texts()).last_hidden_state)
+    ours.transformer.__class__ = MixedNetwork
+    close(hf.accelerate(ours)(texts()).logits, theirs(texts()).logits)
+
+
+@pytest.mark.parametrize("name", [*HEADS, "GPT2DoubleHeadsModel"])
+def test_who_generates(name: str) -> None:
+    """transformers looks for its mixin among the bases themselves."""
+    ours, theirs = getattr(hf, name), getattr(transformers, name)
+    mixin = transformers.GenerationMixin
+    assert (mixin in ours.__bases__) == (mixin in theirs.__bases__)
+    assert ours.can_generate() == theirs.can_generate()
+    assert [each for each in ours.__mro__ if each in theirs.__mro__] == list(theirs.__mro__)
