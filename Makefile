@@ -157,10 +157,16 @@ bench-quality: $(STUDY)/model/training.json
 	$(PY) benchmarks/quality/prune.py $(OF_STUDY) --held-out-windows 24 --only units --keep 0.5
 	for speed in artifact prune; do $(PY) benchmarks/quality/$${speed}_speed.py || exit 1; done
 
+# The drop-in beside transformers of the oldest release, of 5.0 and of the pinned one, each in its own environment.
+bench-hf: $(VENV)/.dev $(ENVIRONMENTS)/transformers-$(OLDEST)/.ready $(ENVIRONMENTS)/transformers-5.0.0/.ready
+	for release in $(OLDEST) 5.0.0; do $(ENVIRONMENTS)/transformers-$$release/bin/python benchmarks/hf.py \
+		--rounds 3 --out benchmarks/results/hf-$$release.json || exit 1; done
+	$(PY) benchmarks/hf.py --rounds 3 --out benchmarks/results/hf.json
+
 bench-kernels: $(VENV)/.peers
 	for kernel in matmul attention layer_norm; do $(PY) benchmarks/kernels/$$kernel.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(HARNESS) $(OPTIMUM) build *.egg-info gpt2fast/_C.*.so
 
-.PHONY: help demo test test-newest test-matrix test-slow lint format bench bench-kernels bench-gpu study-model bench-quality clean
+.PHONY: help demo test test-newest test-matrix test-slow lint format bench bench-hf bench-kernels bench-gpu study-model bench-quality clean

@@ -1,7 +1,8 @@
 """transformers' own calls on transformers, on ``gpt2fast.hf`` and on ``gpt2fast.LLM``, in turns, on
 random weights.
 
-    python benchmarks/hf.py --out benchmarks/results/hf.json
+    make bench-hf  # on three releases of transformers, or on the one that is installed:
+    python benchmarks/hf.py --rounds 3 --out benchmarks/results/hf.json
 
 Greedy tokens of float32 are compared before anything is timed. Medians over the rounds; a ratio is
 the median of the ratios within a round: to transformers, and to ``LLM`` in the same format.
@@ -217,7 +218,7 @@ def main() -> None:
     results += classifiers(path, threads, args.rounds)
     if args.out:
         record = {
-            "command": "python benchmarks/hf.py", "size": args.size, "threads": threads,
+            "command": "make bench-hf", "cpu": cpu_name(), "size": args.size, "threads": threads,
             "rounds": args.rounds, "date": datetime.date.today().isoformat(),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "rows": results,

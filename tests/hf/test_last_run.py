@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 
 from gpt2fast import NotAcceleratedError, OptionError
-from hf_pair import ANYWHERE, HEADS, close, hf, make, pair, texts, torch, transformers
+from hf_pair import (
+    ANYWHERE,
+    CACHE,
+    HEADS,
+    cache_of,
+    close,
+    hf,
+    make,
+    pair,
+    texts,
+    torch,
+    transformers,
+)
 
 CPU = hf.LastRun("cpu")
 
@@ -113,11 +125,11 @@ def test_a_text_that_was_refused_goes_on() -> None:
     ours, theirs = pair()
     hf.accelerate(ours, num_threads=1, strict=True)
     with torch.no_grad():
-        cache = ours(texts(), use_cache=True).past_key_values
+        cache = cache_of(ours(texts(), use_cache=True))
         last = texts()[:, -1:]
         with pytest.raises(NotAcceleratedError, match="output_hidden_states"):
-            ours(last, past_key_values=cache, output_hidden_states=True)
-        found = ours(last, past_key_values=cache).logits
+            ours(last, **{CACHE: cache}, output_hidden_states=True)
+        found = ours(last, **{CACHE: cache}).logits
         close(found, theirs(torch.cat([texts(), last], 1)).logits[:, -1:])
 
 
