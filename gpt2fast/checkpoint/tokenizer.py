@@ -6,6 +6,8 @@ Learners" (2019), as a ``tokenizers.Tokenizer``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,21 @@ _DEFAULTS = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
 _EXTRA_ROLES = ("additional_special_tokens", "extra_special_tokens")
 
 
+@contextmanager
+def library_errors(what: str) -> Iterator[None]:
+    """Raises CheckpointError, beginning with ``what``, for what the tokenizers library raises
+    inside: bare Exceptions, and panics of its Rust code, which are no Exceptions."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except BaseException as error:
+        # The class cannot be imported: the extension that raises it makes it.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{what}: {error}") from error
+
+
 def load_tokenizer(directory: Path) -> Tokenizer | None:
     """The tokenizer in ``directory``; None when it has no tokenizer files.
 
@@ -49,10 +66,8 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
 def _from_tokenizer_json(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    try:
+    with library_errors(f"{path}: is not a valid tokenizer file"):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{path}: is not a valid tokenizer file: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -62,12 +77,10 @@ def _from_vocab_and_merges(directory: Path, vocab: Path, merges: Path) -> Tokeni
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     read_json_object(vocab)  # its message names the place; the library's does not
-    try:
+    with library_errors(f"{vocab} and {merges.name}: are damaged"):
         model = models.BPE.from_file(
             str(vocab), str(merges), continuing_subword_prefix="", end_of_word_suffix=""
         )
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{vocab} and {merges.name}: are damaged: {error}") from error
     config = _Settings(directory)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(

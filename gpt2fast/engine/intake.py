@@ -6,12 +6,21 @@ from collections.abc import Mapping, Set
 from collections.abc import Sequence as ReadOnlyList
 from itertools import count
 from numbers import Integral
+from typing import Any
+
+import numpy as np
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.rng import fresh_seed
 from gpt2fast.engine.sampler import changes_logits
 from gpt2fast.engine.sequence import Request
-from gpt2fast.errors import CacheExhaustedError, ContextOverflowError, OptionError, RequestError
+from gpt2fast.errors import (
+    CacheExhaustedError,
+    ContextOverflowError,
+    OptionError,
+    RequestError,
+    show,
+)
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 _serial_numbers = count()
@@ -62,22 +71,31 @@ def build_request(
     return request
 
 
+def as_plain_list(value: Any) -> Any:
+    """Arrays and tensors of any library as (nested) lists of Python numbers; all else as it is."""
+    if isinstance(value, (str, *NOT_LISTS)) or not hasattr(value, "shape"):
+        return value
+    if not hasattr(value, "tolist"):  # TensorFlow's tensors have none
+        value = np.asarray(value)
+    return value.tolist()
+
+
 def check_token_ids(tokens: ReadOnlyList[int], vocab_size: int) -> list[int]:
     """``tokens`` as a list of plain ints in [0, V); ``RequestError`` names the first bad one."""
+    tokens = as_plain_list(tokens)
     if isinstance(tokens, (str, *NOT_LISTS)) or not hasattr(tokens, "__iter__"):
         raise RequestError(f"token ids are {type(tokens).__name__}; give a list of integers")
-    try:
-        checked = list(tokens)
-    except TypeError as error:  # an array of no dimension has __iter__ too
-        raise RequestError(f"token ids cannot be listed: {error}; give a list") from error
+    # A tensor of no dimension is a number, too.
+    checked: list[Any] = [token if type(token) is int else as_plain_list(token) for token in tokens]
     if not checked:
         raise RequestError("the prompt is empty; give at least one token (such as the bos token)")
     for position, token in enumerate(checked):
         if not isinstance(token, Integral) or isinstance(token, bool):
             raise RequestError(
-                f"token {position} of the prompt is {token!r}; give integers in [0, {vocab_size})"
+                f"token {position} of the prompt is {show(token)}; give integers in "
+                f"[0, {vocab_size})"
             )
-        if not 0 <= token < vocab_size:
+        if not 0 <= int(token) < vocab_size:
             raise RequestError(
                 f"token {position} of the prompt is {token}, outside the vocabulary "
                 f"[0, {vocab_size}); was it made by another model's tokenizer?"
