@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2fast.cli import streams
 from gpt2fast.cli.format_options import add_format_options
-from gpt2fast.errors import OptionError
+from gpt2fast.errors import OptionError, counted
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint, Export
@@ -185,21 +185,23 @@ def _common_rows(name: str, facts: dict[str, Any]) -> dict[str, str]:
     config, size = facts["config"], facts["tokenizer_size"]
     return {
         "model": f"{name} ({facts['path']})",
-        "shape": f"{config['n_layer']} layers, width {config['n_embd']}, {_heads(facts)} of "
-        f"{facts['head_size']}, MLP {_range(facts['layers'], 'n_inner')}",
-        "vocabulary": f"{config['vocab_size']} tokens, end of text "
+        "shape": f"{counted(config['n_layer'], 'layer')}, width {config['n_embd']}, "
+        f"{_heads(facts)} of {facts['head_size']}, MLP {_range(facts['layers'], 'n_inner')}",
+        "vocabulary": f"{counted(config['vocab_size'], 'token')}, end of text "
         f"{'none' if config['eos_token_id'] is None else config['eos_token_id']}",
-        "context": f"{config['n_positions']} tokens",
+        "context": counted(config["n_positions"], "token"),
         "activation": f"{config['activation_function']}, "
         f"layer_norm_epsilon {config['layer_norm_epsilon']:g}",
         "flags": _flags(config),
-        "tokenizer": "none: only token ids can be given" if size is None else f"{size} tokens",
+        "tokenizer": "none: only token ids can be given"
+        if size is None
+        else counted(size, "token"),
     }
 
 
 def _heads(facts: dict[str, Any]) -> str:
     full, found = str(facts["config"]["n_head"]), _range(facts["layers"], "n_head")
-    return f"{full} heads" if found == full else f"{found} of {full} heads"
+    return counted(int(full), "head") if found == full else f"{found} of {full} heads"
 
 
 def _range(layers: list[dict[str, int]], name: str) -> str:

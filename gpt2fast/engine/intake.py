@@ -19,6 +19,7 @@ from gpt2fast.errors import (
     ContextOverflowError,
     OptionError,
     RequestError,
+    counted,
     show,
 )
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
@@ -113,9 +114,9 @@ def check_cache(request: Request, n_positions: int, capacity: int) -> None:
     room = capacity - num_prompt + 1
     remedy = f"lower max_tokens to at most {room}" if room > 0 else "shorten the prompt"
     raise CacheExhaustedError(
-        f"the prompt's {num_prompt} tokens and up to {request.max_tokens} more need {needed} "
-        f"tokens of KV cache, but the whole cache holds {capacity}; raise kv_cache_tokens, or "
-        f"{remedy}"
+        f"the prompt's {counted(num_prompt, 'token')} and up to {request.max_tokens} more need "
+        f"{counted(needed, 'token')} of KV cache, but the whole cache holds {capacity}; raise "
+        f"kv_cache_tokens, or {remedy}"
     )
 
 
@@ -136,7 +137,7 @@ def _check_sampling_options(params: SamplingParams, vocab_size: int, has_tokeniz
         )
     if params.stop and not has_tokenizer:
         raise OptionError(
-            "stop needs a tokenizer, and this checkpoint has none; use stop_token_ids"
+            "stop strings need a tokenizer, and this checkpoint has none; use stop_token_ids"
         )
 
 
@@ -159,8 +160,8 @@ def _resolve_max_tokens(
     if room < 1:
         slide = "" if isinstance(params, BeamSearchParams) else ", or set overflow='slide'"
         raise ContextOverflowError(
-            f"the prompt has {num_prompt} tokens and leaves no room for output in the context of "
-            f"{n_positions}; shorten it by at least {1 - room}{slide}"
+            f"the prompt has {counted(num_prompt, 'token')} and leaves no room for output in the "
+            f"context of {n_positions}; shorten it by at least {1 - room}{slide}"
         )
     if params.max_tokens is None or (overflow == "stop" and params.max_tokens > room):
         return room
@@ -169,12 +170,12 @@ def _resolve_max_tokens(
             ""
             if isinstance(params, BeamSearchParams)
             else (
-                ", or set overflow='stop' (end there) or overflow='slide' (drop the oldest tokens)"
+                "; or set overflow='stop' (end there) or overflow='slide' (drop the oldest tokens)"
             )
         )
         raise ContextOverflowError(
-            f"the prompt's {num_prompt} tokens and max_tokens = {params.max_tokens} exceed the "
-            f"context of {n_positions} by {params.max_tokens - room}; shorten the prompt, lower "
-            f"max_tokens to at most {room}{remedies}"
+            f"the prompt's {counted(num_prompt, 'token')} and max_tokens = {params.max_tokens} "
+            f"exceed the context of {n_positions} by {params.max_tokens - room}; shorten the "
+            f"prompt or lower max_tokens to at most {room}{remedies}"
         )
     return params.max_tokens

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2fast.checkpoint.tokenizer import library_errors
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.intake import NOT_LISTS, as_plain_list
-from gpt2fast.errors import OptionError, RequestError, show
+from gpt2fast.errors import OptionError, RequestError, counted, show
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -100,7 +100,7 @@ def _first_token(config: ModelConfig) -> int:
             return token
     raise RequestError(
         "the prompt is empty, and the model has no begin or end of text to begin with "
-        "(bos_token_id, eos_token_id of config.json); give some text, or token ids"
+        "(bos_token_id and eos_token_id are null); give some text, or prompt_token_ids"
     )
 
 
@@ -108,7 +108,9 @@ def encode(tokenizer: Tokenizer | None, prompt: str) -> list[int]:
     """The token ids of a text prompt. Raises ``RequestError`` if it cannot be tokenized, and
     ``CheckpointError`` where that is the tokenizer's fault."""
     if tokenizer is None:
-        raise RequestError("this checkpoint has no tokenizer; give the prompt as token ids")
+        raise RequestError(
+            "this checkpoint has no tokenizer; give token ids (prompt_token_ids), not text"
+        )
     if found := re.search("[\ud800-\udfff]", prompt):
         raise RequestError(
             "the prompt is not valid Unicode text: it holds the surrogate "
@@ -118,7 +120,7 @@ def encode(tokenizer: Tokenizer | None, prompt: str) -> list[int]:
         ids: list[int] = tokenizer.encode(prompt).ids
     if prompt and not ids:
         raise RequestError(
-            f"the tokenizer makes no token of the prompt's {len(prompt)} characters; its "
-            "vocabulary is empty or of another language"
+            f"the tokenizer makes no token of the prompt's {counted(len(prompt), 'character')}; "
+            "its vocabulary is empty or of another language"
         )
     return ids
