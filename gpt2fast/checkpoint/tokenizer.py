@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2fast.checkpoint.json_file import read_json_object
+from gpt2fast.checkpoint.json_file import read_json_object, read_small_file
 from gpt2fast.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -66,8 +66,9 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
 def _from_tokenizer_json(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
+    content = read_small_file(path)  # the library opens no path that is not UTF-8
     with library_errors(f"{path}: is not a valid tokenizer file"):
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_buffer(content)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -76,6 +77,12 @@ def _from_tokenizer_json(path: Path) -> Tokenizer:
 def _from_vocab_and_merges(directory: Path, vocab: Path, merges: Path) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            f"{vocab}: the tokenizers library opens no path that is not UTF-8; rename the directory"
+        ) from None
     read_json_object(vocab)  # its message names the place; the library's does not
     with library_errors(f"{vocab} and {merges.name}: are damaged"):
         model = models.BPE.from_file(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +148,20 @@ def test_tokenizer_json_is_preferred_and_never_truncates(directory: Path) -> Non
     again = load_tokenizer(directory)
     assert again is not None
     assert [again.encode(text).ids for text in TEXTS] == want
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names elsewhere are Unicode")
+def test_a_path_that_is_not_utf8(directory: Path) -> None:
+    named = directory / os.fsdecode(b"bad\xff")
+    named.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(directory / name, named / name)
+    with pytest.raises(CheckpointError, match="no path that is not UTF-8; rename the directory"):
+        load_tokenizer(named)
+    (named / "tokenizer.json").write_text(HOSTILE)
+    tokenizer = load_tokenizer(named)
+    assert tokenizer is not None
+    assert tokenizer.encode("ab").ids == [2]
 
 
 def test_none(tmp_path: Path) -> None:
