@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2fast.cli import streams
 from gpt2fast.cli.format_options import add_format_options
+from gpt2fast.cli.info_report import compression_report, compression_rows
 from gpt2fast.errors import OptionError, counted
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def describe(
         "isa": isa,
         "available_isas": list(_C.available_isas()),
         "memory": _memory(checkpoint, dtype, quantization, kv_cache_dtype),
+        "report": compression_report(checkpoint),
     }
 
 
@@ -157,6 +159,7 @@ def render(name: str, facts: dict[str, Any]) -> str:
         "KV cache": f"{memory['kv_cache_dtype']}, {size_text(memory['kv_cache_per_token'])} a "
         f"token, {size_text(memory['kv_cache_full_context'])} for a full context (a token: "
         f"{_parts(memory, 'kv_cache_per_token_by_dtype')})",
+        **(compression_rows(facts["report"]) if facts["report"] else {}),
     }
     return _lines(rows)
 
@@ -178,7 +181,8 @@ def render_export(name: str, facts: dict[str, Any]) -> str:
 
 
 def _lines(rows: dict[str, str]) -> str:
-    return "\n".join(f"{label:<12}{text}" for label, text in rows.items())
+    # A name may hold line breaks, which would begin rows of its own.
+    return "\n".join(f"{label:<12}{' '.join(text.split())}" for label, text in rows.items())
 
 
 def _common_rows(name: str, facts: dict[str, Any]) -> dict[str, str]:

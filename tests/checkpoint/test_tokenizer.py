@@ -151,11 +151,11 @@ def test_tokenizer_json_is_preferred_and_never_truncates(directory: Path) -> Non
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names elsewhere are Unicode")
-def test_a_path_that_is_not_utf8(directory: Path) -> None:
-    named = directory / os.fsdecode(b"bad\xff")
+def test_a_path_that_is_not_utf8(tmp_path: Path) -> None:
+    named = tmp_path / os.fsdecode(b"bad\xff")
     named.mkdir()
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copy(directory / name, named / name)
+    (named / "vocab.json").write_text('{"a": 0}')
+    (named / "merges.txt").touch()
     with pytest.raises(CheckpointError, match="no path that is not UTF-8; rename the directory"):
         load_tokenizer(named)
     (named / "tokenizer.json").write_text(HOSTILE)
