@@ -34,6 +34,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.too_many = "; put a prompt of several words in quotes"
     parser.add_argument("model", metavar="MODEL", help="'demo', a directory, or a hub id")
     parser.add_argument(
         "prompt", metavar="PROMPT", nargs="?", help="'-' or nothing: read from standard input"

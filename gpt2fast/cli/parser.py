@@ -34,6 +34,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """Subcommands get this class too, as argparse takes the class of the parent."""
 
+    too_many = ""  # what to do where there are more words than arguments
+
     def __init__(self, *args: Any, **options: Any) -> None:
         # An abbreviation would change its meaning, or break, with the next option added.
         options.setdefault("allow_abbrev", False)
@@ -54,10 +56,13 @@ def parse_arguments(
     ``modules`` maps subcommand names to their modules."""
     parser, subparsers = build_parser(modules)
     args, unknown = parser.parse_known_args(argv)
+    command: Parser = subparsers.choices[args.command]
     if unknown:
         # argparse would blame the parent, whose help does not list the options of a subcommand.
-        subparsers.choices[args.command].error(f"unknown arguments: {' '.join(unknown)}")
-    actions = subparsers.choices[args.command]._actions
+        words = all(not each.startswith("-") for each in unknown)
+        advice = command.too_many if words else ""
+        command.error(f"unknown arguments: {' '.join(unknown)}{advice}")
+    actions = command._actions
     flags = {each.dest: each.option_strings[-1] for each in actions if each.option_strings}
     return args, flags
 

@@ -75,18 +75,23 @@ def read_prompt(prompt: str | None) -> str:
             prompt = sys.stdin.read()
         except UnicodeDecodeError as error:
             raise OptionError(f"the prompt on standard input is not text: {error}") from error
-        _check_text(prompt, "the prompt on standard input")
+        prompt = _as_utf8(prompt, "the prompt on standard input")
         if not prompt:  # perhaps what should have written to the pipe has failed
             say("gpt2fast: standard input is empty; the text begins with the model's first token")
-    else:
-        _check_text(prompt, "the prompt")
-    return prompt
+        return prompt
+    return _as_utf8(prompt, "the prompt")
 
 
-def _check_text(text: str, name: str) -> None:
-    # Python passes bytes that are not UTF-8 through as U+DC80 to U+DCFF (PEP 383).
-    if found := re.search(r"[\udc80-\udcff]", text):
+def _as_utf8(text: str, name: str) -> str:
+    # Python passes bytes that the locale's encoding lacks through as U+DC80 to U+DCFF (PEP 383).
+    # In the C locale these are all of a character that is not ASCII.
+    found = re.search(r"[\udc80-\udcff]", text)
+    if not found:
+        return text
+    try:
+        return text.encode(errors="surrogateescape").decode()
+    except UnicodeError:
         raise OptionError(
             f"{name} is not valid UTF-8: byte 0x{ord(found.group()) - 0xDC00:02x} after "
             f"{found.start()} characters; convert it to UTF-8"
-        )
+        ) from None
