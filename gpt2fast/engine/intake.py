@@ -91,6 +91,11 @@ def check_token_ids(tokens: ReadOnlyList[int], vocab_size: int) -> list[int]:
     if not checked:
         raise RequestError("the prompt is empty; give at least one token (such as the bos token)")
     for position, token in enumerate(checked):
+        if isinstance(token, (str, list)):
+            raise RequestError(
+                f"item {position} of the prompt is {show(token)}, as if it were a list of prompts; "
+                "give one prompt here: a string or a list of integers"
+            )
         if not isinstance(token, Integral) or isinstance(token, bool):
             raise RequestError(
                 f"token {position} of the prompt is {show(token)}; give integers in "

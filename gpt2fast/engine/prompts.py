@@ -10,6 +10,7 @@ from gpt2fast.checkpoint.tokenizer import library_errors
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.intake import NOT_LISTS, as_plain_list
 from gpt2fast.errors import OptionError, RequestError, counted, show
+from gpt2fast.sampling_params import BeamSearchParams
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -48,13 +49,17 @@ def as_list(prompts: Any) -> list[Prompt]:
 
 def as_params(prompts: list[Prompt], params: Any, kind: type[Any]) -> list[Any]:
     """One object of class ``kind`` for each prompt; one serves all, None is the default."""
+    name = "params" if kind is BeamSearchParams else "sampling_params"
     if params is None:
         params = kind()
     each = [params] * len(prompts) if isinstance(params, kind) else params
     if not isinstance(each, (list, tuple)) or not all(isinstance(one, kind) for one in each):
-        raise OptionError(f"params = {show(params)} is not a {kind.__name__} or a list of them")
+        raise OptionError(f"{name} = {show(params)} is not a {kind.__name__} or a list of them")
     if len(each) != len(prompts):
-        raise OptionError(f"params has {len(each)} entries for {len(prompts)} prompts")
+        raise OptionError(
+            f"{name} has {len(each)} entries for {counted(len(prompts), 'prompt')}; give one for "
+            "all, or one for each"
+        )
     return list(each)
 
 

@@ -277,6 +277,12 @@ def test_wrong_params_are_refused(llm: LLM, params: Any) -> None:
         llm.generate(PROMPTS, params)
 
 
+def test_stream_refuses_several_prompts(llm: LLM) -> None:
+    for prompts in (["a", "b"], np.array([[97, 98]])):
+        with pytest.raises(RequestError, match="as if it were a list of prompts"):
+            llm.stream(prompts)  # type: ignore[arg-type]
+
+
 def test_stream_refuses_several_completions(llm: LLM) -> None:
     with pytest.raises(OptionError, match="n = 2"):
         llm.stream("abc", SamplingParams(n=2))
