@@ -93,8 +93,8 @@ def check_token_ids(tokens: ReadOnlyList[int], vocab_size: int) -> list[int]:
     for position, token in enumerate(checked):
         if isinstance(token, (str, list)):
             raise RequestError(
-                f"token {position} of the prompt is {show(token)}, as if it were a list of prompts; "
-                "give one prompt here: a string or a list of integers"
+                f"token {position} of the prompt is {show(token)}, as if it were a list of "
+                "prompts; give one prompt here: a string or a list of integers"
             )
         if not isinstance(token, Integral) or isinstance(token, bool):
             raise RequestError(

@@ -67,6 +67,18 @@ def test_every_subcommand_has_help_with_an_example(
     assert f"gpt2fast {command} " in capsys.readouterr().out.partition("example")[2]
 
 
+@pytest.mark.parametrize("width", ["50", "60", "80"])
+def test_help_breaks_no_name_at_its_hyphens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    help_text = capsys.readouterr().out.partition("examples:")[0]
+    assert "transformers-sdpa" in help_text
+    assert not [line for line in help_text.splitlines() if line.endswith("-")]
+
+
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
