@@ -53,3 +53,8 @@ def show(value: object) -> str:
         return reprlib.repr(value)
     except ValueError:  # Python does not write out integers of thousands of digits
         return "an integer of thousands of digits"
+
+
+def counted(number: int, noun: str) -> str:
+    """``number`` with ``noun``: "1 token", "2 tokens"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

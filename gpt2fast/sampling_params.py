@@ -39,8 +39,8 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None  # token id -> [-100, 100], added to its logit
     max_tokens: int | None = 16  # >= 1; None: up to the end of the context
     min_tokens: int = 0  # no stop token or stop string ends the text before this many tokens
-    stop: str | Sequence[str] = ()  # text that ends the completion
-    stop_token_ids: Sequence[int] = ()  # tokens that end it, besides the model's own
+    stop: str | Sequence[str] = ()  # text that ends the completion; None: none
+    stop_token_ids: Sequence[int] = ()  # tokens that end it, besides the model's own; None: none
     ignore_eos: bool = False  # the model's own end-of-text tokens do not end it
     logprobs: int | None = (
         None  # also return this many most likely tokens per step, from raw logits
@@ -195,6 +195,8 @@ def _choice(option: str, value: object, choices: Sequence[object]) -> None:
 
 
 def _strings(option: str, value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
     strings = (value,) if isinstance(value, str) else value
     if not isinstance(strings, Iterable):
         raise _refuse(option, value, "a string or a list of strings")
@@ -205,6 +207,8 @@ def _strings(option: str, value: Any) -> tuple[str, ...]:
 
 
 def _token_ids(option: str, value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise _refuse(option, value, "a list of token ids")
     return tuple(_integer(option, token, low=0) for token in value)

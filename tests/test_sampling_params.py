@@ -25,7 +25,7 @@ BAD_SAMPLING = {
     "logit_bias": [[1], {1: 10**400}, {"a": 1.0}, {-1: 1.0}, {1: NAN}, {1: 101.0}, {True: 1.0}],
     "max_tokens": [0, -1, 2.0, True],
     "min_tokens": [-1, None, 1.0],
-    "stop": [1, "", ["a", ""], [1], None],
+    "stop": [1, "", ["a", ""], [1]],
     "stop_token_ids": [5, "5", [-1], [1.0], [True]],
     "ignore_eos": [1, None],
     "logprobs": [-1, True, 1.5],

@@ -35,6 +35,7 @@ def write_plots(
         "xtick.color": _MUTED,
         "ytick.color": _MUTED,
         "svg.fonttype": "none",
+        "text.parse_math": False,  # a dollar in a name is a dollar
     }
     with rc_context(paper):
         for chart in charts:

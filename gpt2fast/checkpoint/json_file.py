@@ -23,16 +23,21 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> Any:
     """The JSON value in ``path``. Raises CheckpointError when it is absent or damaged."""
+    content = read_small_file(path)
+    try:
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is not valid JSON: {error}") from error
+
+
+def read_small_file(path: Path) -> bytes:
+    """The bytes of a file of JSON. Raises CheckpointError when it is absent or far too large."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise CheckpointError(f"{path}: is not a regular file; put the JSON itself there")
         if status.st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path}: larger than {MAX_JSON_BYTES} bytes; is it JSON at all?")
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not valid JSON: {error}") from error

@@ -66,15 +66,16 @@ def check_panel_metadata(files: Iterable[WeightFile], scheme: Quantization) -> N
     for file in files:
         for key, want in panel_metadata(scheme).items():
             if (found := file.metadata.get(key)) != want:
+                held = f"no {key}" if found is None else f"{key} = {_short(found)}"
                 reader = "this version reads" if key == _LAYOUT_KEY else "config.json says"
                 raise CheckpointError(
-                    f"{file.path}: the metadata has {key} = {_short(found)}, {reader} "
+                    f"{file.path}: the metadata has {held}, {reader} "
                     f"{_short(want)}; quantize the float checkpoint again (gpt2fast quantize)"
                 )
 
 
-def _short(text: str | None) -> str:
-    return repr(text if text is None or len(text) <= 100 else f"{text[:100]}...")
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 100 else f"{text[:100]}...")
 
 
 def encode(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,12 @@ SMALL_FILES = [  # all but the weights
 def resolve(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The directory of a model: ``"demo"``, a local directory, or a hub id (downloaded, cached).
 
-    A directory wins over a hub id of the same name. Raises CheckpointError when nothing is found,
-    and OptionError for what is neither a string nor a path.
+    A directory wins over a hub id of the same name, and over the bundled model where it is called
+    "demo" and has a config.json; then a warning says so. Raises CheckpointError when nothing is
+    found, and OptionError for what is neither a string nor a path.
     """
     name = _as_text(name_or_path)
-    local = _DEMO_DIRECTORY if name_or_path == DEMO else Path(os.path.expanduser(name))
+    local = _bundled_or_own() if name_or_path == DEMO else Path(os.path.expanduser(name))
     if name and _test(Path.is_dir, local):
         if revision is not None:
             raise OptionError(f"revision = {revision!r} applies to hub ids; {name!r} is local")
@@ -57,6 +59,19 @@ def resolve(name_or_path: str | os.PathLike[str], revision: str | None = None) -
     if not isinstance(name_or_path, str) or not _HUB_ID.fullmatch(name) or ".." in name:
         raise CheckpointError(f"{name!r}: no such directory, and not a hub id (owner/name) either")
     return _download(name, revision)
+
+
+def _bundled_or_own() -> Path:
+    """The bundled model; a user's own of this name where there is one."""
+    own = Path(DEMO)
+    if not _test(Path.is_file, own / "config.json"):
+        return _DEMO_DIRECTORY
+    warnings.warn(
+        f"{DEMO!r} is your directory {own.absolute()} here, not the model of this name that comes "
+        "with gpt2fast; to run that one, start elsewhere or rename the directory",
+        stacklevel=3,
+    )
+    return own
 
 
 def _as_text(name_or_path: Any) -> str:

@@ -33,7 +33,7 @@ class SafetensorsFile:
         header, data_start = _read_header(path, self._map)
         self._ranges: dict[str, tuple[int, int]] = {}  # of stored name: start and end in the map
         self.tensors: dict[str, TensorInfo] = {}
-        metadata = header.pop("__metadata__", {})
+        metadata = header.pop("__metadata__", None) or {}  # the library takes null for nothing
         for name, entry in header.items():
             self._add(name, entry, data_start)
         self._check_ranges_tile_the_data(data_start)

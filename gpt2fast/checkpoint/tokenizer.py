@@ -6,10 +6,12 @@ Learners" (2019), as a ``tokenizers.Tokenizer``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2fast.checkpoint.json_file import read_json_object
+from gpt2fast.checkpoint.json_file import read_json_object, read_small_file
 from gpt2fast.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -27,6 +29,21 @@ _ROLES = (
 )
 _DEFAULTS = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
 _EXTRA_ROLES = ("additional_special_tokens", "extra_special_tokens")
+
+
+@contextmanager
+def library_errors(what: str) -> Iterator[None]:
+    """Raises CheckpointError, beginning with ``what``, for what the tokenizers library raises
+    inside: bare Exceptions, and panics of its Rust code, which are no Exceptions."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except BaseException as error:
+        # The class cannot be imported: the extension that raises it makes it.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{what}: {error}") from error
 
 
 def load_tokenizer(directory: Path) -> Tokenizer | None:
@@ -49,10 +66,9 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
 def _from_tokenizer_json(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{path}: is not a valid tokenizer file: {error}") from error
+    content = read_small_file(path)  # the library opens no path that is not UTF-8
+    with library_errors(f"{path}: is not a valid tokenizer file"):
+        tokenizer = Tokenizer.from_buffer(content)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -61,13 +77,17 @@ def _from_tokenizer_json(path: Path) -> Tokenizer:
 def _from_vocab_and_merges(directory: Path, vocab: Path, merges: Path) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    read_json_object(vocab)  # its message names the place; the library's does not
     try:
+        str(directory).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            f"{vocab}: the tokenizers library opens no path that is not UTF-8; rename the directory"
+        ) from None
+    read_json_object(vocab)  # its message names the place; the library's does not
+    with library_errors(f"{vocab} and {merges.name}: are damaged"):
         model = models.BPE.from_file(
             str(vocab), str(merges), continuing_subword_prefix="", end_of_word_suffix=""
         )
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{vocab} and {merges.name}: are damaged: {error}") from error
     config = _Settings(directory)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(

@@ -65,9 +65,9 @@ def _add_grid(group: Any) -> None:
         nargs="+",
         default=("gpt2fast",),
         metavar="NAME",
-        help="gpt2fast, gpt2fast-onnx, transformers-eager, -sdpa, -compile, onnxruntime, "
-        "ctranslate2, openvino, llama_cpp, or 'all' that are installed; "
-        "NAME:FORMAT,FORMAT chooses formats for one (gpt2fast)",
+        help="gpt2fast, gpt2fast-onnx, transformers-eager, transformers-sdpa, "
+        "transformers-compile, onnxruntime, ctranslate2, openvino, llama_cpp, or 'all' that are "
+        "installed; NAME:FORMAT,FORMAT chooses formats for one (gpt2fast)",
     )
     add(
         "--format",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2fast.cli import EXIT_INTERRUPTED, streams
+from gpt2fast.cli.terminal import escape
 from gpt2fast.errors import MissingDependencyError
 
 _EXAMPLES = """\
@@ -170,7 +171,7 @@ class _Lines:
         now = time.perf_counter()
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(f"\r\x1b[K{text[:width]}")
+            sys.stderr.write(f"\r\x1b[K{escape(text)[:width]}")
             sys.stderr.flush()
         elif now - self._logged >= _LOG_SECONDS:
             self._logged = now

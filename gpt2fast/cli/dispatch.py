@@ -6,8 +6,10 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 from gpt2fast.cli import EXIT_INTERRUPTED, streams
+from gpt2fast.cli.flag_names import in_flags
 from gpt2fast.cli.parser import parse_arguments
 from gpt2fast.errors import GPT2FastError
 
@@ -33,12 +35,13 @@ def run_command(argv: Sequence[str] | None) -> int:
     streams.prepare()
     if sys.stdout is None:
         return _fail("standard output is closed; redirect it to a file or /dev/null", EXIT_FAILED)
+    flags: dict[str, str] = {}  # of the command, once it is known
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        warnings.showwarning = partial(_show_warning, flags)
         try:
-            return _run(argv)
+            return _run(argv, flags)
         except GPT2FastError as error:
-            return _fail(str(error), EXIT_BAD_INPUT)
+            return _fail(in_flags(str(error), flags), EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
         except BrokenPipeError:
@@ -58,13 +61,14 @@ def run_command(argv: Sequence[str] | None) -> int:
             )
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, flags: dict[str, str]) -> int:
     modules = {name: importlib.import_module(f"gpt2fast.cli.{name}") for name in COMMANDS}
     try:
-        args = parse_arguments(modules, argv)
+        args, found = parse_arguments(modules, argv)
     except SystemExit:  # --help and --version print, too
         streams.write("")
         raise
+    flags.update(found)
     code: int = modules[args.command].run(args)
     streams.write("")  # a closed pipe or full disk should be noticed here, not at interpreter exit
     return code
@@ -81,8 +85,8 @@ def _describe(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}"
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
-    streams.say(f"gpt2fast: warning: {' '.join(str(message).split())}")
+def _show_warning(flags: dict[str, str], message: Warning | str, *_: object) -> None:
+    streams.say(f"gpt2fast: warning: {' '.join(in_flags(str(message), flags).split())}")
 
 
 def _fail(message: str, code: int) -> int:

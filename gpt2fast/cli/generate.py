@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2fast.cli import streams
 from gpt2fast.cli.format_options import add_format_options
 from gpt2fast.cli.generation_options import add_options, read_params
-from gpt2fast.errors import OptionError
+from gpt2fast.errors import OptionError, counted
 
 if TYPE_CHECKING:
     from gpt2fast.engine.llm import LLM
@@ -34,12 +34,14 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.too_many = "; put a prompt of several words in quotes"
     parser.add_argument("model", metavar="MODEL", help="'demo', a directory, or a hub id")
     parser.add_argument(
         "prompt", metavar="PROMPT", nargs="?", help="'-' or nothing: read from standard input"
     )
     parser.add_argument(
         "--prompt-ids",
+        dest="prompt_token_ids",
         type=_token_ids,
         metavar="IDS",
         help="the prompt as token ids, such as 1,2,3; without a tokenizer, ids are printed too",
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     start = perf_counter()
     params = read_params(args)
-    prompt = args.prompt_ids
+    prompt = args.prompt_token_ids
     if prompt is None:
         prompt = streams.read_prompt(args.prompt)
     elif args.prompt is not None:
@@ -127,14 +129,15 @@ def _print_stream(echo: str, stream: Any) -> None:
 
 def _echo(llm: LLM, prompt: str | list[int], args: argparse.Namespace) -> str:
     """The prompt as it is printed before the text."""
+    from gpt2fast.engine.detokenizer import Detokenizer
+
     if args.no_echo:
         return ""
     if isinstance(prompt, str):
         return prompt
     if llm.tokenizer is None:
         return _show_ids(prompt)
-    text: str = llm.tokenizer.decode(prompt, skip_special_tokens=not args.keep_special_tokens)
-    return text
+    return Detokenizer(llm.tokenizer).decode(prompt, not args.keep_special_tokens)
 
 
 def _show_ids(token_ids: list[int]) -> str:
@@ -168,8 +171,10 @@ def _timing_line(output: RequestOutput, timings: dict[str, float | None]) -> str
     generated = sum(len(each.token_ids) for each in output.outputs)
     decode = "" if speed is None else f" ({speed:.1f} tok/s after the first)"
     return (
-        f"load {timings['load_seconds']:.2f} s; prompt {len(output.prompt_token_ids)} tokens, "
-        f"{timings['prompt_tokens_per_second']:.1f} tok/s; generated {generated} tokens{decode}"
+        f"load {timings['load_seconds']:.2f} s; prompt "
+        f"{counted(len(output.prompt_token_ids), 'token')}, "
+        f"{timings['prompt_tokens_per_second']:.1f} tok/s; generated "
+        f"{counted(generated, 'token')}{decode}"
     )
 
 

@@ -51,7 +51,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     _add_options(sampling, _SAMPLING_OPTIONS)
     sampling.add_argument("--stop", action="append", help="text that ends it; may be repeated")
-    sampling.add_argument("--stop-token-id", action="append", type=int, help="may be repeated")
+    sampling.add_argument(
+        "--stop-token-id",
+        dest="stop_token_ids",
+        metavar="ID",
+        action="append",
+        type=int,
+        help="may be repeated",
+    )
     sampling.add_argument(
         "--logit-bias", action="append", metavar="ID=BIAS", help="may be repeated"
     )
@@ -130,7 +137,7 @@ def _shared(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "max_tokens": getattr(args, "max_tokens", _DEFAULT_MAX_TOKENS),
         "ignore_eos": args.ignore_eos,
-        "stop_token_ids": args.stop_token_id or (),
+        "stop_token_ids": args.stop_token_ids or (),
         "skip_special_tokens": not args.keep_special_tokens,
     }
 
@@ -138,7 +145,7 @@ def _shared(args: argparse.Namespace) -> dict[str, Any]:
 def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
     if args.logprobs is not None and not args.json:
         raise OptionError("--logprobs are printed with --json only; add --json")
-    ends = args.stop or args.stop_token_id or args.keep_special_tokens
+    ends = args.stop or args.stop_token_ids or args.keep_special_tokens
     if args.include_stop_str_in_output and not ends:
         raise OptionError("--include-stop-str-in-output has no effect without --stop; add --stop")
 

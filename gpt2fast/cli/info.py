@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2fast.cli import streams
 from gpt2fast.cli.format_options import add_format_options
-from gpt2fast.errors import OptionError
+from gpt2fast.cli.info_report import compression_report, compression_rows
+from gpt2fast.errors import OptionError, counted
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint, Export
@@ -80,6 +81,7 @@ def describe(
         "isa": isa,
         "available_isas": list(_C.available_isas()),
         "memory": _memory(checkpoint, dtype, quantization, kv_cache_dtype),
+        "report": compression_report(checkpoint),
     }
 
 
@@ -157,6 +159,7 @@ def render(name: str, facts: dict[str, Any]) -> str:
         "KV cache": f"{memory['kv_cache_dtype']}, {size_text(memory['kv_cache_per_token'])} a "
         f"token, {size_text(memory['kv_cache_full_context'])} for a full context (a token: "
         f"{_parts(memory, 'kv_cache_per_token_by_dtype')})",
+        **(compression_rows(facts["report"]) if facts["report"] else {}),
     }
     return _lines(rows)
 
@@ -178,28 +181,31 @@ def render_export(name: str, facts: dict[str, Any]) -> str:
 
 
 def _lines(rows: dict[str, str]) -> str:
-    return "\n".join(f"{label:<12}{text}" for label, text in rows.items())
+    # A name may hold line breaks, which would begin rows of its own.
+    return "\n".join(f"{label:<12}{' '.join(text.split())}" for label, text in rows.items())
 
 
 def _common_rows(name: str, facts: dict[str, Any]) -> dict[str, str]:
     config, size = facts["config"], facts["tokenizer_size"]
     return {
         "model": f"{name} ({facts['path']})",
-        "shape": f"{config['n_layer']} layers, width {config['n_embd']}, {_heads(facts)} of "
-        f"{facts['head_size']}, MLP {_range(facts['layers'], 'n_inner')}",
-        "vocabulary": f"{config['vocab_size']} tokens, end of text "
+        "shape": f"{counted(config['n_layer'], 'layer')}, width {config['n_embd']}, "
+        f"{_heads(facts)} of {facts['head_size']}, MLP {_range(facts['layers'], 'n_inner')}",
+        "vocabulary": f"{counted(config['vocab_size'], 'token')}, end of text "
         f"{'none' if config['eos_token_id'] is None else config['eos_token_id']}",
-        "context": f"{config['n_positions']} tokens",
+        "context": counted(config["n_positions"], "token"),
         "activation": f"{config['activation_function']}, "
         f"layer_norm_epsilon {config['layer_norm_epsilon']:g}",
         "flags": _flags(config),
-        "tokenizer": "none: only token ids can be given" if size is None else f"{size} tokens",
+        "tokenizer": "none: only token ids can be given"
+        if size is None
+        else counted(size, "token"),
     }
 
 
 def _heads(facts: dict[str, Any]) -> str:
     full, found = str(facts["config"]["n_head"]), _range(facts["layers"], "n_head")
-    return f"{full} heads" if found == full else f"{found} of {full} heads"
+    return counted(int(full), "head") if found == full else f"{found} of {full} heads"
 
 
 def _range(layers: list[dict[str, int]], name: str) -> str:

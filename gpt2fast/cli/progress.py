@@ -6,6 +6,8 @@ import shutil
 import sys
 from time import perf_counter
 
+from gpt2fast.cli.terminal import escape
+
 _QUIET_SECONDS = 2.0  # work that is shorter needs no progress
 
 
@@ -26,7 +28,7 @@ class Progress:
     @staticmethod
     def _write(text: str) -> None:
         width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write(f"\r\x1b[K{text[:width]}")
+        sys.stderr.write(f"\r\x1b[K{escape(text)[:width]}")
         sys.stderr.flush()
 
     def __enter__(self) -> Progress:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from gpt2fast.cli import EXIT_INTERRUPTED
+from gpt2fast.cli import EXIT_INTERRUPTED, streams
 from gpt2fast.train.run_options import TextOptions, flag_name
 
 Options = TypeVar("Options", bound=TextOptions)
@@ -61,14 +60,14 @@ def run_and_report(
     try:
         record = run(options)
     except TrainingInterrupted as stopped:
-        print(f"gpt2fast: {stopped}", file=sys.stderr)
+        streams.say(f"gpt2fast: {stopped}")
         return EXIT_INTERRUPTED
     from accelerate import PartialState
 
     if not PartialState().is_main_process:
         return 0
     if args.json:
-        print(json.dumps(record, indent=2))
+        streams.write(json.dumps(record, indent=2) + "\n")
         return 0
     held_out = record["held_out"]
     quality = (
@@ -77,5 +76,5 @@ def run_and_report(
         if held_out
         else "nothing held out"
     )
-    print(f"{options.out}: {record['steps']} steps, {quality}", file=sys.stderr)
+    streams.say(f"{options.out}: {record['steps']} steps, {quality}")
     return 0

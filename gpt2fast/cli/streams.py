@@ -6,6 +6,7 @@ import os
 import re
 import sys
 
+from gpt2fast.cli.terminal import escape_for
 from gpt2fast.errors import OptionError
 
 STANDARD_OUTPUT = "standard output"  # the file name in an OSError
@@ -33,9 +34,10 @@ def _is_open(descriptor: int) -> bool:
 
 
 def write(text: str) -> None:
-    """Print ``text`` at once. An OSError names standard output as the file."""
+    """Print ``text`` at once, control characters escaped where a terminal would obey them. An
+    OSError names standard output as the file."""
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(escape_for(sys.stdout, text))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -49,9 +51,10 @@ def abandon_output() -> None:
 
 
 def say(line: str) -> None:
-    """Print a line to standard error; where nobody listens, there is nobody to tell."""
+    """Print a line to standard error, escaped for a terminal; where nobody listens, there is
+    nobody to tell."""
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(escape_for(sys.stderr, line), file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
@@ -72,16 +75,23 @@ def read_prompt(prompt: str | None) -> str:
             prompt = sys.stdin.read()
         except UnicodeDecodeError as error:
             raise OptionError(f"the prompt on standard input is not text: {error}") from error
-        _check_text(prompt, "the prompt on standard input")
-    else:
-        _check_text(prompt, "the prompt")
-    return prompt
+        prompt = _as_utf8(prompt, "the prompt on standard input")
+        if not prompt:  # perhaps what should have written to the pipe has failed
+            say("gpt2fast: standard input is empty; the text begins with the model's first token")
+        return prompt
+    return _as_utf8(prompt, "the prompt")
 
 
-def _check_text(text: str, name: str) -> None:
-    # Python passes bytes that are not UTF-8 through as U+DC80 to U+DCFF (PEP 383).
-    if found := re.search(r"[\udc80-\udcff]", text):
+def _as_utf8(text: str, name: str) -> str:
+    # Python passes bytes that the locale's encoding lacks through as U+DC80 to U+DCFF (PEP 383).
+    # In the C locale these are all of a character that is not ASCII.
+    found = re.search(r"[\udc80-\udcff]", text)
+    if not found:
+        return text
+    try:
+        return text.encode(errors="surrogateescape").decode()
+    except UnicodeError:
         raise OptionError(
             f"{name} is not valid UTF-8: byte 0x{ord(found.group()) - 0xDC00:02x} after "
             f"{found.start()} characters; convert it to UTF-8"
-        )
+        ) from None

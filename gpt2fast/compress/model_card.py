@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gpt2fast.compress.markdown import code, code_block, inline
+
 PLOT = "pareto.svg"  # beside the card, where recipes were searched for
 _MOST_TENSORS = 60  # of the table; report.json has all
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -25,7 +27,7 @@ def model_card(report: dict[str, Any], bias: str) -> str:
             "tags: [gpt2, compressed]",
             "---",
             "",
-            f"# {original['name']}, compressed",
+            f"# {inline(original['name'])}, compressed",
             "",
             *_provenance(report),
             "    from gpt2fast import LLM",
@@ -64,7 +66,7 @@ def model_card(report: dict[str, Any], bias: str) -> str:
 
 
 def _base_model(original: dict[str, Any]) -> list[str]:
-    """Of what a hub may know; a directory means nothing there."""
+    """Of what a hub may know; a directory means nothing there. JSON's strings are YAML's, too."""
     name = original["name"]
     known = _HUB_ID.fullmatch(name) and name != "demo" and not Path(name).exists()
     return [f"base_model: {json.dumps(name)}"] if known else []
@@ -72,13 +74,13 @@ def _base_model(original: dict[str, Any]) -> list[str]:
 
 def _provenance(report: dict[str, Any]) -> list[str]:
     original, versions = report["original"], report["versions"]
-    revision = f" at revision `{original['revision']}`" if original["revision"] else ""
+    revision = f" at revision {code(original['revision'])}" if original["revision"] else ""
     return [
         f"Made on {report['date']} with gpt2fast {versions['gpt2fast']} (torch "
-        f"{versions['torch']}) from `{original['name']}`{revision}, whose weights have the SHA-256 "
-        f"`{original['weights_sha256']}`, by",
+        f"{versions['torch']}) from {code(original['name'])}{revision}, whose weights have the "
+        f"SHA-256 `{original['weights_sha256']}`, by",
         "",
-        f"    {report['command']}",
+        code_block(report["command"]),
         "",
     ]
 
@@ -87,9 +89,9 @@ def _how_it_was_measured(report: dict[str, Any]) -> list[str]:
     protocol, machine = report["quality"]["protocol"], report["machine"]
     return [
         f"Quality: {protocol['predicted_tokens']:,} predicted tokens in {protocol['windows']} "
-        f"windows of {protocol['window_tokens']}, of {protocol['text']}, which no pass and no "
-        f"choice has seen; {_artifacts(report['budget']['verified'])} held against them. "
-        f"Speed: {machine['processor']}, {machine['cpus']} CPUs, both models in turns, "
+        f"windows of {protocol['window_tokens']}, of {inline(protocol['text'])}, which no pass and "
+        f"no choice has seen; {_artifacts(report['budget']['verified'])} held against them. "
+        f"Speed: {inline(machine['processor'])}, {machine['cpus']} CPUs, both models in turns, "
         f"{report['speed']['rounds']} rounds. `report.json` has everything, also what else was "
         "tried.",
         "",
@@ -119,13 +121,13 @@ def _passes(report: dict[str, Any]) -> list[str]:
     for entry in report["recipe"]["passes"]:
         ((name, options),) = entry.items()
         told = ", ".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
-        lines.append(f"* {name}: {told}")
+        lines.append(f"* {inline(name)}: {inline(told)}")
     text = report["text"]
     return [
         *lines,
         "",
-        f"Passes saw {text['calibration_tokens']:,} tokens of {text['origin']}; settings were "
-        f"chosen on {text['selection_tokens']:,} others.",
+        f"Passes saw {text['calibration_tokens']:,} tokens of {inline(text['origin'])}; settings "
+        f"were chosen on {text['selection_tokens']:,} others.",
         "",
     ]
 
@@ -143,7 +145,9 @@ def _coverage(coverage: dict[str, Any]) -> list[str]:
     largest = sorted(left, key=lambda entry: -entry["bytes"])
     for entry in largest[:_MOST_TENSORS]:
         shape = " x ".join(map(str, entry["shape"])) or "one number"
-        rows.append(f"| `{entry['name']}` | {shape} | {entry['format']} | {entry['bytes']:,} |")
+        rows.append(
+            f"| {code(entry['name'])} | {shape} | {inline(entry['format'])} | {entry['bytes']:,} |"
+        )
     if len(left) > _MOST_TENSORS:
         rows.append(f"| and {len(left) - _MOST_TENSORS} smaller ones, in report.json | | | |")
     return [*rows, ""]
@@ -168,8 +172,8 @@ def _known_for(text: dict[str, Any]) -> str:
             "that with `gpt2fast eval`."
         )
     return (
-        f"* The loss is known for text like that of {text['origin']}. Other text, other languages "
-        "and tasks may lose more; `gpt2fast eval` measures it."
+        f"* The loss is known for text like that of {inline(text['origin'])}. Other text, other "
+        "languages and tasks may lose more; `gpt2fast eval` measures it."
     )
 
 

@@ -6,6 +6,8 @@ import codecs
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from gpt2fast.checkpoint.tokenizer import library_errors
+
 
 class TextStream(Protocol):
     """Text of a growing list of tokens."""
@@ -38,11 +40,14 @@ class Detokenizer:
         """A new, empty stream."""
         if self._byte_level:
             return _ByteLevelStream(self, skip_special_tokens)
-        return _GenericStream(self._tokenizer, skip_special_tokens)
+        return _GenericStream(self, skip_special_tokens)
 
     def decode(self, tokens: Iterable[int], skip_special_tokens: bool) -> str:
         """The text of all ``tokens``."""
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens))
+        with library_errors("the tokenizer, whose files may be damaged, fails on token ids"):
+            return str(
+                self._tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens)
+            )
 
     def token_text(self, token: int) -> str:
         """The text of one token alone; bytes that are no whole character become U+FFFD."""
@@ -74,8 +79,8 @@ class _ByteLevelStream:
 
 
 class _GenericStream:
-    def __init__(self, tokenizer: Any, skip_special_tokens: bool) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, detokenizer: Detokenizer, skip_special_tokens: bool) -> None:
+        self._detokenizer = detokenizer
         self._skip = skip_special_tokens
         self._tokens: list[int] = []
         self._sent = ""
@@ -90,7 +95,7 @@ class _GenericStream:
         return self._advance(self._text())
 
     def _text(self) -> str:
-        return str(self._tokenizer.decode(self._tokens, skip_special_tokens=self._skip))
+        return self._detokenizer.decode(self._tokens, self._skip)
 
     def _advance(self, text: str) -> str:
         if not text.startswith(self._sent):

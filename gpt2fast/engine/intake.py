@@ -6,12 +6,22 @@ from collections.abc import Mapping, Set
 from collections.abc import Sequence as ReadOnlyList
 from itertools import count
 from numbers import Integral
+from typing import Any
+
+import numpy as np
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.rng import fresh_seed
 from gpt2fast.engine.sampler import changes_logits
 from gpt2fast.engine.sequence import Request
-from gpt2fast.errors import CacheExhaustedError, ContextOverflowError, OptionError, RequestError
+from gpt2fast.errors import (
+    CacheExhaustedError,
+    ContextOverflowError,
+    OptionError,
+    RequestError,
+    counted,
+    show,
+)
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 _serial_numbers = count()
@@ -62,22 +72,36 @@ def build_request(
     return request
 
 
+def as_plain_list(value: Any) -> Any:
+    """Arrays and tensors of any library as (nested) lists of Python numbers; all else as it is."""
+    if isinstance(value, (str, *NOT_LISTS)) or not hasattr(value, "shape"):
+        return value
+    if not hasattr(value, "tolist"):  # TensorFlow's tensors have none
+        value = np.asarray(value)
+    return value.tolist()
+
+
 def check_token_ids(tokens: ReadOnlyList[int], vocab_size: int) -> list[int]:
     """``tokens`` as a list of plain ints in [0, V); ``RequestError`` names the first bad one."""
+    tokens = as_plain_list(tokens)
     if isinstance(tokens, (str, *NOT_LISTS)) or not hasattr(tokens, "__iter__"):
         raise RequestError(f"token ids are {type(tokens).__name__}; give a list of integers")
-    try:
-        checked = list(tokens)
-    except TypeError as error:  # an array of no dimension has __iter__ too
-        raise RequestError(f"token ids cannot be listed: {error}; give a list") from error
+    # A tensor of no dimension is a number, too.
+    checked: list[Any] = [token if type(token) is int else as_plain_list(token) for token in tokens]
     if not checked:
         raise RequestError("the prompt is empty; give at least one token (such as the bos token)")
     for position, token in enumerate(checked):
+        if isinstance(token, (str, list)):
+            raise RequestError(
+                f"token {position} of the prompt is {show(token)}, as if it were a list of "
+                "prompts; give one prompt here: a string or a list of integers"
+            )
         if not isinstance(token, Integral) or isinstance(token, bool):
             raise RequestError(
-                f"token {position} of the prompt is {token!r}; give integers in [0, {vocab_size})"
+                f"token {position} of the prompt is {show(token)}; give integers in "
+                f"[0, {vocab_size})"
             )
-        if not 0 <= token < vocab_size:
+        if not 0 <= int(token) < vocab_size:
             raise RequestError(
                 f"token {position} of the prompt is {token}, outside the vocabulary "
                 f"[0, {vocab_size}); was it made by another model's tokenizer?"
@@ -95,9 +119,9 @@ def check_cache(request: Request, n_positions: int, capacity: int) -> None:
     room = capacity - num_prompt + 1
     remedy = f"lower max_tokens to at most {room}" if room > 0 else "shorten the prompt"
     raise CacheExhaustedError(
-        f"the prompt's {num_prompt} tokens and up to {request.max_tokens} more need {needed} "
-        f"tokens of KV cache, but the whole cache holds {capacity}; raise kv_cache_tokens, or "
-        f"{remedy}"
+        f"the prompt's {counted(num_prompt, 'token')} and up to {request.max_tokens} more need "
+        f"{counted(needed, 'token')} of KV cache, but the whole cache holds {capacity}; raise "
+        f"kv_cache_tokens, or {remedy}"
     )
 
 
@@ -118,7 +142,7 @@ def _check_sampling_options(params: SamplingParams, vocab_size: int, has_tokeniz
         )
     if params.stop and not has_tokenizer:
         raise OptionError(
-            "stop needs a tokenizer, and this checkpoint has none; use stop_token_ids"
+            "stop strings need a tokenizer, and this checkpoint has none; use stop_token_ids"
         )
 
 
@@ -141,8 +165,8 @@ def _resolve_max_tokens(
     if room < 1:
         slide = "" if isinstance(params, BeamSearchParams) else ", or set overflow='slide'"
         raise ContextOverflowError(
-            f"the prompt has {num_prompt} tokens and leaves no room for output in the context of "
-            f"{n_positions}; shorten it by at least {1 - room}{slide}"
+            f"the prompt has {counted(num_prompt, 'token')} and leaves no room for output in the "
+            f"context of {n_positions}; shorten it by at least {1 - room}{slide}"
         )
     if params.max_tokens is None or (overflow == "stop" and params.max_tokens > room):
         return room
@@ -151,12 +175,12 @@ def _resolve_max_tokens(
             ""
             if isinstance(params, BeamSearchParams)
             else (
-                ", or set overflow='stop' (end there) or overflow='slide' (drop the oldest tokens)"
+                "; or set overflow='stop' (end there) or overflow='slide' (drop the oldest tokens)"
             )
         )
         raise ContextOverflowError(
-            f"the prompt's {num_prompt} tokens and max_tokens = {params.max_tokens} exceed the "
-            f"context of {n_positions} by {params.max_tokens - room}; shorten the prompt, lower "
-            f"max_tokens to at most {room}{remedies}"
+            f"the prompt's {counted(num_prompt, 'token')} and max_tokens = {params.max_tokens} "
+            f"exceed the context of {n_positions} by {params.max_tokens - room}; shorten the "
+            f"prompt or lower max_tokens to at most {room}{remedies}"
         )
     return params.max_tokens

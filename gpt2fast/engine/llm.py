@@ -20,7 +20,7 @@ from gpt2fast.engine.engine import Engine
 from gpt2fast.engine.intake import check_cache
 from gpt2fast.engine.options import EngineOptions
 from gpt2fast.engine.outputs import RequestOutput
-from gpt2fast.engine.prompts import Prompt, Prompts, as_list, as_params, encode
+from gpt2fast.engine.prompts import Prompt, Prompts, as_list, as_params, read_prompt
 from gpt2fast.engine.sequence import Request
 from gpt2fast.engine.text_stream import Mailbox, TextStream
 from gpt2fast.errors import GPT2FastError, OptionError
@@ -123,17 +123,24 @@ class LLM:
     def generate(
         self,
         prompts: Prompts,
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = False,
     ) -> list[RequestOutput]:
         """Complete every prompt; outputs in the order of the prompts.
 
-        ``prompts`` is one string, one list of token ids, or a list of either; ``params`` is one for
-        all or one for each. Raises before anything is run: ``RequestError``, ``OptionError``,
-        ``ContextOverflowError``, and ``CacheExhaustedError`` where one prompt with its
-        ``max_tokens`` exceeds the whole cache.
+        A prompt is a string, token ids (a list, or an integer array or tensor (T,)), or a
+        dictionary with "prompt" or "prompt_token_ids"; ``prompts`` is one, a list of them, or an
+        array (B, T). An empty string begins with the model's begin or end of text.
+        ``sampling_params`` is one for all or one for each. There is no progress bar: ``use_tqdm``
+        is for vLLM's users, who switch theirs off with it. Raises before anything is run:
+        ``RequestError``, ``OptionError``, ``ContextOverflowError``, and ``CacheExhaustedError``
+        where one prompt with its ``max_tokens`` exceeds the whole cache.
         """
+        if use_tqdm:
+            raise OptionError("use_tqdm = True: there is no progress bar; leave it out")
         listed = as_list(prompts)
-        each = as_params(listed, SamplingParams() if params is None else params, SamplingParams)
+        each = as_params(listed, sampling_params, SamplingParams)
         return self._run([self._build(*pair) for pair in zip(listed, each, strict=True)])
 
     def beam_search(
@@ -141,18 +148,16 @@ class LLM:
     ) -> list[RequestOutput]:
         """The best continuations of every prompt by beam search. Raises what ``generate`` does."""
         listed = as_list(prompts)
-        each = as_params(listed, BeamSearchParams() if params is None else params, BeamSearchParams)
+        each = as_params(listed, params, BeamSearchParams)
         return self._run([self._build(*pair) for pair in zip(listed, each, strict=True)])
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> TextStream:
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> TextStream:
         """The text of one completion, piece by piece. Raises what ``generate`` does.
 
         The prompt and its options are checked at once; running starts with the first piece asked
         for.
         """
-        (only,) = as_params(
-            [prompt], SamplingParams() if params is None else params, SamplingParams
-        )
+        (only,) = as_params([prompt], sampling_params, SamplingParams)
         if only.n != 1:
             raise OptionError(f"n = {only.n} cannot be streamed; use n = 1, or generate()")
         request = self._build(prompt, only)
@@ -216,8 +221,7 @@ class LLM:
 
     def _build(self, prompt: Prompt, params: SamplingParams | BeamSearchParams) -> Request:
         engine = self._open_engine()
-        text = prompt if isinstance(prompt, str) else None
-        ids = encode(self.tokenizer, prompt) if isinstance(prompt, str) else prompt
+        text, ids = read_prompt(prompt, self.tokenizer, self.config)
         request = engine.build_request(ids, params, prompt=text)
         runner = engine.runner
         check_cache(request, self.config.n_positions, runner.num_blocks * runner.block_size)

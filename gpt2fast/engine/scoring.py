@@ -11,7 +11,7 @@ from gpt2fast.engine.batch import block_tables
 from gpt2fast.engine.cache import BlockPool
 from gpt2fast.engine.intake import check_token_ids
 from gpt2fast.engine.scheduler import Scheduler
-from gpt2fast.errors import CacheExhaustedError, ContextOverflowError
+from gpt2fast.errors import CacheExhaustedError, ContextOverflowError, counted
 from gpt2fast.runners.base import Runner, StepBatch
 
 
@@ -59,6 +59,7 @@ def _reserve(pool: BlockPool, scheduler: Scheduler, handle: int, length: int) ->
     except CacheExhaustedError as error:
         if not scheduler.preempt_newest():
             raise CacheExhaustedError(
-                f"{length} tokens need more KV cache than there is; raise kv_cache_tokens"
+                f"{counted(length, 'token')} need more KV cache than there is; raise "
+                "kv_cache_tokens"
             ) from error
         _reserve(pool, scheduler, handle, length)

@@ -8,6 +8,7 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -267,15 +268,32 @@ def test_the_report_is_whole_and_fetches_nothing() -> None:
         assert figure in html
 
 
+def test_names_in_the_report_are_no_markup() -> None:
+    record = record_of(*measure((1, 8)))
+    name = "</title><script>alert(1)</script>\"'><img src=x onerror=y>"
+    for row in record["rows"]:
+        row["model"] = name
+    record["command"] = record["machine"]["processor"] = name
+    html = make_report(record, make_charts(record), make_styles(record))
+    checker = Checker()
+    checker.feed(html)
+    assert checker.open == []
+    assert not {"script", "img"} & set(checker.tags)
+
+
 def test_plots(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     record = record_of(*measure((1, 8)))
+    for row in record["rows"]:
+        row["model"] = r"<b> $\nonsense$"  # neither markup nor mathematics
     charts = make_charts(record)
     paths = write_plots(charts, make_styles(record), "a caption", tmp_path)
     assert len(paths) == 2 * len(charts) == 6
     for path in paths:
         start = path.read_bytes()[:200]
         assert start.startswith(b"\x89PNG") if path.suffix == ".png" else b"<?xml" in start
+        if path.suffix == ".svg":
+            assert "<b> $\\nonsense$" in "".join(ElementTree.parse(path).getroot().itertext())
 
 
 def test_agreement_stops_at_the_first_difference() -> None:

@@ -23,6 +23,16 @@ def test_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         resolve("gpt2", "main")
 
 
+def test_a_directory_called_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundled = resolve("demo")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert resolve("demo") == bundled  # it is no model
+    (tmp_path / "demo" / "config.json").write_text("{}")
+    with pytest.warns(UserWarning, match=f"'demo' is your directory {tmp_path}/demo here"):
+        assert resolve("demo") == Path("demo")
+
+
 def test_file_instead_of_directory(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(CheckpointError, match="is a file; give the directory") as caught:

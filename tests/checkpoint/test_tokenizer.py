@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
 from gpt2fast.checkpoint.tokenizer import load_tokenizer
+from gpt2fast.engine.detokenizer import Detokenizer
+from gpt2fast.engine.prompts import encode
 from gpt2fast.errors import CheckpointError
 
 TEXTS = [
@@ -145,8 +150,67 @@ def test_tokenizer_json_is_preferred_and_never_truncates(directory: Path) -> Non
     assert [again.encode(text).ids for text in TEXTS] == want
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names elsewhere are Unicode")
+def test_a_path_that_is_not_utf8(tmp_path: Path) -> None:
+    named = tmp_path / os.fsdecode(b"bad\xff")
+    named.mkdir()
+    (named / "vocab.json").write_text('{"a": 0}')
+    (named / "merges.txt").touch()
+    with pytest.raises(CheckpointError, match="no path that is not UTF-8; rename the directory"):
+        load_tokenizer(named)
+    (named / "tokenizer.json").write_text(HOSTILE)
+    tokenizer = load_tokenizer(named)
+    assert tokenizer is not None
+    assert tokenizer.encode("ab").ids == [2]
+
+
 def test_none(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path) is None
+
+
+HOSTILE = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])).to_str()
+
+
+def hostile(path: Path, **fields: Any) -> Path:
+    """A tokenizer.json with ``fields`` at which the library panics."""
+    (path / "tokenizer.json").write_text(json.dumps({**json.loads(HOSTILE), **fields}))
+    return path
+
+
+def test_a_panic_on_loading(tmp_path: Path) -> None:
+    hostile(tmp_path, normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"})
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is not a valid tokenizer file"):
+        load_tokenizer(tmp_path)
+
+
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "X", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [],
+    "special_tokens": {},
+}
+
+
+def test_a_panic_on_encoding(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(hostile(tmp_path, post_processor=TEMPLATE))
+    with pytest.raises(CheckpointError, match="fails on the prompt"):
+        encode(tokenizer, "ab")
+
+
+def test_an_exception_on_encoding(tmp_path: Path) -> None:
+    model = {"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"a": 0}}
+    with pytest.raises(CheckpointError, match=r"fails on the prompt.*Missing \[UNK\]"):
+        encode(load_tokenizer(hostile(tmp_path, model=model)), "b")
+
+
+def test_a_panic_on_decoding(tmp_path: Path) -> None:
+    strip = {"type": "Strip", "content": "a", "start": 5, "stop": 5}
+    tokenizer = load_tokenizer(hostile(tmp_path, decoder=strip))
+    with pytest.raises(CheckpointError, match="fails on token ids"):
+        Detokenizer(tokenizer).stream(skip_special_tokens=True).push(0)
 
 
 # Damaged files (None: absent), and what the message must say.

@@ -123,25 +123,28 @@ def test_verbose_prints_timings_to_standard_error(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--temperature=-1"], "temperature"),
-        (["--top-p=0"], "top_p"),
-        (["--max-tokens=0"], "max_tokens"),
-        (["--max-tokens=500"], "context of 96"),
-        (["--n=2", "--temperature=0"], "n = 2"),
-        (["--overflow=explode"], "overflow"),
+        (["--temperature=-1"], "--temperature -1.0 is not"),
+        (["--top-p=0"], "--top-p 0.0 is not"),
+        (["--max-tokens=0"], "--max-tokens 0 is not"),
+        (["--max-tokens=500"], "or set --overflow stop (end there) or --overflow slide"),
+        (["--n=2", "--temperature=0"], "--n 2 with --temperature 0"),
+        (["--overflow=explode"], "--overflow explode is not"),
         (["--logit-bias=5"], "--logit-bias"),
-        (["--stop-token-id=999"], "stop_token_ids"),
+        (["--stop-token-id=999"], "--stop-token-id holds token 999"),
         (["--length-penalty=1"], "--beam-width"),
         (["--beam-width=2", "--top-k=5"], "--top-k"),
         (["--beam-width=2", "--stop=x"], "--stop"),
-        (["--beam-width=2", "--early-stopping=maybe"], "early_stopping"),
-        (["--device=tpu"], "device"),
-        (["--num-threads=0"], "num_threads"),
+        (["--beam-width=2", "--early-stopping=maybe"], "--early-stopping maybe"),
+        (["--device=tpu"], "--device tpu is not"),
+        (["--num-threads=0"], "--num-threads 0 is not"),
         (["--logprobs=2"], "--json"),
         (["--include-stop-str-in-output"], "--stop"),
         (["--logit-bias=5=1", "--logit-bias=5=2"], "token 5 two biases"),
         (["--kv-cache-tokens=99999999999999"], "[1, 2147483647]"),
-        (["--kv-cache-tokens=32", "--max-tokens=90"], "lower max_tokens to at most 31"),
+        (
+            ["--kv-cache-tokens=32", "--max-tokens=90"],
+            "raise --kv-cache-tokens, or lower --max-tokens to at most 31",
+        ),
         (["--repetition-penalty=1e-308"], "[0.01, 100]"),
         (["--temperature=1e300"], "[0, 1000000]"),
         (["--beam-width=100000"], "[1, 256]"),
@@ -199,7 +202,7 @@ def test_more_threads_than_cpus_give_a_warning(
     monkeypatch.setattr("gpt2fast.engine.options.num_cpus", lambda: 1)
     code, _, err = run(capsys, model, "ab", "--max-tokens=2", "--num-threads=2")
     assert code == 0
-    assert err.startswith("gpt2fast: warning: num_threads = 2 exceeds the 1 CPUs")
+    assert err.startswith("gpt2fast: warning: --num-threads 2 exceeds the 1 CPUs")
     assert err.count("\n") == 1
 
 
@@ -234,9 +237,27 @@ def test_an_encoding_without_the_characters(model: str) -> None:
 
 
 def test_empty_prompt(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, model, "")
-    assert (code, out) == (2, "")
-    assert "empty" in err
+    greedy = ["--temperature=0", "--max-tokens=5"]
+    expected = run(capsys, model, f"--prompt-ids={EOS}", *greedy)
+    assert expected[0] == 0
+    assert run(capsys, model, "", *greedy) == expected
+
+
+def test_empty_standard_input_is_named(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    code, _, err = run(capsys, model, "-", "--max-tokens=1")
+    assert code == 0
+    assert err == (
+        "gpt2fast: standard input is empty; the text begins with the model's first token\n"
+    )
+
+
+def test_one_token_is_singular(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = run(capsys, model, "a", "--max-tokens=1", "--verbose")
+    assert "prompt 1 token, " in err
+    assert err.endswith("generated 1 token\n")
 
 
 def test_text_streams_and_heavy_imports_stay_away(model: str) -> None:

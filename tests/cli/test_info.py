@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from gpt2fast import _C, LLM
+from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.cli import main
 from model_grid import BASE, PRUNED
 
@@ -86,11 +88,11 @@ def test_formats(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--dtype", "float16"], "dtype = 'float16' is not available"),
-        (["--quantization", "fp8"], "quantization = 'fp8-g64' is not available on the cpu"),
-        (["--quantization", "int2"], "quantization = 'int2' is not known"),
+        (["--dtype", "float16"], "--dtype float16 is not available"),
+        (["--quantization", "fp8"], "--quantization fp8-g64 is not available on the cpu"),
+        (["--quantization", "int2"], "--quantization int2 is not known"),
         (["--quantization", "int8", "--dtype", "bfloat16"], "exclude each other"),
-        (["--kv-cache-dtype", "fp8"], "kv_cache_dtype = 'fp8' is not known"),
+        (["--kv-cache-dtype", "fp8"], "--kv-cache-dtype fp8 is not known"),
     ],
 )
 def test_formats_that_are_not_there(
@@ -144,6 +146,71 @@ def test_instruction_set_that_cannot_be_had(
     error = capsys.readouterr().err
     assert error.startswith("gpt2fast: error: ")
     assert "mmx" in error
+
+
+def compressed(path: Path, **changes: Any) -> Path:
+    """``path`` with the report of a compression, as ``gpt2fast compress`` writes it."""
+    with open_checkpoint(path) as checkpoint:
+        size = checkpoint.num_bytes
+    quality = {
+        "protocol": {"predicted_tokens": 4064}, "perplexity_before": 20.0,
+        "perplexity_after": 20.16, "percent": 0.8, "percent_low": 0.5, "percent_high": 1.1,
+    }  # fmt: skip
+    report = {
+        "original": {"name": "own/model", "bytes": 4_000_000},
+        "artifact": {"bytes": size},
+        "recipe": {"passes": [{"prune": {}}, {"quantize": {}}]},
+        "quality": quality,
+        "speed": {"speedup": 3.251, "low": 3.1, "high": 3.4},
+        "text": {"origin": "held-out.txt"},
+        **changes,
+    }
+    (path / "report.json").write_text(json.dumps(report))
+    return path
+
+
+def test_a_compressed_model(
+    make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = compressed(Path(shutil.copytree(make_checkpoint(**BASE)[0], tmp_path / "copy")))
+    assert main(["info", str(path)]) == 0
+    out, err = capsys.readouterr()
+    for text in (
+        "compressed  own/model by prune + quantize: 4.0 MB to 0.3 MB",
+        "verified    perplexity 20.000 to 20.160, +0.80 % (95 % interval +0.50 to +1.10 %) on 4064 "
+        "tokens of held-out.txt",
+        "speed       3.25x the original in float32 (3.10 to 3.40)",
+    ):
+        assert text in out
+    assert "report.json" not in err
+    assert main(["info", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["report"]["quality"]["percent"] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"artifact": {"bytes": 5}}, "its figures are of another model"),
+        ({"quality": 5}, "report.json: is damaged"),
+        ({"speed": {"speedup": "fast"}}, "report.json: is damaged"),
+    ],
+)
+def test_a_report_that_cannot_be_shown(
+    make_checkpoint: Make,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    says: str,
+) -> None:
+    path = Path(shutil.copytree(make_checkpoint(**BASE)[0], tmp_path / "copy"))
+    assert main(["info", str(compressed(path, **changes))]) == 0
+    out, err = capsys.readouterr()
+    assert "verified" not in out
+    assert says in err
+    for other in ("[]", '{"of": "another tool"}'):
+        (path / "report.json").write_text(other)
+        assert main(["info", str(path)]) == 0
+        assert "report.json" not in capsys.readouterr().err
 
 
 def test_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +34,11 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         ([], "gpt2fast: error: the following arguments are required: COMMAND"),
         (["nonsense"], "gpt2fast: error: argument COMMAND: invalid choice: 'nonsense'"),
         (["info"], "gpt2fast info: error: the following arguments are required: MODEL"),
+        (
+            ["generate", "demo", "import", "os"],
+            "gpt2fast generate: error: unknown arguments: os; put a prompt of several words in "
+            "quotes",
+        ),
         (["info", "x", "--nonsense"], "gpt2fast info: error: unknown arguments: --nonsense"),
         (["info", "x", "--revis=1"], "gpt2fast info: error: unknown arguments: --revis=1"),
         (["train", "x", "--out=y", "--resum"], "gpt2fast train: error: unknown arguments"),
@@ -59,6 +65,18 @@ def test_every_subcommand_has_help_with_an_example(
         main([command, "--help"])
     assert caught.value.code == 0
     assert f"gpt2fast {command} " in capsys.readouterr().out.partition("example")[2]
+
+
+@pytest.mark.parametrize("width", ["50", "60", "80"])
+def test_help_breaks_no_name_at_its_hyphens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    help_text = capsys.readouterr().out.partition("examples:")[0]
+    assert "transformers-sdpa" in help_text
+    assert not [line for line in help_text.splitlines() if line.endswith("-")]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +174,18 @@ def test_an_interrupted_import_is_quiet() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such locale")
+@pytest.mark.parametrize("arguments", ["$'h\\xc3\\xa9'", "<<< $'h\\xc3\\xa9'"])
+def test_a_prompt_in_utf8_where_the_locale_is_c(arguments: str) -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    script = f"{sys.executable} -m gpt2fast generate demo {arguments} --max-tokens 1 --json"
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["prompt"].rstrip() == "hé"
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from engine.mock_runner import EOS, byte_tokenizer
+from engine.mock_runner import EOS, VOCAB_SIZE, byte_tokenizer, mock_config
 from tokenizers import Tokenizer, models
 
 import gpt2fast
 from gpt2fast import LLM, BeamSearchParams, SamplingParams
-from gpt2fast.engine.prompts import encode
+from gpt2fast.engine.prompts import encode, read_prompt
 from gpt2fast.errors import (
     CacheExhaustedError,
     ContextOverflowError,
@@ -163,7 +164,7 @@ def test_a_bad_prompt_runs_nothing_and_harms_nobody(llm: LLM) -> None:
     waiting = llm.stream("abc", PARAMS)
     first = next(waiting)
     for prompts, error in (
-        (["fine", ""], RequestError),
+        (["fine", []], RequestError),
         (["fine", [300]], RequestError),
         (["fine", "x" * 90], ContextOverflowError),
         (["fine", "\ud800"], RequestError),
@@ -181,6 +182,15 @@ def test_a_bad_prompt_runs_nothing_and_harms_nobody(llm: LLM) -> None:
         (np.array(5), RequestError),
         (None, RequestError),
         ([None], RequestError),
+        ({}, RequestError),
+        ({"prompt": None}, RequestError),
+        ({"prompt": [1, 2]}, RequestError),
+        ({"prompt": "a", "multi_modal_data": {"image": 1}}, RequestError),
+        ({"input_ids": [1, 2]}, RequestError),
+        ([{"prompt": "fine"}, {"prompt_token_ids": [300]}], RequestError),
+        (np.array([1.0]), RequestError),
+        (np.array([True]), RequestError),
+        (np.zeros((1, 1, 2), int), RequestError),
     ):
         with pytest.raises(error):
             llm.generate(prompts, PARAMS)  # type: ignore[arg-type]
@@ -208,6 +218,49 @@ def test_arrays_are_lists_of_tokens(llm: LLM) -> None:
     assert texts(llm, np.array([[97, 98], [99, 100]])) == texts(llm, [[97, 98], [99, 100]])
 
 
+def test_tensors_are_lists_of_tokens(llm: LLM) -> None:
+    torch = pytest.importorskip("torch")
+    batch = torch.tensor([[97, 98], [99, 100]])
+    assert texts(llm, batch[0]) == texts(llm, [97, 98])
+    assert texts(llm, list(batch[0])) == texts(llm, [97, 98])
+    assert texts(llm, batch) == texts(llm, [batch[0], "cd"]) == texts(llm, [[97, 98], [99, 100]])
+    assert "".join(llm.stream(batch[1], PARAMS)) == texts(llm, "cd")[0]
+    np.testing.assert_array_equal(llm.logits(batch[0]), llm.logits([97, 98]))
+    for wrong in (torch.tensor([1.0]), torch.tensor([True]), torch.tensor(5), torch.zeros(1, 1, 2)):
+        with pytest.raises(RequestError):
+            llm.generate(wrong, PARAMS)
+
+
+def test_calls_as_users_of_vllm_write_them(llm: LLM) -> None:
+    expected = texts(llm, ["ab", "cd"])
+    prompts: Any = [{"prompt": "ab"}, {"prompt_token_ids": [99, 100]}]
+    outputs = llm.generate(prompts, sampling_params=PARAMS, use_tqdm=False)
+    assert [output.outputs[0].text for output in outputs] == expected
+    assert [output.prompt for output in outputs] == ["ab", None]
+    assert texts(llm, {"prompt": "ab", "multi_modal_data": None}) == expected[:1]
+    both = llm.generate({"prompt": "said", "prompt_token_ids": [97, 98]}, PARAMS)[0]
+    assert (both.prompt, both.prompt_token_ids) == ("said", [97, 98])
+    assert both.outputs[0].text == expected[0]
+    assert "".join(llm.stream(prompts[0], sampling_params=PARAMS)) == expected[0]
+    each = [SamplingParams(max_tokens=n, stop=None, stop_token_ids=None) for n in (1, 2)]  # type: ignore[arg-type]
+    outputs = llm.generate(["ab", "cd"], sampling_params=each)
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [1, 2]
+    with pytest.raises(OptionError, match="no progress bar"):
+        llm.generate("ab", use_tqdm=True)
+
+
+def test_an_empty_prompt_begins_with_the_end_of_text(llm: LLM) -> None:
+    (output,) = llm.generate("", PARAMS)
+    assert (output.prompt, output.prompt_token_ids) == ("", [EOS])
+    assert output.outputs[0].text == texts(llm, [EOS])[0] == "".join(llm.stream("", PARAMS))
+
+
+def test_an_empty_prompt_where_no_token_begins_a_text() -> None:
+    config = replace(mock_config(), eos_token_ids=(), bos_token_id=VOCAB_SIZE)
+    with pytest.raises(RequestError, match="prompt is empty, and the model has no begin or end"):
+        read_prompt("", byte_tokenizer(), config)
+
+
 def test_surrogates_and_silent_tokenizers_are_named(llm: LLM) -> None:
     with pytest.raises(RequestError, match=r"surrogate U\+D800"):
         llm.generate("a\ud800")
@@ -222,6 +275,12 @@ def test_surrogates_and_silent_tokenizers_are_named(llm: LLM) -> None:
 def test_wrong_params_are_refused(llm: LLM, params: Any) -> None:
     with pytest.raises(OptionError, match="params"):
         llm.generate(PROMPTS, params)
+
+
+def test_stream_refuses_several_prompts(llm: LLM) -> None:
+    for prompts in (["a", "b"], np.array([[97, 98]])):
+        with pytest.raises(RequestError, match="as if it were a list of prompts"):
+            llm.stream(prompts)  # type: ignore[arg-type]
 
 
 def test_stream_refuses_several_completions(llm: LLM) -> None:
