@@ -95,6 +95,11 @@ GPT2FAST_INLINE PeakInts peak_ints() {
   GPT2FAST_UNROLL for (int i = 0; i < kIntSums; ++i) p.sums[i] = {_mm512_set1_epi32(i)};
   return p;
 }
+GPT2FAST_INLINE float total_of(const PeakInts& p) {
+  V16 total = to_float(p.sums[0]);
+  GPT2FAST_UNROLL for (int i = 1; i < kIntSums; ++i) total = total + to_float(p.sums[i]);
+  return sum(total);
+}
 template <Format>
 GPT2FAST_INLINE void add_span(PeakInts& p) {
   const __m512i w = _mm512_set1_epi8(3), x = _mm512_set1_epi8(5);
@@ -121,6 +126,11 @@ GPT2FAST_INLINE PeakInts peak_ints() {
     p.sums[i] = {_mm256_set1_epi32(2 * i), _mm256_set1_epi32(2 * i + 1)};
   }
   return p;
+}
+GPT2FAST_INLINE float total_of(const PeakInts& p) {
+  V16 total = to_float(p.sums[0]);
+  GPT2FAST_UNROLL for (int i = 1; i < kIntSums; ++i) total = total + to_float(p.sums[i]);
+  return sum(total);
 }
 template <Format FORMAT>
 GPT2FAST_INLINE void add_product(__m256i& sum, __m256i w, __m256i x, __m256i ones) {
@@ -167,15 +177,22 @@ struct PeakInts {
 };
 GPT2FAST_INLINE PeakInts peak_ints() {
   PeakInts p;
-  for (int i = 0; i < 4 * kIntSums; ++i) p.sums[i] = I4{i, i, i, i};
+  GPT2FAST_UNROLL for (int i = 0; i < 4 * kIntSums; ++i) p.sums[i] = I4{i, i, i, i};
   return p;
+}
+GPT2FAST_INLINE float total_of(const PeakInts& p) {
+  I4 total = p.sums[0];
+  GPT2FAST_UNROLL for (int i = 1; i < 4 * kIntSums; ++i) total = total + p.sums[i];
+  return static_cast<float>(total[0] ^ total[1] ^ total[2] ^ total[3]);
 }
 template <Format>
 GPT2FAST_INLINE void add_span(PeakInts& p) {
-  const S8 x = S8{} + int16_t{5};
+  const S8 three = S8{} + int16_t{3};
+  S8 x = S8{} + int16_t{5};
+  GPT2FAST_HIDE(x);  // products with a constant need no multiplication
   for (int round = 0; round < kSpanRounds; ++round) {
     GPT2FAST_UNROLL for (int i = 0; i < 8 * kIntSums; ++i) {
-      S8 w = S8{} + int16_t{3};
+      S8 w = three;
       GPT2FAST_HIDE(w);
       const I4 pairs = (I4)(w * x);
       I4& sum = p.sums[i / 2];
@@ -188,13 +205,10 @@ GPT2FAST_INLINE void add_span(PeakInts& p) {
 #endif
 
 template <Format FORMAT>
-GPT2FAST_PEAK int32_t peak_int(int64_t spans) {
+GPT2FAST_PEAK float peak_int(int64_t spans) {
   PeakInts p = peak_ints();
   for (int64_t n = 0; n < spans; ++n) add_span<FORMAT>(p);
-  int32_t lanes[sizeof(p) / sizeof(int32_t)], total = 0;
-  memcpy(lanes, &p, sizeof(p));
-  for (const int32_t lane : lanes) total ^= lane;
-  return total;
+  return total_of(p);
 }
 
 // The result is of no use except that it cannot be left out. Adds the multiply-adds done to
@@ -203,8 +217,7 @@ static float peak(Format format, int64_t rounds, int64_t* multiply_adds) {
   *multiply_adds += rounds * kLanes * (is_integer(format) ? 4 * kIntSums : kFloatSums);
   if (!is_integer(format)) return peak_float(rounds);
   const int64_t spans = rounds / kSpanRounds;
-  return static_cast<float>(format == Format::kInt8 ? peak_int<Format::kInt8>(spans)
-                                                    : peak_int<Format::kInt4>(spans));
+  return format == Format::kInt8 ? peak_int<Format::kInt8>(spans) : peak_int<Format::kInt4>(spans);
 }
 
 }  // namespace GPT2FAST_ISA
