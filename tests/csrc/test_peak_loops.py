@@ -184,4 +184,5 @@ def test_the_stream_is_read_whole(code_of: Any, isa: str) -> None:
     sizes = {"x": 16, "y": 32, "z": 64}
     read = [sizes[i.last.strip("% ")[0]] for i in loop if reads(i)]
     rounds, rest = divmod(sum(read), 4 * 64)  # four streams of sixteen floats
-    assert rest == 0 and rounds in (1, 2, 4)
+    assert rest == 0
+    assert rounds in (1, 2, 4)
