@@ -44,6 +44,24 @@ void bind_isa(pybind11::module_& module) {
       pybind11::arg("format"), pybind11::arg("num_threads"), pybind11::arg("repeats") = 5,
       "Operations per second, two a multiply-add, of the instructions that products with weights "
       "of `format` use, in registers, in each of `repeats` passes of some milliseconds.");
+  module.def(
+      "measure_peak_per_cycle",
+      [](const std::string& format, int repeats) {
+        if (repeats < 1) {
+          throw std::invalid_argument("measure_peak_per_cycle: repeats must be positive");
+        }
+        const Format parsed = format_from_name(format);
+        const WithoutGil release;
+        std::vector<std::tuple<double, double, double>> passes;
+        for (const CyclePass& pass : measure_peak_per_cycle(select_isa(), parsed, repeats)) {
+          passes.emplace_back(pass.operations_per_second, pass.clock_before, pass.clock_after);
+        }
+        return passes;
+      },
+      pybind11::arg("format"), pybind11::arg("repeats") = 100,
+      "Of each of `repeats` short passes of the same on this thread: operations per second, and "
+      "the "
+      "core's clock in cycles per second just before and after.");
 }
 
 }  // namespace gpt2fast

@@ -92,8 +92,9 @@ struct KernelTable {
   void (*attention)(const AttentionArgs& args);
   // The sum of `count` floats, a multiple of 64: reads memory and does nothing else.
   float (*stream)(const float* data, int64_t count);
-  // `repeats` rounds of a format's multiply-adds in registers; adds their number to the last.
-  float (*peak)(Format format, int64_t repeats, int64_t* multiply_adds);
+  // `rounds` (a multiple of 16) of a format's multiply-adds in registers; adds their number to the
+  // last.
+  float (*peak)(Format format, int64_t rounds, int64_t* multiply_adds);
 };
 
 // The table compiled for `isa`, which must be one of available_isas().

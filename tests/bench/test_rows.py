@@ -101,6 +101,23 @@ def test_the_peak_of_attention_is_that_of_its_own_arithmetic() -> None:
     assert record_of(plan, measured)["rows"][1]["prefill_peak_fraction"] is None
 
 
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize(
+    "name", ["batch", "context", "decode", "medium", "onnx", "onnx-context", "prefill", "xl"]
+)
+def test_what_is_committed_was_held_against_peaks_that_can_be(name: str) -> None:
+    record = json.loads((RESULTS / f"{name}.json").read_text())
+    peaks = {peak["format"]: peak["median"] for peak in record["limits"]["arithmetic_peak_gflop_s"]}
+    # Four 8-bit products for one of float32 are the most that an instruction has.
+    assert max(peaks.values()) <= 4.2 * peaks["float32"]
+    for row in record["rows"]:
+        if row.get("peak_gflop_s"):
+            assert row["peak_gflop_s"] == pytest.approx(peaks[row["format"]])
+            assert row["prefill_peak_fraction"] <= 1
+
+
 def test_an_int8_cache_is_held_against_the_peak_of_int8() -> None:
     plan, measured = measure()
     case = dataclasses.replace(

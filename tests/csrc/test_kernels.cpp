@@ -428,6 +428,9 @@ TEST(limits_are_measured) {
     for (const Format format :
          {Format::kFloat32, Format::kBFloat16, Format::kInt8, Format::kInt4, Format::kInt3}) {
       CHECK(measure_arithmetic_peak(isa, format, 1, 1)[0] > 1e7);
+      const CyclePass pass = measure_peak_per_cycle(isa, format, 1)[0];
+      CHECK(pass.operations_per_second > 1e7);
+      CHECK(pass.clock_before > 1e7 && pass.clock_after > 1e7);
     }
   }
 }
