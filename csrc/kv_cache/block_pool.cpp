@@ -36,7 +36,7 @@ std::pair<SequenceId, int32_t> BlockPool::create(const int32_t* tokens, int32_t 
   if (prefix_caching_) {
     sequence.lookup_tokens = count;
     ContentId parent = 0;
-    for (int32_t start = 0; start + block_size_ < count; start += block_size_) {
+    for (int64_t start = 0; start + block_size_ < count; start += block_size_) {
       const int32_t block = find_published(parent, tokens + start);
       if (block < 0) break;
       Block& found = blocks_[block];
@@ -56,8 +56,11 @@ std::pair<SequenceId, int32_t> BlockPool::create(const int32_t* tokens, int32_t 
 
 std::vector<BlockCopy> BlockPool::reserve(SequenceId id, int32_t length) {
   Sequence& sequence = find(id);
-  const auto owned = static_cast<int32_t>(sequence.blocks.size());
-  const int32_t missing = std::max(0, blocks_for(length) - owned);
+  if (length < 0) {
+    throw std::invalid_argument("cannot reserve room for " + std::to_string(length) + " tokens");
+  }
+  const auto owned = static_cast<int64_t>(sequence.blocks.size());
+  const int64_t missing = std::max<int64_t>(0, blocks_for(length) - owned);
   const int32_t tail = sequence.length() / block_size_;  // index of the block written next
   const bool writes_tail = length > sequence.length() && tail < owned;
   const bool shared = writes_tail && blocks_[sequence.blocks[tail]].references > 1;
@@ -81,20 +84,20 @@ std::vector<BlockCopy> BlockPool::reserve(SequenceId id, int32_t length) {
   } else if (writes_tail) {
     unpublish(sequence.blocks[tail]);  // its content is about to change
   }
-  for (int32_t i = 0; i < missing; ++i) sequence.blocks.push_back(allocate());
+  for (int64_t i = 0; i < missing; ++i) sequence.blocks.push_back(allocate());
   return copies;
 }
 
 void BlockPool::commit(SequenceId id, const int32_t* tokens, int32_t count) {
   Sequence& sequence = find(id);
-  if (blocks_for(int64_t{sequence.length()} + count) >
-      static_cast<int32_t>(sequence.blocks.size())) {
-    throw std::logic_error("commit of " + std::to_string(count) + " tokens without reserve");
+  const int64_t length = int64_t{sequence.length()} + count;
+  if (length > INT32_MAX || blocks_for(length) > static_cast<int64_t>(sequence.blocks.size())) {
+    throw std::invalid_argument("commit of " + std::to_string(count) + " tokens without reserve");
   }
   const auto tail = static_cast<size_t>(sequence.length() / block_size_);
   if (count > 0 && (blocks_[sequence.blocks[tail]].references > 1 ||
                     blocks_[sequence.blocks[tail]].content != 0)) {
-    throw std::logic_error("commit to a shared block: reserve makes it private first");
+    throw std::invalid_argument("commit to a shared block: reserve makes it private first");
   }
   if (sequence.lookup_tokens > 0) {
     // Counted with the first tokens run: a scheduler may ask again and again before it has room.
@@ -130,7 +133,7 @@ void BlockPool::truncate(SequenceId id, int32_t length) {
                                 std::to_string(sequence.length()) + " tokens to " +
                                 std::to_string(length));
   }
-  while (static_cast<int32_t>(sequence.blocks.size()) > blocks_for(length)) {
+  while (static_cast<int64_t>(sequence.blocks.size()) > blocks_for(length)) {
     release(sequence.blocks.back());
     sequence.blocks.pop_back();
   }

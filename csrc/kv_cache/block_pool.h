@@ -45,10 +45,12 @@ class BlockPool {
   std::pair<SequenceId, int32_t> create(const int32_t* tokens, int32_t count);
 
   // Makes room for `length` tokens and makes the tail private. The caller copies the blocks
-  // returned before it writes. Throws PoolExhausted, and then nothing has changed.
+  // returned before it writes. Throws PoolExhausted, or std::invalid_argument for a negative
+  // length, and then nothing has changed.
   std::vector<BlockCopy> reserve(SequenceId id, int32_t length);
 
   // Records that the keys and values of `tokens` have been written behind the current length.
+  // Throws std::invalid_argument, and records nothing, where reserve() has not made room for them.
   void commit(SequenceId id, const int32_t* tokens, int32_t count);
 
   // A second sequence with the same content; the blocks are shared until one of them writes.
@@ -88,9 +90,7 @@ class BlockPool {
 
   const Sequence& find(SequenceId id) const;
   Sequence& find(SequenceId id);
-  int32_t blocks_for(int64_t length) const {
-    return static_cast<int32_t>((length + block_size_ - 1) / block_size_);
-  }
+  int64_t blocks_for(int64_t length) const { return (length + block_size_ - 1) / block_size_; }
 
   int32_t allocate();
   void release(int32_t block);

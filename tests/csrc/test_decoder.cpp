@@ -277,10 +277,11 @@ TEST(bad_tensors_are_refused_by_name) {
 
 TEST(stored_types_convert_exactly) {
   const ModelShape shape{2, 2, 8, 4, 1e-5f, Activation::kRelu, true, {{2, 8, 1.0f}}};
-  Decoder decoder(shape, Isa::kGeneric, options(1, 1, 2));
   const std::vector<float> zero(16, 0.0f);
-  decoder.weights().load("wte.weight", {zero.data(), StoredType::kFloat32, {2, 8}}, decoder.pool());
   const auto loaded = [&](const void* data, StoredType type) {
+    Decoder decoder(shape, Isa::kGeneric, options(1, 1, 2));
+    decoder.weights().load("wte.weight", {zero.data(), StoredType::kFloat32, {2, 8}},
+                           decoder.pool());
     decoder.weights().load("wpe.weight", {data, type, {2, 8}}, decoder.pool());
     std::vector<float> out(16);
     for (int32_t row = 0; row < 2; ++row)
