@@ -88,6 +88,7 @@ TEST(misuse_is_an_error) {
   const Tokens tokens = counting(4);
   CHECK_THROWS(pool.commit(id, tokens.data(), 4), std::logic_error);
   CHECK_THROWS(pool.truncate(id, 1), std::invalid_argument);
+  CHECK_THROWS(pool.reserve(id, -1), std::invalid_argument);
   pool.reserve(id, 6);
   pool.commit(id, tokens.data(), 2);
   const SequenceId twin = pool.fork(id);
