@@ -228,7 +228,7 @@ class Hostile:
     def pool(self) -> None:
         pool, sequences = self.shared.pool, self.shared.sequences
         if not self.small(9):
-            self.module.BlockPool(self.random.choice([0, -1, 3, 2**31]), self.near(4))
+            self.module.BlockPool(self.random.choice(EDGES), self.near(4))
         sequence = self.near(self.random.choice([*sequences, 1]))
         tokens = self.ints([self.small(2) for _ in range(self.small(9))])
         action = self.small(6)

@@ -7,16 +7,12 @@
 namespace gpt2fast {
 
 BlockPool::BlockPool(int32_t num_blocks, int32_t block_size, bool prefix_caching)
-    : block_size_(block_size), prefix_caching_(prefix_caching) {
+    : num_blocks_(num_blocks), block_size_(block_size), prefix_caching_(prefix_caching) {
   if (num_blocks < 1 || block_size < 1) {
     throw std::invalid_argument(
         "a block pool needs at least one block of at least one token, not " +
         std::to_string(num_blocks) + " of " + std::to_string(block_size));
   }
-  blocks_.resize(static_cast<size_t>(num_blocks));
-  free_.reserve(blocks_.size());
-  // Handed out from the back: block 0 first, so that a short run touches little memory.
-  for (int32_t block = num_blocks - 1; block >= 0; --block) free_.push_back(block);
 }
 
 const BlockPool::Sequence& BlockPool::find(SequenceId id) const {
@@ -67,7 +63,7 @@ std::vector<BlockCopy> BlockPool::reserve(SequenceId id, int32_t length) {
   if (missing + (shared ? 1 : 0) > num_free()) {
     throw PoolExhausted("the KV cache is full: " + std::to_string(missing + (shared ? 1 : 0)) +
                         " more blocks of " + std::to_string(block_size_) + " tokens are needed, " +
-                        std::to_string(num_free()) + " of " + std::to_string(blocks_.size()) +
+                        std::to_string(num_free()) + " of " + std::to_string(num_blocks_) +
                         " are free");
   }
   std::vector<BlockCopy> copies;
@@ -151,6 +147,11 @@ void BlockPool::free(SequenceId id) {
 }
 
 int32_t BlockPool::allocate() {
+  // Block 0 first, and one that was given back before a new one: a short run touches little memory.
+  if (free_.empty() && static_cast<int64_t>(blocks_.size()) < num_blocks_) {
+    free_.push_back(static_cast<int32_t>(blocks_.size()));
+    blocks_.emplace_back();
+  }
   if (free_.empty()) evict_oldest();
   const int32_t block = free_.back();
   free_.pop_back();
@@ -242,10 +243,8 @@ void BlockPool::unpublish(int32_t block) {
 }
 
 PoolStats BlockPool::stats() const {
-  const auto total = static_cast<int64_t>(blocks_.size());
-  const auto unused = static_cast<int64_t>(free_.size());
-  return {total,          block_size_, total - unused - cached_,
-          cached_,        unused,      static_cast<int64_t>(sequences_.size()),
+  return {num_blocks_,    block_size_, num_blocks_ - unused() - cached_,
+          cached_,        unused(),    static_cast<int64_t>(sequences_.size()),
           lookup_tokens_, hit_tokens_, evictions_,
           copies_};
 }

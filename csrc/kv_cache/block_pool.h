@@ -62,7 +62,7 @@ class BlockPool {
   const std::vector<int32_t>& blocks(SequenceId id) const { return find(id).blocks; }
 
   int32_t block_size() const { return block_size_; }
-  int64_t num_free() const { return static_cast<int64_t>(free_.size()) + cached_; }
+  int64_t num_free() const { return unused() + cached_; }
   PoolStats stats() const;
 
   // Forgets every reusable block that no sequence references.
@@ -103,10 +103,16 @@ class BlockPool {
   ContentId publish(int32_t block, ContentId parent, const int32_t* tokens);
   void unpublish(int32_t block);
 
-  const int32_t block_size_;
+  // Blocks with nothing in them: given back, or never handed out.
+  int64_t unused() const {
+    return static_cast<int64_t>(free_.size()) + num_blocks_ - static_cast<int64_t>(blocks_.size());
+  }
+
+  const int32_t num_blocks_, block_size_;
   const bool prefix_caching_;
-  std::vector<Block> blocks_;
-  std::vector<int32_t> free_;
+  std::vector<Block>
+      blocks_;  // those handed out so far: the books of a large cache grow with its use
+  std::vector<int32_t> free_;          // of these
   int32_t oldest_ = -1, newest_ = -1;  // eviction list
   int64_t cached_ = 0;                 // its length
   std::unordered_multimap<uint64_t, int32_t> published_;

@@ -20,17 +20,16 @@ ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "tests" / "csrc"
 
 
-@pytest.fixture(scope="module")
-def shared() -> list[Shared]:
-    return [Shared(_C, form, kv) for form in FORMATS for kv in KV_FORMATS]
-
-
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(which=st.integers(0, 14), random=st.randoms(use_true_random=False))
+@given(
+    form=st.sampled_from(FORMATS),
+    kv=st.sampled_from(KV_FORMATS),
+    random=st.randoms(use_true_random=False),
+)
 def test_a_call_is_served_or_refused_and_the_decoder_stays(
-    shared: list[Shared], which: int, random: Random
+    form: tuple[str, int], kv: str, random: Random
 ) -> None:
-    caller = Hostile(shared[which], random)
+    caller = Hostile(Shared(_C, form, kv), random)
     for _ in range(3):
         caller.call()
     caller.check()
