@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -36,6 +37,7 @@ TYPES = ["int8", "uint8", "int16", "int32", "int64", "uint64", "float16", "float
 FORMATS = [("float32", 0), ("bfloat16", 0), ("int8", 32), ("int4", 32), ("int3", 64)]
 KV_FORMATS = ["float32", "bfloat16", "int8"]
 SENTINEL = 7.5
+ROUND = 5000
 WORDS = np.random.default_rng(0).integers(0, 2**32, 624, np.uint64)
 
 
@@ -270,25 +272,36 @@ class Hostile:
 
 
 def run(module: Any, calls: int, threads: int, seed: int) -> tuple[int, int]:
-    """Calls made and refused, in all."""
+    """Calls made and refused, in all: rounds of every instruction set and format in turn."""
     np.set_printoptions(threshold=0, edgeitems=1)  # pybind11's refusals show the arguments
+    isas = module.available_isas()
+    made = refused = 0
+    while made < calls:
+        os.environ["GPT2FAST_FORCE_ISA"] = isas[seed % len(isas)]
+        callers = run_round(module, min(ROUND, calls - made), threads, seed)
+        made += sum(caller.calls for caller in callers)
+        refused += sum(caller.refused for caller in callers)
+        seed += 1
+    return made, refused
+
+
+def run_round(module: Any, calls: int, threads: int, seed: int) -> list[Hostile]:
     shared = [
         Shared(module, FORMATS[(seed + i) % 5], KV_FORMATS[(seed + i) % 3], min(threads, 2))
         for i in range(2)
     ]
-    # The last two threads have objects of their own to share.
+    # Two threads share objects.
     callers = [Hostile(shared[t // 2 % 2], Random(1000 * seed + t)) for t in range(threads)]
     failures: list[BaseException] = []
 
     def work(caller: Hostile) -> None:
         try:
-            for call in range(calls // threads):
+            for call in range(-(-calls // threads)):
                 caller.call()
                 if call % 100 == 0:
                     caller.check()
         except BaseException as error:
             failures.append(error)
-            raise
 
     team = [threading.Thread(target=work, args=(caller,)) for caller in callers]
     for thread in team:
@@ -297,7 +310,7 @@ def run(module: Any, calls: int, threads: int, seed: int) -> tuple[int, int]:
         thread.join()
     if failures:
         raise failures[0]
-    return sum(caller.calls for caller in callers), sum(caller.refused for caller in callers)
+    return callers
 
 
 def main() -> None:

@@ -72,13 +72,15 @@ def test_under_sanitizers(
     command = ["make", "-s", f"-j{os.cpu_count()}", "extension", *options]
     built = subprocess.run(command, cwd=CSRC, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-6000:]
-    name = "-".join([sanitizers.replace(",", "-"), *(["portable"] if more else [])])
-    found = subprocess.run(
-        ["c++", f"-print-file-name={library}"], capture_output=True, text=True, check=True
-    )
+    build = "-".join([sanitizers.replace(",", "-"), *(["portable"] if more else [])])
+    # Python itself is linked to neither; exceptions are the second's.
+    preloaded = [
+        subprocess.check_output(["c++", f"-print-file-name={name}"], text=True).strip()
+        for name in (library, "libstdc++.so")
+    ]
     run_hostile(
-        ["--extension", str(ROOT / "build" / f"csrc-{name}" / "python" / "_C.so"), *arguments],
-        LD_PRELOAD=found.stdout.strip(),
+        ["--extension", str(ROOT / "build" / f"csrc-{build}" / "python" / "_C.so"), *arguments],
+        LD_PRELOAD=" ".join(preloaded),
         # Python keeps what it allocates until it ends; calls that ask for too much are among these.
         ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1",
         UBSAN_OPTIONS="print_stacktrace=1",
