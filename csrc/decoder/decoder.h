@@ -40,6 +40,8 @@ class Decoder {
   // LayerNorm makes of them (R, width); neither is computed where it is null. Throws
   // std::invalid_argument, before anything is written, while tensors are missing and for a batch
   // that points outside of the model or the cache. Callers from several threads take turns.
+  // A block that is written belongs to one sequence of the batch: what others read there is
+  // anything.
   void step(const StepBatch& batch, float* logits, float* hidden = nullptr);
 
   // Copies cache blocks, all layers, one pair after the other, in turn with steps. Throws
