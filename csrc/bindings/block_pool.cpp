@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "bindings/arrays.h"
 #include "bindings/module.h"
 
 namespace gpt2fast {
@@ -13,7 +14,10 @@ namespace py = pybind11;
 using Tokens = py::array_t<int32_t, py::array::c_style>;
 
 int32_t count_of(const Tokens& tokens) {
-  if (tokens.ndim() != 1) throw std::invalid_argument("tokens must be a one-dimensional array");
+  if (tokens.ndim() != 1 || tokens.size() > INT32_MAX) {
+    throw std::invalid_argument("tokens must be a one-dimensional array of at most 2^31 - 1");
+  }
+  require_aligned(tokens, "tokens");
   return static_cast<int32_t>(tokens.size());
 }
 
@@ -30,11 +34,13 @@ void fill_block_tables(const BlockPool& pool, const py::array_t<int64_t, py::arr
   if (ids.ndim() != 1 || out.ndim() != 2 || out.shape(0) < ids.shape(0)) {
     throw std::invalid_argument("fill_block_tables needs ids (S,) and an int32 table (S, M)");
   }
+  require_aligned(ids, "sequences");
+  require_aligned(out, "the block table");
   const auto width = static_cast<size_t>(out.shape(1));
   for (py::ssize_t s = 0; s < ids.shape(0); ++s) {
     const std::vector<int32_t>& blocks = pool.blocks(ids.at(s));
     if (blocks.size() > width) throw std::invalid_argument("the block table is too narrow");
-    int32_t* row = out.mutable_data(s, 0);
+    int32_t* row = out.mutable_data() + s * out.shape(1);
     std::fill(std::copy(blocks.begin(), blocks.end(), row), row + width, -1);
   }
 }

@@ -3,15 +3,17 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <optional>
 #include <system_error>
 
+#include "bindings/arrays.h"
 #include "bindings/formats.h"
 #include "bindings/module.h"
 #include "bindings/without_gil.h"
-#include "kv_cache/read_cache.h"
+#include "core/checked.h"
 
 namespace gpt2fast {
 namespace {
@@ -27,16 +29,9 @@ std::unique_ptr<Decoder> make_decoder(
     const std::map<std::string, std::pair<std::string, int32_t>>& formats,
     const std::string& kv_dtype, int32_t num_threads, int32_t num_blocks,
     int32_t max_batch_tokens) {
-  bool possible = vocab > 0 && positions > 0 && width > 0 && head_size > 0 &&
-                  head_size <= kMaxHeadSize && epsilon >= 0 && !layers.empty() && num_threads > 0 &&
-                  num_blocks > 0 && max_batch_tokens > 0;
-  for (const auto& [heads, inner, scale] : layers) {
-    possible &= heads > 0 && inner > 0 && int64_t{3} * heads * head_size <= INT32_MAX;
-  }
-  if (!possible) {
-    throw std::invalid_argument("Decoder: sizes must be positive and the head size at most " +
-                                std::to_string(kMaxHeadSize));
-  }
+  check_size("num_threads", num_threads, kMostThreads);
+  check_size("num_blocks", num_blocks, INT32_MAX);
+  check_size("max_batch_tokens", max_batch_tokens, kMaxSize);
   ModelShape shape{
       vocab, positions, width, head_size, epsilon, activation_from_name(activation), tied_head, {}};
   for (const auto& [heads, inner, scale] : layers) shape.layers.push_back({heads, inner, scale});
@@ -72,7 +67,10 @@ void load(Decoder& decoder, const std::string& name, const std::string& dtype,
   const py::buffer_info info = data.request();
   const StoredType type = stored_type(dtype);
   int64_t bytes = type == StoredType::kFloat64 ? 8 : type == StoredType::kFloat32 ? 4 : 2;
-  for (const int64_t size : shape) bytes *= size;
+  for (const int64_t size : shape) {
+    if (size < 0) throw std::invalid_argument("tensor '" + name + "' has a negative size");
+    bytes = checked_product("a tensor of this shape", {bytes, size});
+  }
   if (info.ndim != 1 || info.itemsize != 1 || info.strides[0] != 1 || info.size != bytes) {
     throw std::invalid_argument("tensor '" + name + "' needs " + std::to_string(bytes) +
                                 " contiguous bytes, not " +
@@ -105,42 +103,59 @@ py::array_t<float> vector(const Decoder& decoder, const std::string& name) {
   return py::array_t<float>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-int32_t length_of(const Ids& array, const char* name, int ndim = 1) {
+// Of an array's first axis: at most `most`.
+int32_t length_of(const Ids& array, const char* name, int ndim, int64_t most) {
   if (array.ndim() != ndim) {
     throw std::invalid_argument(std::string("step: ") + name + " needs " + std::to_string(ndim) +
                                 " dimensions");
   }
+  if (array.shape(0) > most) {
+    throw std::invalid_argument(std::string("step: ") + std::to_string(array.shape(0)) + " " +
+                                name + " exceed " + std::to_string(most));
+  }
   return static_cast<int32_t>(array.shape(0));
 }
 
-float* rows_of(std::optional<Rows>& array, const StepBatch& batch, int32_t columns,
-               const char* what) {
+float* rows_of(std::optional<Rows>& array, int32_t rows, int32_t columns, const char* what) {
   if (!array.has_value()) return nullptr;
-  if (array->ndim() != 2 || array->shape(0) < batch.num_logit_rows || array->shape(1) != columns) {
+  if (array->ndim() != 2 || array->shape(0) < rows || array->shape(1) != columns) {
     throw std::invalid_argument(std::string("step: a float32 array is needed for ") + what);
   }
+  require_aligned(*array, what);
   return array->mutable_data();
 }
 
 void step(Decoder& decoder, const Ids& token_ids, const Ids& query_starts, const Ids& context_lens,
           const Ids& block_tables, const Ids& logit_rows, std::optional<Rows>& logits,
           std::optional<Rows>& hidden) {
-  const int32_t sequences = length_of(context_lens, "context_lens");
-  if (length_of(query_starts, "query_starts") != sequences + 1 ||
-      length_of(block_tables, "block_tables", 2) != sequences) {
+  // Sizes first, which bound what is copied. A sequence has a new token at least.
+  const int64_t most = decoder.max_batch_tokens();
+  const int32_t tokens = length_of(token_ids, "token_ids", 1, most);
+  const int32_t sequences = length_of(context_lens, "context_lens", 1, tokens);
+  const int32_t rows = length_of(logit_rows, "logit_rows", 1, most);
+  if (length_of(query_starts, "query_starts", 1, most + 1) != sequences + 1 ||
+      length_of(block_tables, "block_tables", 2, sequences) != sequences) {
     throw std::invalid_argument("step: query_starts, context_lens and block_tables disagree");
   }
-  const StepBatch batch{token_ids.data(),
-                        query_starts.data(),
-                        context_lens.data(),
-                        block_tables.data(),
-                        logit_rows.data(),
-                        length_of(token_ids, "token_ids"),
+  const ModelShape& shape = decoder.shape();
+  float* const scores = rows_of(logits, rows, shape.vocab, "logits (R, vocabulary)");
+  float* const normal = rows_of(hidden, rows, shape.width, "hidden (R, width)");
+  const int64_t width = std::min<int64_t>(block_tables.shape(1),
+                                          round_up(shape.positions, kBlockTokens) / kBlockTokens);
+  const std::vector<int32_t> ids = copied(token_ids, tokens),
+                             starts = copied(query_starts, sequences + 1),
+                             contexts = copied(context_lens, sequences),
+                             tables = copied(block_tables, width),
+                             sampled = copied(logit_rows, rows);
+  const StepBatch batch{ids.data(),
+                        starts.data(),
+                        contexts.data(),
+                        tables.data(),
+                        sampled.data(),
+                        tokens,
                         sequences,
-                        static_cast<int32_t>(block_tables.shape(1)),
-                        length_of(logit_rows, "logit_rows")};
-  float* const scores = rows_of(logits, batch, decoder.shape().vocab, "logits (R, vocabulary)");
-  float* const normal = rows_of(hidden, batch, decoder.shape().width, "hidden (R, width)");
+                        static_cast<int32_t>(width),
+                        rows};
   const WithoutGil release;
   decoder.step(batch, scores, normal);
 }
@@ -149,35 +164,25 @@ void copy_blocks(Decoder& decoder, const Ids& pairs) {
   if (pairs.ndim() != 2 || pairs.shape(1) != 2) {
     throw std::invalid_argument("copy_blocks needs pairs (N, 2)");
   }
-  for (py::ssize_t i = 0; i < pairs.shape(0); ++i) {
-    for (int side = 0; side < 2; ++side) {
-      if (pairs.at(i, side) < 0 || pairs.at(i, side) >= decoder.cache().num_blocks()) {
-        throw std::invalid_argument("copy_blocks: no cache block " +
-                                    std::to_string(pairs.at(i, side)));
-      }
-    }
-  }
-  for (py::ssize_t i = 0; i < pairs.shape(0); ++i) {
-    decoder.cache().copy_block(pairs.at(i, 0), pairs.at(i, 1));
-  }
+  const std::vector<int32_t> blocks = copied(pairs, 2);
+  std::vector<BlockCopy> copies(blocks.size() / 2);
+  for (size_t i = 0; i < copies.size(); ++i) copies[i] = {blocks[2 * i], blocks[2 * i + 1]};
+  const WithoutGil release;
+  decoder.copy_blocks(copies);
 }
 
 // Keys and values (H, length, D) of `layer`, of the sequence in the cache blocks `blocks` (M,).
-py::tuple read_layer(Decoder& decoder, int32_t layer, const Ids& blocks, int32_t length) {
-  const auto& layers = decoder.shape().layers;
-  if (layer < 0 || static_cast<size_t>(layer) >= layers.size() || blocks.ndim() != 1 ||
-      length < 0 || (int64_t{length} + kBlockTokens - 1) / kBlockTokens > blocks.shape(0)) {
-    throw std::invalid_argument("read_cache: there is no such layer, or blocks do not hold length");
-  }
-  for (int32_t i = 0; i < (length + kBlockTokens - 1) / kBlockTokens; ++i) {
-    if (blocks.at(i) < 0 || blocks.at(i) >= decoder.cache().num_blocks()) {
-      throw std::invalid_argument("read_cache: no cache block " + std::to_string(blocks.at(i)));
-    }
-  }
-  const std::vector<py::ssize_t> shape{layers[layer].heads, length, decoder.shape().head_size};
+py::tuple read_cache(Decoder& decoder, int32_t layer, const Ids& blocks, int32_t length) {
+  const std::vector<int32_t> table =
+      copied(blocks, length_of(blocks, "blocks", 1, decoder.cache().num_blocks()));
+  const auto heads = static_cast<py::ssize_t>(decoder.heads_to_read(layer, table, length));
+  const std::vector<py::ssize_t> shape{heads, length, decoder.shape().head_size};
   py::array_t<float> keys(shape), values(shape);
-  read_cache(decoder.cache(), layer, blocks.data(), length, keys.mutable_data(),
-             values.mutable_data());
+  float *const to_keys = keys.mutable_data(), *const to_values = values.mutable_data();
+  {
+    const WithoutGil release;
+    decoder.read_cache(layer, table, length, to_keys, to_values);
+  }
   return py::make_tuple(keys, values);
 }
 
@@ -202,7 +207,7 @@ void bind_decoder(py::module_& module) {
            py::arg("logit_rows").noconvert(), py::arg("logits").noconvert(),
            py::arg("hidden").noconvert() = py::none())
       .def("copy_blocks", &copy_blocks, py::arg("pairs").noconvert())
-      .def("read_cache", &read_layer, py::arg("layer"), py::arg("blocks").noconvert(),
+      .def("read_cache", &read_cache, py::arg("layer"), py::arg("blocks").noconvert(),
            py::arg("length"))
       .def_property_readonly("weight_bytes", [](Decoder& d) { return d.weights().bytes(); })
       .def_property_readonly("bytes_per_step",

@@ -1,8 +1,10 @@
 #include <pybind11/stl.h>
 
+#include "bindings/arrays.h"
 #include "bindings/module.h"
 #include "bindings/without_gil.h"
 #include "core/cpu_isa.h"
+#include "decoder/model_shape.h"
 #include "decoder/packing.h"
 #include "kernels/limits.h"
 
@@ -26,6 +28,7 @@ void bind_isa(pybind11::module_& module) {
         if (num_threads < 1 || megabytes < 1 || repeats < 1) {
           throw std::invalid_argument("measure_read_bandwidth: all arguments must be positive");
         }
+        check_size("num_threads", num_threads, kMostThreads);
         const WithoutGil release;
         return measure_read_bandwidth(select_isa(), num_threads, megabytes, repeats);
       },
@@ -37,6 +40,7 @@ void bind_isa(pybind11::module_& module) {
         if (num_threads < 1 || repeats < 1) {
           throw std::invalid_argument("measure_arithmetic_peak: all arguments must be positive");
         }
+        check_size("num_threads", num_threads, kMostThreads);
         const Format parsed = format_from_name(format);
         const WithoutGil release;
         return measure_arithmetic_peak(select_isa(), parsed, num_threads, repeats);

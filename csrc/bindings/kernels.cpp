@@ -9,6 +9,7 @@
 #include <optional>
 #include <system_error>
 
+#include "bindings/arrays.h"
 #include "bindings/formats.h"
 #include "bindings/module.h"
 #include "bindings/without_gil.h"
@@ -46,13 +47,15 @@ int64_t rows_apart(const Rows& x, int32_t columns) {
 
 // A size of an array, as the kernels count.
 int32_t size_of(const py::array& array, const char* name, int ndim, int axis) {
-  require(array.ndim() == ndim && array.size() > 0 && array.shape(axis) <= INT32_MAX / 2,
+  require(array.ndim() == ndim && array.size() > 0,
           std::string(name) + " needs " + std::to_string(ndim) + " dimensions, none of them 0");
+  check_size(name, array.shape(axis), kMaxSize);
   return static_cast<int32_t>(array.shape(axis));
 }
 
 std::unique_ptr<Kernels> make_kernels(int num_threads) {
   require(num_threads > 0, "num_threads must be positive");
+  check_size("num_threads", num_threads, kMostThreads);
   try {
     return std::make_unique<Kernels>(select_isa(), num_threads);
   } catch (const std::system_error& error) {
@@ -66,6 +69,8 @@ Bytes pack(Kernels& kernels, const Floats& weights, const std::string& format, i
   const MatrixFormat form = matrix_format(format, group);
   const int32_t outputs = size_of(weights, "weights", 2, 0);
   const int32_t inputs = size_of(weights, "weights", 2, 1);
+  check_size("inputs", inputs, kMaxInputs);
+  require_aligned(weights, "weights");
   auto matrix = std::make_unique<PackedMatrix>();
   matrix->layout = {form.format, inputs, outputs, form.group, nullptr};
   const Panels layout = matrix->layout;
@@ -97,10 +102,15 @@ Rows matmul(Kernels& kernels, const Rows& x, const Bytes& packed, const std::str
   MatmulArgs args{};
   args.rows = size_of(x, "x", 2, 0);
   const int32_t inputs = size_of(x, "x", 2, 1);
+  check_size("inputs", inputs, kMaxInputs);
   args.x_stride = rows_apart(x, inputs);
+  require_aligned(x, "x");
   require(outputs > 0, "outputs must be positive");
+  check_size("outputs", outputs, kMaxSize);
   args.weights = {form.format, inputs, outputs, form.group, packed.data()};
   require_shape(packed, "packed", {args.weights.count(), args.weights.panel_bytes()});
+  require(reinterpret_cast<uintptr_t>(packed.data()) % alignof(float) == 0,
+          "packed is not aligned; copy it first");
   args.x = x.data();
   args.activation = activation_from_name(activation);
   require(parameters.size() <= 4, "activation_parameters: four at most");
@@ -108,6 +118,7 @@ Rows matmul(Kernels& kernels, const Rows& x, const Bytes& packed, const std::str
   std::vector<float> padded_bias;
   if (bias) {
     require_shape(*bias, "bias", {outputs});
+    require_aligned(*bias, "bias");
     if (outputs % kLanes != 0) padded_bias = padded(*bias, outputs);
     args.bias = padded_bias.empty() ? bias->data() : padded_bias.data();
   }
@@ -118,6 +129,7 @@ Rows matmul(Kernels& kernels, const Rows& x, const Bytes& packed, const std::str
   args.out = out.mutable_data();
   if (residual) {
     require_shape(*residual, "residual", {args.rows, outputs});
+    require_aligned(*residual, "residual");
     for (int32_t row = 0; row < args.rows; ++row) {
       std::copy_n(residual->data(row, 0), outputs, args.out + row * args.out_stride);
     }
@@ -133,6 +145,9 @@ Floats layer_norm(Kernels& kernels, const Floats& x, const Floats& weight, const
   const int32_t rows = size_of(x, "x", 2, 0), width = size_of(x, "x", 2, 1);
   require_shape(weight, "weight", {width});
   require_shape(bias, "bias", {width});
+  require_aligned(x, "x");
+  require_aligned(weight, "weight");
+  require_aligned(bias, "bias");
   Floats out({rows, width});
   float* to = out.mutable_data();
   const WithoutGil release;
@@ -140,54 +155,71 @@ Floats layer_norm(Kernels& kernels, const Floats& x, const Floats& weight, const
   return out;
 }
 
-std::unique_ptr<KvStorage> make_storage(const std::string& format, int32_t heads, int32_t head_size,
-                                        int32_t num_blocks) {
-  require(heads > 0 && head_size > 0 && head_size <= kMaxHeadSize && num_blocks > 0,
-          "KvStorage: sizes must be positive and the head size at most " +
-              std::to_string(kMaxHeadSize));
-  return std::make_unique<KvStorage>(std::vector<int32_t>{heads},
-                                     KvLayout{kv_format(format), head_size}, num_blocks);
+std::unique_ptr<SharedStorage> make_storage(const std::string& format, int32_t heads,
+                                            int32_t head_size, int32_t num_blocks) {
+  check_size("heads", heads, kMaxSize);
+  check_size("head_size", head_size, kMaxHeadSize);
+  check_size("num_blocks", num_blocks, INT32_MAX);
+  return std::make_unique<SharedStorage>(std::vector<int32_t>{heads},
+                                         KvLayout{kv_format(format), head_size}, num_blocks);
 }
 
-// Whether `count` tokens from `position` on lie in blocks that `table` (width,) names.
-void check_table(const KvStorage& storage, const int32_t* table, int64_t width, int32_t position,
-                 int64_t count) {
-  require(position >= 0 && position + count <= width * kBlockTokens,
-          "the block table is too short for position " + std::to_string(position + count - 1));
-  const int64_t used = (position + count + kBlockTokens - 1) / kBlockTokens;
+// The blocks of `count` tokens from `position` on, of a table of `width`.
+int64_t blocks_used(int64_t width, int32_t position, int32_t count) {
+  const int64_t end = int64_t{position} + count;
+  require(position >= 0 && end <= std::min<int64_t>(width * kBlockTokens, kMaxSize),
+          "the block table is too short for position " + std::to_string(end - 1));
+  return round_up(end, kBlockTokens) / kBlockTokens;
+}
+
+void check_blocks(const KvStorage& storage, const int32_t* table, int64_t used) {
   for (int64_t i = 0; i < used; ++i) {
     require(table[i] >= 0 && table[i] < storage.num_blocks(),
             "no cache block " + std::to_string(table[i]));
   }
 }
 
-void append(Kernels& kernels, KvStorage& storage, const Ids& blocks, int32_t position,
+void append(Kernels& kernels, SharedStorage& storage, const Ids& blocks, int32_t position,
             const Floats& keys, const Floats& values) {
   const int32_t tokens = size_of(keys, "keys", 3, 0);
   const std::vector<int64_t> shape{tokens, Kernels::heads_of(storage), storage.layout().head_size};
   require_shape(keys, "keys", shape);
   require_shape(values, "values", shape);
+  require_aligned(keys, "keys");
+  require_aligned(values, "values");
   require(blocks.ndim() == 1, "blocks needs one dimension");
-  check_table(storage, blocks.data(), blocks.size(), position, tokens);
+  const int64_t used = blocks_used(blocks.size(), position, tokens);
+  const std::vector<int32_t> table = copied(blocks, used);
+  check_blocks(storage, table.data(), used);
   const WithoutGil release;
-  kernels.append(storage, blocks.data(), position, tokens, keys.data(), values.data());
+  const std::lock_guard<std::mutex> turn(storage.turn);
+  kernels.append(storage, table.data(), position, tokens, keys.data(), values.data());
 }
 
-Floats attend(Kernels& kernels, KvStorage& storage, const Ids& block_tables,
+Floats attend(Kernels& kernels, SharedStorage& storage, const Ids& block_tables,
               const Ids& context_lens, const Floats& queries, float scale) {
   const int32_t batch = size_of(queries, "queries", 4, 0), rows = size_of(queries, "queries", 4, 1);
-  require_shape(queries, "queries",
-                {batch, rows, Kernels::heads_of(storage), storage.layout().head_size});
+  const int32_t heads = Kernels::heads_of(storage);
+  require_shape(queries, "queries", {batch, rows, heads, storage.layout().head_size});
+  require_aligned(queries, "queries");
+  check_size("the number of queries", int64_t{batch} * rows * heads, kMaxSize);
   require_shape(context_lens, "context_lens", {batch});
   require_shape(block_tables, "block_tables", {batch, size_of(block_tables, "block_tables", 2, 1)});
+  const std::vector<int32_t> contexts = copied(context_lens, batch);
+  int64_t width = 0;
+  for (const int32_t context : contexts) {
+    width = std::max(width, blocks_used(block_tables.shape(1), context, rows));
+  }
+  const std::vector<int32_t> tables = copied(block_tables, width);
   for (int32_t i = 0; i < batch; ++i) {
-    check_table(storage, block_tables.data(i, 0), block_tables.shape(1), context_lens.at(i), rows);
+    check_blocks(storage, tables.data() + i * width,
+                 blocks_used(width, contexts[static_cast<size_t>(i)], rows));
   }
   Floats out({queries.shape(0), queries.shape(1), queries.shape(2), queries.shape(3)});
   float* to = out.mutable_data();
-  const Attended attended{block_tables.data(),  context_lens.data(), queries.data(), batch, rows,
-                          block_tables.shape(1)};
+  const Attended attended{tables.data(), contexts.data(), queries.data(), batch, rows, width};
   const WithoutGil release;
+  const std::lock_guard<std::mutex> turn(storage.turn);
   kernels.attend(storage, attended, scale, to);
   return out;
 }
@@ -195,10 +227,10 @@ Floats attend(Kernels& kernels, KvStorage& storage, const Ids& block_tables,
 }  // namespace
 
 void bind_kernels(py::module_& module) {
-  py::class_<KvStorage>(module, "KvStorage", "Keys and values of one layer in cache blocks.")
+  py::class_<SharedStorage>(module, "KvStorage", "Keys and values of one layer in cache blocks.")
       .def(py::init(&make_storage), py::arg("format"), py::arg("heads"), py::arg("head_size"),
            py::arg("num_blocks"))
-      .def_property_readonly("bytes", &KvStorage::bytes);
+      .def_property_readonly("bytes", &SharedStorage::bytes);
   py::class_<Kernels>(module, "Kernels", "One kernel at a time, for tests and benchmarks.")
       .def(py::init(&make_kernels), py::arg("num_threads"))
       .def_property_readonly("isa", &Kernels::isa)

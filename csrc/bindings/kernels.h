@@ -25,6 +25,12 @@ struct Attended {
   int64_t table_width;
 };
 
+// One that several teams may be called with: they take turns.
+struct SharedStorage : KvStorage {
+  using KvStorage::KvStorage;
+  std::mutex turn;
+};
+
 // A team of threads and the kernels of one instruction set.
 class Kernels {
  public:

@@ -1,7 +1,9 @@
 #include <pybind11/numpy.h>
 
 #include <algorithm>
+#include <cmath>
 
+#include "bindings/arrays.h"
 #include "bindings/module.h"
 #include "sampling/draw.h"
 #include "sampling/mersenne_twister.h"
@@ -22,6 +24,7 @@ MersenneTwister take(const Words& words, int32_t used) {
       used > MersenneTwister::kWords) {
     throw std::invalid_argument("a generator has 624 words, of which 0 to 624 are used");
   }
+  require_aligned(words, "words");
   MersenneTwister twister;
   std::transform(words.data(), words.data() + words.size(), twister.words,
                  [](uint64_t word) { return static_cast<uint32_t>(word); });
@@ -36,6 +39,7 @@ int32_t put_back(const MersenneTwister& twister, Words& words) {
 
 py::tuple uniform_doubles(Words& words, int32_t used, int64_t count, const Tokens& places) {
   MersenneTwister twister = take(words, used);
+  require_aligned(places, "places");
   const int64_t *begin = places.data(), *end = begin + places.size();
   if (count < 0 || count > kMost || places.ndim() != 1 || !std::is_sorted(begin, end) ||
       (begin != end && (begin[0] < 0 || end[-1] >= count))) {
@@ -49,12 +53,14 @@ py::tuple uniform_doubles(Words& words, int32_t used, int64_t count, const Token
 py::tuple draw_tokens(const Floats& logits, float temperature, int64_t top_k, double top_p,
                       int64_t least, Words& words, int32_t used) {
   MersenneTwister twister = take(words, used);
-  if (logits.ndim() != 2 || logits.size() == 0 || !(temperature > 0.0f) || top_k < 1 ||
-      !(top_p >= 0.0) || least < 1 || least > std::min<int64_t>(top_k, logits.shape(1))) {
+  if (logits.ndim() != 2 || logits.size() == 0 || !(temperature > 0.0f) ||
+      std::isinf(temperature) || top_k < 1 || !(top_p >= 0.0) || least < 1 ||
+      least > std::min<int64_t>(top_k, logits.shape(1))) {
     throw std::invalid_argument(
-        "draw_tokens needs logits (B, V), a temperature above 0, top_k, top_p and the least "
+        "draw_tokens needs logits (B, V), a finite temperature above 0, top_k, top_p and the least "
         "tokens that it keeps");
   }
+  require_aligned(logits, "logits");
   top_k = std::min<int64_t>(top_k, logits.shape(1));
   Drawing drawing({temperature, top_k, top_p, least}, logits.shape(1));
   Tokens tokens(logits.shape(0));

@@ -2,9 +2,9 @@
 
 #include <sys/mman.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 #include <utility>
 
 namespace gpt2fast {
@@ -19,13 +19,20 @@ size_t round_up(size_t value, size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+constexpr size_t kMost = SIZE_MAX / 2;  // rounding it up does not wrap around
+
 }  // namespace
+
+NoMemory::NoMemory(size_t bytes) {
+  std::snprintf(text_, sizeof(text_), "the system has no memory for %zu bytes", bytes);
+}
 
 Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
+  if (bytes > kMost) throw NoMemory(bytes);
   if (bytes < kHugePage) {
     if (posix_memalign(&data_, kAlignment, round_up(bytes, kAlignment)) != 0) {
-      throw std::bad_alloc();
+      throw NoMemory(bytes);
     }
     std::memset(data_, 0, round_up(bytes, kAlignment));
     return;
@@ -33,9 +40,8 @@ Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   const size_t wanted = round_up(bytes, kHugePage);
   // One huge page more than needed, so that an aligned start can be cut out of the mapping.
   const size_t padded = wanted + kHugePage;
-  if (padded < bytes) throw std::bad_alloc();
   void* raw = mmap(nullptr, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (raw == MAP_FAILED) throw std::bad_alloc();
+  if (raw == MAP_FAILED) throw NoMemory(bytes);
   const auto start = reinterpret_cast<uintptr_t>(raw);
   const uintptr_t aligned = round_up(start, kHugePage);
   if (aligned != start) munmap(raw, aligned - start);

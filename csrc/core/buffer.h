@@ -5,15 +5,26 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 
 namespace gpt2fast {
 
 class Arena;
 
+// Says how much was asked for.
+class NoMemory : public std::bad_alloc {
+ public:
+  explicit NoMemory(size_t bytes);
+  const char* what() const noexcept override { return text_; }
+
+ private:
+  char text_[64];
+};
+
 class Buffer {
  public:
   Buffer() = default;
-  // Throws std::bad_alloc when the system has no such memory.
+  // Throws NoMemory when the system has none.
   explicit Buffer(size_t bytes);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
@@ -41,7 +52,7 @@ class Buffer {
 // gets no huge page.
 class Arena {
  public:
-  // Throws std::bad_alloc when the system has no such memory.
+  // Throws NoMemory when the system has none.
   Buffer take(size_t bytes);
 
  private:

@@ -1,9 +1,12 @@
 #include "decoder/decoder.h"
 
 #include <algorithm>
+#include <stdexcept>
 
+#include "core/checked.h"
 #include "core/float_environment.h"
 #include "kernels/tasks.h"
+#include "kv_cache/read_cache.h"
 
 namespace gpt2fast {
 namespace {
@@ -23,7 +26,16 @@ std::vector<int32_t> heads_of(const ModelShape& shape) {
 }
 
 Buffer rows_of(int64_t rows, int64_t stride) {
-  return Buffer(static_cast<size_t>(rows * stride) * sizeof(float));
+  return Buffer(
+      static_cast<size_t>(checked_product("the workspace", {rows, stride, sizeof(float)})));
+}
+
+[[noreturn]] void refuse_missing(const std::vector<std::string>& names) {
+  std::string text = "step: tensors are not loaded yet: " + names.front();
+  constexpr size_t kNamed = 3;
+  for (size_t i = 1; i < std::min(names.size(), kNamed); ++i) text += ", " + names[i];
+  if (names.size() > kNamed) text += " and " + std::to_string(names.size() - kNamed) + " more";
+  throw std::invalid_argument(text);
 }
 
 // Whether the last layer can leave rows out.
@@ -32,18 +44,22 @@ bool samples_some(const StepBatch& batch) { return batch.num_logit_rows < batch.
 }  // namespace
 
 Decoder::Decoder(const ModelShape& shape, Isa isa, const DecoderOptions& options)
-    : shape_(shape),
+    : shape_(checked(shape)),
       kernels_(kernel_table(isa)),
       max_batch_tokens_(options.max_batch_tokens),
       pool_(options.num_threads),
       weights_(shape, options.formats),
       cache_(heads_of(shape), {options.kv_format, shape.head_size}, options.num_blocks),
       counters_(kPhasesOutside + kPhasesPerLayer * shape.layers.size()) {
-  int64_t attended = 0, inner = 0;
+  int64_t attended = 0, inner = 0, heads = 0;
   for (const LayerShape& layer : shape_.layers) {
     attended = std::max<int64_t>(attended, int64_t{layer.heads} * shape_.head_size);
     inner = std::max<int64_t>(inner, layer.inner);
+    heads = std::max<int64_t>(heads, layer.heads);
   }
+  // The tasks of a phase, one for a head of a token at most and one for a row, are counted in 32
+  // bits.
+  check_size("max_batch_tokens", max_batch_tokens_, kMaxSize / (heads + 1));
   width_stride_ = row_stride(shape_.width);
   qkv_stride_ = row_stride(3 * attended);
   attended_stride_ = row_stride(attended);
@@ -51,7 +67,8 @@ Decoder::Decoder(const ModelShape& shape, Isa isa, const DecoderOptions& options
   residual_ = rows_of(max_batch_tokens_, width_stride_);
   sampled_ = rows_of(max_batch_tokens_, width_stride_);
   // Either one row set for all threads, or a small one for each.
-  const int32_t prepared = std::max(max_batch_tokens_, kRedundantRows * options.num_threads);
+  const int64_t prepared =
+      std::max<int64_t>(max_batch_tokens_, int64_t{kRedundantRows} * options.num_threads);
   normal_ = rows_of(prepared, width_stride_);
   qkv_ = rows_of(max_batch_tokens_, qkv_stride_);
   attended_ = rows_of(max_batch_tokens_, attended_stride_);
@@ -89,8 +106,9 @@ void Decoder::plan(const StepBatch& batch) {
 }
 
 void Decoder::step(const StepBatch& batch, float* logits, float* hidden) {
-  if (batch.num_sequences == 0) return;
+  if (!weights_.complete()) refuse_missing(weights_.missing());
   check_batch(batch, shape_, cache_.num_blocks(), max_batch_tokens_);
+  if (batch.num_sequences == 0) return;
   pool_.run([&](int thread) {
     const FloatEnvironment ieee;
     // Inside the team, so that the pool's turn guards the workspace as well.
@@ -98,6 +116,55 @@ void Decoder::step(const StepBatch& batch, float* logits, float* hidden) {
     pool_.barrier();
     Worker worker{batch, logits, hidden, thread, residual_.floats(), batch.num_tokens};
     forward(worker);
+  });
+}
+
+void Decoder::copy_blocks(const std::vector<BlockCopy>& pairs) {
+  for (const BlockCopy& pair : pairs) {
+    for (const int32_t block : {pair.source, pair.destination}) {
+      if (block < 0 || block >= cache_.num_blocks()) {
+        throw std::invalid_argument("copy_blocks: no cache block " + std::to_string(block));
+      }
+    }
+  }
+  if (pairs.empty()) return;
+  TaskCounter layers;
+  pool_.run([&](int) {
+    const auto count = static_cast<int32_t>(shape_.layers.size());
+    for (int32_t layer = layers.take(); layer < count; layer = layers.take()) {
+      for (const BlockCopy& pair : pairs) {
+        cache_.copy_block(layer, pair.source, pair.destination);
+      }
+    }
+  });
+}
+
+int32_t Decoder::heads_to_read(int32_t layer, const std::vector<int32_t>& blocks,
+                               int32_t length) const {
+  if (layer < 0 || static_cast<size_t>(layer) >= shape_.layers.size()) {
+    throw std::invalid_argument("read_cache: no layer " + std::to_string(layer));
+  }
+  if (length < 0 || int64_t{length} > static_cast<int64_t>(blocks.size()) * kBlockTokens) {
+    throw std::invalid_argument("read_cache: " + std::to_string(blocks.size()) +
+                                " blocks do not hold " + std::to_string(length) + " tokens");
+  }
+  for (const int32_t block : blocks) {
+    if (block < 0 || block >= cache_.num_blocks()) {
+      throw std::invalid_argument("read_cache: no cache block " + std::to_string(block));
+    }
+  }
+  return cache_.heads(layer);
+}
+
+void Decoder::read_cache(int32_t layer, const std::vector<int32_t>& blocks, int32_t length,
+                         float* keys, float* values) {
+  const int32_t count = heads_to_read(layer, blocks, length);
+  TaskCounter heads;
+  pool_.run([&](int) {
+    for (int32_t head = heads.take(); head < count; head = heads.take()) {
+      const int64_t offset = int64_t{head} * length * shape_.head_size;
+      read_head(cache_, layer, head, blocks.data(), length, keys + offset, values + offset);
+    }
   });
 }
 

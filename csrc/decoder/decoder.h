@@ -9,6 +9,7 @@
 #include "decoder/step_batch.h"
 #include "decoder/weights.h"
 #include "kernels/kernels.h"
+#include "kv_cache/block_pool.h"
 #include "kv_cache/kv_storage.h"
 
 namespace gpt2fast {
@@ -24,7 +25,8 @@ struct DecoderOptions {
 
 class Decoder {
  public:
-  // Throws std::bad_alloc when weights, cache or workspace do not fit into memory.
+  // Throws NoMemory or std::length_error when weights, cache or workspace do not fit into memory,
+  // std::invalid_argument for sizes beyond what the kernels count.
   Decoder(const ModelShape& shape, Isa isa, const DecoderOptions& options);
 
   Weights& weights() { return weights_; }
@@ -36,9 +38,23 @@ class Decoder {
 
   // Writes keys and values to the cache, and of the sampled rows logits (R, V) and what the last
   // LayerNorm makes of them (R, width); neither is computed where it is null. Throws
-  // std::invalid_argument, before anything is written, for a batch that points outside of the model
-  // or the cache. Callers from several threads take turns.
+  // std::invalid_argument, before anything is written, while tensors are missing and for a batch
+  // that points outside of the model or the cache. Callers from several threads take turns.
+  // A block that is written belongs to one sequence of the batch: what others read there is
+  // anything.
   void step(const StepBatch& batch, float* logits, float* hidden = nullptr);
+
+  // Copies cache blocks, all layers, one pair after the other, in turn with steps. Throws
+  // std::invalid_argument, before anything is written, for a block that is not there.
+  void copy_blocks(const std::vector<BlockCopy>& pairs);
+
+  // Heads of `layer`, of which read_cache can read `length` tokens of the sequence in `blocks`.
+  // Throws std::invalid_argument for a layer, a block or a length that is not there.
+  int32_t heads_to_read(int32_t layer, const std::vector<int32_t>& blocks, int32_t length) const;
+
+  // Keys and values (H, length, D) of such tokens, in turn with steps.
+  void read_cache(int32_t layer, const std::vector<int32_t>& blocks, int32_t length, float* keys,
+                  float* values);
 
  private:
   // Query rows of one head of one sequence.

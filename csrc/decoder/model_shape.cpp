@@ -1,9 +1,35 @@
 #include "decoder/model_shape.h"
 
+#include <cmath>
 #include <stdexcept>
 #include <unordered_map>
 
 namespace gpt2fast {
+
+void check_size(const char* name, int64_t size, int64_t most) {
+  if (size < 1 || size > most) {
+    throw std::invalid_argument(std::string(name) + " = " + std::to_string(size) +
+                                ": sizes must be positive, and this one at most " +
+                                std::to_string(most));
+  }
+}
+
+const ModelShape& checked(const ModelShape& shape) {
+  check_size("vocab", shape.vocab, kMaxSize);
+  check_size("positions", shape.positions, kMaxSize);
+  check_size("width", shape.width, kMaxInputs);
+  check_size("head_size", shape.head_size, kMaxHeadSize);
+  check_size("the number of layers", static_cast<int64_t>(shape.layers.size()), kMaxSize);
+  for (const LayerShape& layer : shape.layers) {
+    check_size("heads", layer.heads, kMaxInputs / shape.head_size);
+    check_size("inner", layer.inner, kMaxInputs);
+  }
+  if (!(shape.epsilon >= 0.0f) || std::isinf(shape.epsilon)) {
+    throw std::invalid_argument("epsilon = " + std::to_string(shape.epsilon) +
+                                ": LayerNorm's must be finite and not negative");
+  }
+  return shape;
+}
 
 Activation activation_from_name(const std::string& name) {
   // The tanh forms of GELU differ in transformers by how they are written, not in value.

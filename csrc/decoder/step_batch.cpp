@@ -12,17 +12,17 @@ namespace {
 
 void check_sequence(const StepBatch& batch, const ModelShape& shape, int32_t num_blocks,
                     int32_t s) {
-  const int32_t rows = batch.query_starts[s + 1] - batch.query_starts[s];
+  const int64_t rows = int64_t{batch.query_starts[s + 1]} - batch.query_starts[s];
   const int32_t context = batch.context_lens[s];
   if (rows < 1) refuse("sequence " + std::to_string(s) + " has no new token");
-  if (context < 0 || int64_t{context} + rows > shape.positions) {
+  if (context < 0 || context + rows > shape.positions) {
     refuse("sequence " + std::to_string(s) + " would reach position " +
-           std::to_string(int64_t{context} + rows - 1) + "; the model has " +
+           std::to_string(context + rows - 1) + "; the model has " +
            std::to_string(shape.positions));
   }
-  const int32_t blocks = (context + rows + kBlockTokens - 1) / kBlockTokens;
+  const int64_t blocks = (context + rows + kBlockTokens - 1) / kBlockTokens;
   if (blocks > batch.table_width) refuse("block_tables is too narrow");
-  for (int32_t b = 0; b < blocks; ++b) {
+  for (int64_t b = 0; b < blocks; ++b) {
     const int32_t block = batch.block_tables[int64_t{s} * batch.table_width + b];
     if (block < 0 || block >= num_blocks) {
       refuse("sequence " + std::to_string(s) + " names the cache block " + std::to_string(block));

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "core/checked.h"
+
 namespace gpt2fast {
 namespace {
 
@@ -21,7 +23,8 @@ Weights::Weights(const ModelShape& shape, const MatrixFormats& formats)
   const int32_t width = shape_.width;
   Target embedding{{shape_.vocab, width}, nullptr, &wte_, Orientation::kLinear};
   expect_matrix("wte.weight", embedding, width, shape_.vocab);
-  wpe_ = Buffer(static_cast<size_t>(shape_.positions) * static_cast<size_t>(width) * sizeof(float));
+  wpe_ = Buffer(
+      static_cast<size_t>(checked_product("wpe.weight", {shape_.positions, width, sizeof(float)})));
   targets_["wpe.weight"] = {{shape_.positions, width}, &wpe_};
   for (size_t l = 0; l < layers_.size(); ++l) {
     const std::string prefix = "h." + std::to_string(l) + ".";
@@ -46,6 +49,7 @@ Weights::Weights(const ModelShape& shape, const MatrixFormats& formats)
       throw std::invalid_argument("formats: the model has no matrix '" + name + "'");
     }
   }
+  num_missing_ = targets_.size();
 }
 
 void Weights::expect_vector(const std::string& name, int64_t size, Buffer* buffer) {
@@ -99,14 +103,34 @@ void Weights::expect_layer_norm(const std::string& name, LayerNormWeights* norm)
   expect_vector(name + ".bias", shape_.width, &norm->bias);
 }
 
-Weights::Target& Weights::find(const std::string& name) {
+Weights::Target& Weights::find_missing(const std::string& name) {
   const auto it = targets_.find(name);
   if (it == targets_.end()) throw std::invalid_argument("the model has no tensor '" + name + "'");
+  if (it->second.loaded) {
+    throw std::invalid_argument("tensor '" + name +
+                                "' is loaded already; a decoder's weights stay");
+  }
   return it->second;
 }
 
+const Weights::Target& Weights::find_loaded(const std::string& name, bool matrix) const {
+  const auto it = targets_.find(name);
+  if (it == targets_.end() || (it->second.matrix != nullptr) != matrix) {
+    throw std::invalid_argument("the model has no " + std::string(matrix ? "matrix" : "vector") +
+                                " '" + name + "'");
+  }
+  if (!it->second.loaded) throw std::invalid_argument("tensor '" + name + "' is not loaded yet");
+  return it->second;
+}
+
+void Weights::finish(Target& target) {
+  target.loaded = true;
+  num_missing_.fetch_sub(1, std::memory_order_release);
+}
+
 void Weights::load(const std::string& name, const StoredArray& array, ThreadPool& pool) {
-  Target& target = find(name);
+  const std::lock_guard<std::mutex> turn(loading_);
+  Target& target = find_missing(name);
   if (array.shape != target.shape) {
     throw std::invalid_argument("tensor '" + name + "' has the shape " + shape_text(array.shape) +
                                 ", the model needs " + shape_text(target.shape));
@@ -121,7 +145,7 @@ void Weights::load(const std::string& name, const StoredArray& array, ThreadPool
   if (name.find(".mlp.act.") != std::string::npos) {
     bfloat16_activation_ = array.type == StoredType::kBFloat16;
   }
-  target.loaded = true;
+  finish(target);
 }
 
 bool Weights::load_vector(const Target& target, const StoredArray& array) {
@@ -138,37 +162,47 @@ bool Weights::load_matrix(const std::string& name, const Target& target, const S
   }
   for (const auto& [other, vector] : targets_) {
     const bool feeds = vector.buffer == &target.norm->weight || vector.buffer == &target.norm->bias;
-    if (feeds && !vector.loaded) throw std::logic_error(name + " is loaded after " + other);
+    if (feeds && !vector.loaded) {
+      throw std::invalid_argument("tensor '" + name + "' is balanced against '" + other +
+                                  "'; load that first");
+    }
   }
-  const std::vector<float> factors = balance(target, array, pool);
-  return pack_matrix(array, target.orientation, factors.data(), *target.matrix, pool);
+  const std::vector<float> factors = balance_factors(target, array, pool);
+  if (!pack_matrix(array, target.orientation, factors.data(), *target.matrix, pool)) return false;
+  balance(factors, *target.norm);  // a matrix that was refused leaves LayerNorm as it is
+  return true;
 }
 
-// Moves a factor a channel from LayerNorm's weight and bias into the matrix that follows, so that
+// A factor a channel moves from LayerNorm's weight and bias into the matrix that follows, so that
 // a channel's activations and weights share its size between them: the function is unchanged, and
 // a channel that one of the two had blown up no longer spoils the scale of its group
 // (the idea of SmoothQuant, arXiv:2211.10438, without calibration: LayerNorm's output has the
 // magnitude of its weight).
-std::vector<float> Weights::balance(const Target& target, const StoredArray& array,
-                                    ThreadPool& pool) {
-  const auto width = static_cast<size_t>(target.shape[0]);
-  std::vector<float> factors(width);
+std::vector<float> Weights::balance_factors(const Target& target, const StoredArray& array,
+                                            ThreadPool& pool) {
+  std::vector<float> factors(static_cast<size_t>(target.shape[0]));
   input_magnitudes(array, pool, factors.data());
-  float* weight = target.norm->weight.floats();
-  float* bias = target.norm->bias.floats();
-  for (size_t c = 0; c < width; ++c) {
+  const float* weight = target.norm->weight.floats();
+  for (size_t c = 0; c < factors.size(); ++c) {
     const float magnitude = factors[c], gain = std::fabs(weight[c]);
-    const bool usable = magnitude > 1e-20f && gain > 1e-20f && std::isfinite(magnitude);
-    factors[c] = usable ? std::sqrt(gain / magnitude) : 1.0f;
-    weight[c] /= factors[c];
-    bias[c] /= factors[c];
+    const float ratio = gain / magnitude;
+    const bool usable = magnitude > 1e-20f && gain > 1e-20f && ratio > 0.0f && std::isfinite(ratio);
+    factors[c] = usable ? std::sqrt(ratio) : 1.0f;
   }
   return factors;
 }
 
+void Weights::balance(const std::vector<float>& factors, LayerNormWeights& norm) {
+  for (size_t c = 0; c < factors.size(); ++c) {
+    norm.weight.floats()[c] /= factors[c];
+    norm.bias.floats()[c] /= factors[c];
+  }
+}
+
 void Weights::load_packed(const std::string& name, const uint8_t* data, int64_t bytes,
                           ThreadPool& pool) {
-  Target& target = find(name);
+  const std::lock_guard<std::mutex> turn(loading_);
+  Target& target = find_missing(name);
   if (target.matrix == nullptr) {
     throw std::invalid_argument("tensor '" + name + "' is not a packed matrix");
   }
@@ -185,29 +219,25 @@ void Weights::load_packed(const std::string& name, const uint8_t* data, int64_t 
       std::memcpy(out + at, data + at, static_cast<size_t>(std::min(kChunk, bytes - at)));
     }
   });
-  target.loaded = true;
+  finish(target);
 }
 
 Panels Weights::packed(const std::string& name) const {
-  const auto it = targets_.find(name);
-  if (it == targets_.end() || it->second.matrix == nullptr) {
-    throw std::invalid_argument("the model has no matrix '" + name + "'");
-  }
-  return it->second.matrix->panels();
+  const std::lock_guard<std::mutex> turn(loading_);
+  return find_loaded(name, true).matrix->panels();
 }
 
 std::vector<float> Weights::vector(const std::string& name) const {
-  const auto it = targets_.find(name);
-  if (it == targets_.end() || it->second.matrix != nullptr) {
-    throw std::invalid_argument("the model has no vector '" + name + "'");
-  }
+  const std::lock_guard<std::mutex> turn(loading_);
+  const Target& target = find_loaded(name, false);
   int64_t count = 1;
-  for (const int64_t size : it->second.shape) count *= size;
-  const float* values = it->second.buffer->floats();
+  for (const int64_t size : target.shape) count *= size;
+  const float* values = target.buffer->floats();
   return std::vector<float>(values, values + count);
 }
 
 std::vector<std::string> Weights::missing() const {
+  const std::lock_guard<std::mutex> turn(loading_);
   std::vector<std::string> names;
   for (const auto& [name, target] : targets_) {
     if (!target.loaded) names.push_back(name);

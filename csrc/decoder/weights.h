@@ -2,8 +2,10 @@
 // they have in a checkpoint.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -39,19 +41,25 @@ class Weights {
   // format of something that is no matrix of the model.
   Weights(const ModelShape& shape, const MatrixFormats& formats);
 
-  // Converts and packs one tensor. A matrix of an integer format that follows a LayerNorm is first
-  // balanced against it, so that LayerNorm must be loaded before (std::logic_error).
-  // Throws std::invalid_argument, naming the tensor, for a name or shape that the model does not
-  // have, or a value that is NaN or infinite.
+  // Converts and packs one tensor. A matrix of an integer format that follows a LayerNorm is
+  // balanced against it, so that LayerNorm must be loaded before. Throws std::invalid_argument,
+  // naming the tensor, for a name or shape that the model does not have, a value that is NaN or
+  // infinite, a tensor that is loaded already, or a matrix before its LayerNorm. Nothing has
+  // changed then, and the tensor can be loaded still. Callers from several threads take turns, here
+  // and below.
   void load(const std::string& name, const StoredArray& array, ThreadPool& pool);
 
   // The bytes of a matrix as packed, (panels, panel bytes): what packed() gives back. Throws
-  // std::invalid_argument, naming the tensor, when it is no matrix or has another size.
+  // std::invalid_argument, naming the tensor, when it is no matrix, has another size, or is loaded
+  // already; packed() when it is not loaded yet.
   void load_packed(const std::string& name, const uint8_t* data, int64_t bytes, ThreadPool& pool);
   Panels packed(const std::string& name) const;
   // A vector of the model as it stands, such as a LayerNorm's weight after balancing: (size,).
+  // Throws as packed() does.
   std::vector<float> vector(const std::string& name) const;
 
+  // Whether all tensors are loaded: nothing changes from then on.
+  bool complete() const { return num_missing_.load(std::memory_order_acquire) == 0; }
   // Names that have not been loaded yet.
   std::vector<std::string> missing() const;
   int64_t bytes() const;
@@ -85,14 +93,20 @@ class Weights {
                      int32_t outputs);
   void expect_activation(const std::string& prefix, LayerWeights* layer);
   void expect_layer_norm(const std::string& name, LayerNormWeights* norm);
-  Target& find(const std::string& name);
-  std::vector<float> balance(const Target& target, const StoredArray& array, ThreadPool& pool);
+  Target& find_missing(const std::string& name);
+  const Target& find_loaded(const std::string& name, bool matrix) const;
+  void finish(Target& target);
+  std::vector<float> balance_factors(const Target& target, const StoredArray& array,
+                                     ThreadPool& pool);
+  static void balance(const std::vector<float>& factors, LayerNormWeights& norm);
   bool load_vector(const Target& target, const StoredArray& array);
   bool load_matrix(const std::string& name, const Target& target, const StoredArray& array,
                    ThreadPool& pool);
 
   const ModelShape shape_;
   const MatrixFormats formats_;
+  mutable std::mutex loading_;  // guards all of the below until it is complete
+  std::atomic<size_t> num_missing_{0};
   std::map<std::string, Target> targets_;
   // Of the matrices, in the order in which a step reads them. Vectors, which are loaded before
   // them, would touch each of its pages, and all the memory would be taken from the start.

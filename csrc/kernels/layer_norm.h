@@ -28,7 +28,9 @@ static void layer_norm(const float* x, const float* weight, const float* bias, f
     squares = fma(d, d, squares);
   }
   const float variance = sum(squares) / static_cast<float>(width);
-  const V16 scale = splat(1.0f / sqrtf(variance + epsilon));
+  // Squares that overflow would make the scale 0 and every value the bias, as if nothing had
+  // happened: infinity minus itself makes the scale NaN.
+  const V16 scale = splat(1.0f / sqrtf(variance + epsilon) + (variance - variance));
 
   for (int c = 0; c < full; c += kLanes) {
     const V16 normal = (load(x + c) - splat(mean)) * scale;

@@ -33,6 +33,7 @@ constexpr bool is_integer(Format format) {
   return format != Format::kFloat32 && format != Format::kBFloat16;
 }
 constexpr int kInt3Unit = 32;                    // inputs
+constexpr int32_t kMaxInputs = 1 << 26;          // what a panel holds is counted in 32 bits
 constexpr int kMinGroup = 32, kMaxGroup = 1024;  // of the integer formats; multiples of 32
 
 // A view of a packed matrix.

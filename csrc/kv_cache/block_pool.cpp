@@ -7,16 +7,12 @@
 namespace gpt2fast {
 
 BlockPool::BlockPool(int32_t num_blocks, int32_t block_size, bool prefix_caching)
-    : block_size_(block_size), prefix_caching_(prefix_caching) {
+    : num_blocks_(num_blocks), block_size_(block_size), prefix_caching_(prefix_caching) {
   if (num_blocks < 1 || block_size < 1) {
     throw std::invalid_argument(
         "a block pool needs at least one block of at least one token, not " +
         std::to_string(num_blocks) + " of " + std::to_string(block_size));
   }
-  blocks_.resize(static_cast<size_t>(num_blocks));
-  free_.reserve(blocks_.size());
-  // Handed out from the back: block 0 first, so that a short run touches little memory.
-  for (int32_t block = num_blocks - 1; block >= 0; --block) free_.push_back(block);
 }
 
 const BlockPool::Sequence& BlockPool::find(SequenceId id) const {
@@ -36,7 +32,7 @@ std::pair<SequenceId, int32_t> BlockPool::create(const int32_t* tokens, int32_t 
   if (prefix_caching_) {
     sequence.lookup_tokens = count;
     ContentId parent = 0;
-    for (int32_t start = 0; start + block_size_ < count; start += block_size_) {
+    for (int64_t start = 0; start + block_size_ < count; start += block_size_) {
       const int32_t block = find_published(parent, tokens + start);
       if (block < 0) break;
       Block& found = blocks_[block];
@@ -56,15 +52,18 @@ std::pair<SequenceId, int32_t> BlockPool::create(const int32_t* tokens, int32_t 
 
 std::vector<BlockCopy> BlockPool::reserve(SequenceId id, int32_t length) {
   Sequence& sequence = find(id);
-  const auto owned = static_cast<int32_t>(sequence.blocks.size());
-  const int32_t missing = std::max(0, blocks_for(length) - owned);
+  if (length < 0) {
+    throw std::invalid_argument("cannot reserve room for " + std::to_string(length) + " tokens");
+  }
+  const auto owned = static_cast<int64_t>(sequence.blocks.size());
+  const int64_t missing = std::max<int64_t>(0, blocks_for(length) - owned);
   const int32_t tail = sequence.length() / block_size_;  // index of the block written next
   const bool writes_tail = length > sequence.length() && tail < owned;
   const bool shared = writes_tail && blocks_[sequence.blocks[tail]].references > 1;
   if (missing + (shared ? 1 : 0) > num_free()) {
     throw PoolExhausted("the KV cache is full: " + std::to_string(missing + (shared ? 1 : 0)) +
                         " more blocks of " + std::to_string(block_size_) + " tokens are needed, " +
-                        std::to_string(num_free()) + " of " + std::to_string(blocks_.size()) +
+                        std::to_string(num_free()) + " of " + std::to_string(num_blocks_) +
                         " are free");
   }
   std::vector<BlockCopy> copies;
@@ -81,20 +80,20 @@ std::vector<BlockCopy> BlockPool::reserve(SequenceId id, int32_t length) {
   } else if (writes_tail) {
     unpublish(sequence.blocks[tail]);  // its content is about to change
   }
-  for (int32_t i = 0; i < missing; ++i) sequence.blocks.push_back(allocate());
+  for (int64_t i = 0; i < missing; ++i) sequence.blocks.push_back(allocate());
   return copies;
 }
 
 void BlockPool::commit(SequenceId id, const int32_t* tokens, int32_t count) {
   Sequence& sequence = find(id);
-  if (blocks_for(int64_t{sequence.length()} + count) >
-      static_cast<int32_t>(sequence.blocks.size())) {
-    throw std::logic_error("commit of " + std::to_string(count) + " tokens without reserve");
+  const int64_t length = int64_t{sequence.length()} + count;
+  if (length > INT32_MAX || blocks_for(length) > static_cast<int64_t>(sequence.blocks.size())) {
+    throw std::invalid_argument("commit of " + std::to_string(count) + " tokens without reserve");
   }
   const auto tail = static_cast<size_t>(sequence.length() / block_size_);
   if (count > 0 && (blocks_[sequence.blocks[tail]].references > 1 ||
                     blocks_[sequence.blocks[tail]].content != 0)) {
-    throw std::logic_error("commit to a shared block: reserve makes it private first");
+    throw std::invalid_argument("commit to a shared block: reserve makes it private first");
   }
   if (sequence.lookup_tokens > 0) {
     // Counted with the first tokens run: a scheduler may ask again and again before it has room.
@@ -130,7 +129,7 @@ void BlockPool::truncate(SequenceId id, int32_t length) {
                                 std::to_string(sequence.length()) + " tokens to " +
                                 std::to_string(length));
   }
-  while (static_cast<int32_t>(sequence.blocks.size()) > blocks_for(length)) {
+  while (static_cast<int64_t>(sequence.blocks.size()) > blocks_for(length)) {
     release(sequence.blocks.back());
     sequence.blocks.pop_back();
   }
@@ -148,6 +147,11 @@ void BlockPool::free(SequenceId id) {
 }
 
 int32_t BlockPool::allocate() {
+  // Block 0 first, and one that was given back before a new one: a short run touches little memory.
+  if (free_.empty() && static_cast<int64_t>(blocks_.size()) < num_blocks_) {
+    free_.push_back(static_cast<int32_t>(blocks_.size()));
+    blocks_.emplace_back();
+  }
   if (free_.empty()) evict_oldest();
   const int32_t block = free_.back();
   free_.pop_back();
@@ -239,10 +243,8 @@ void BlockPool::unpublish(int32_t block) {
 }
 
 PoolStats BlockPool::stats() const {
-  const auto total = static_cast<int64_t>(blocks_.size());
-  const auto unused = static_cast<int64_t>(free_.size());
-  return {total,          block_size_, total - unused - cached_,
-          cached_,        unused,      static_cast<int64_t>(sequences_.size()),
+  return {num_blocks_,    block_size_, num_blocks_ - unused() - cached_,
+          cached_,        unused(),    static_cast<int64_t>(sequences_.size()),
           lookup_tokens_, hit_tokens_, evictions_,
           copies_};
 }

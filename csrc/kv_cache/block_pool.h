@@ -45,10 +45,12 @@ class BlockPool {
   std::pair<SequenceId, int32_t> create(const int32_t* tokens, int32_t count);
 
   // Makes room for `length` tokens and makes the tail private. The caller copies the blocks
-  // returned before it writes. Throws PoolExhausted, and then nothing has changed.
+  // returned before it writes. Throws PoolExhausted, or std::invalid_argument for a negative
+  // length, and then nothing has changed.
   std::vector<BlockCopy> reserve(SequenceId id, int32_t length);
 
   // Records that the keys and values of `tokens` have been written behind the current length.
+  // Throws std::invalid_argument, and records nothing, where reserve() has not made room for them.
   void commit(SequenceId id, const int32_t* tokens, int32_t count);
 
   // A second sequence with the same content; the blocks are shared until one of them writes.
@@ -60,7 +62,7 @@ class BlockPool {
   const std::vector<int32_t>& blocks(SequenceId id) const { return find(id).blocks; }
 
   int32_t block_size() const { return block_size_; }
-  int64_t num_free() const { return static_cast<int64_t>(free_.size()) + cached_; }
+  int64_t num_free() const { return unused() + cached_; }
   PoolStats stats() const;
 
   // Forgets every reusable block that no sequence references.
@@ -88,9 +90,7 @@ class BlockPool {
 
   const Sequence& find(SequenceId id) const;
   Sequence& find(SequenceId id);
-  int32_t blocks_for(int64_t length) const {
-    return static_cast<int32_t>((length + block_size_ - 1) / block_size_);
-  }
+  int64_t blocks_for(int64_t length) const { return (length + block_size_ - 1) / block_size_; }
 
   int32_t allocate();
   void release(int32_t block);
@@ -103,10 +103,16 @@ class BlockPool {
   ContentId publish(int32_t block, ContentId parent, const int32_t* tokens);
   void unpublish(int32_t block);
 
-  const int32_t block_size_;
+  // Blocks with nothing in them: given back, or never handed out.
+  int64_t unused() const {
+    return static_cast<int64_t>(free_.size()) + num_blocks_ - static_cast<int64_t>(blocks_.size());
+  }
+
+  const int32_t num_blocks_, block_size_;
   const bool prefix_caching_;
-  std::vector<Block> blocks_;
-  std::vector<int32_t> free_;
+  std::vector<Block>
+      blocks_;  // those handed out so far: the books of a large cache grow with its use
+  std::vector<int32_t> free_;          // of these
   int32_t oldest_ = -1, newest_ = -1;  // eviction list
   int64_t cached_ = 0;                 // its length
   std::unordered_multimap<uint64_t, int32_t> published_;

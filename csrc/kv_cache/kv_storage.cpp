@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "core/checked.h"
+
 namespace gpt2fast {
 
 KvStorage::KvStorage(const std::vector<int32_t>& heads, const KvLayout& layout, int32_t num_blocks)
@@ -9,18 +11,18 @@ KvStorage::KvStorage(const std::vector<int32_t>& heads, const KvLayout& layout, 
   int64_t bytes = 0;
   for (size_t l = 0; l < heads_.size(); ++l) {
     layer_offsets_.push_back(bytes);
-    bytes += int64_t{num_blocks} * block_stride(static_cast<int32_t>(l));
+    const int64_t stride = block_stride(static_cast<int32_t>(l));
+    bytes =
+        checked_sum("the KV cache", bytes, checked_product("the KV cache", {num_blocks, stride}));
   }
   buffer_ = Buffer(static_cast<size_t>(bytes));
 }
 
-void KvStorage::copy_block(int32_t source, int32_t destination) {
-  for (size_t l = 0; l < heads_.size(); ++l) {
-    const auto index = static_cast<int32_t>(l);
-    const int64_t stride = block_stride(index);
-    std::memcpy(layer(index) + destination * stride, layer(index) + source * stride,
-                static_cast<size_t>(stride));
-  }
+void KvStorage::copy_block(int32_t layer, int32_t source, int32_t destination) {
+  const int64_t stride = block_stride(layer);
+  uint8_t* const blocks = this->layer(layer);
+  std::memmove(blocks + destination * stride, blocks + source * stride,
+               static_cast<size_t>(stride));
 }
 
 }  // namespace gpt2fast

@@ -12,7 +12,8 @@ namespace gpt2fast {
 
 class KvStorage {
  public:
-  // heads[l]: number of heads of layer l. Throws std::bad_alloc.
+  // heads[l]: number of heads of layer l. Throws std::length_error or NoMemory for what is too
+  // large.
   KvStorage(const std::vector<int32_t>& heads, const KvLayout& layout, int32_t num_blocks);
 
   int32_t num_blocks() const { return num_blocks_; }
@@ -25,7 +26,7 @@ class KvStorage {
   const uint8_t* layer(int32_t layer) const { return buffer_.data() + layer_offsets_[layer]; }
   int32_t heads(int32_t layer) const { return heads_[layer]; }
 
-  void copy_block(int32_t source, int32_t destination);
+  void copy_block(int32_t layer, int32_t source, int32_t destination);
 
  private:
   const std::vector<int32_t> heads_;

@@ -41,22 +41,20 @@ int64_t value_index(const KvLayout& layout, int64_t d, int slot) {
 
 }  // namespace
 
-void read_cache(const KvStorage& storage, int32_t layer, const int32_t* blocks, int32_t length,
-                float* keys, float* values) {
+void read_head(const KvStorage& storage, int32_t layer, int32_t head, const int32_t* blocks,
+               int32_t length, float* keys, float* values) {
   const KvLayout& layout = storage.layout();
-  for (int32_t head = 0; head < storage.heads(layer); ++head) {
-    for (int32_t token = 0; token < length; ++token) {
-      const int slot = token % kBlockTokens;
-      const uint8_t* const block = storage.layer(layer) +
-                                   blocks[token / kBlockTokens] * storage.block_stride(layer) +
-                                   head * layout.bytes();
-      const float key_scale = scale_of(layout, block + layout.key_scales(), slot);
-      const float value_scale = scale_of(layout, block + layout.value_scales(), slot);
-      for (int32_t d = 0; d < layout.head_size; ++d) {
-        *keys++ = element(layout, block, key_index(layout, d, slot), key_scale);
-        *values++ =
-            element(layout, block + layout.values(), value_index(layout, d, slot), value_scale);
-      }
+  for (int32_t token = 0; token < length; ++token) {
+    const int slot = token % kBlockTokens;
+    const uint8_t* const block = storage.layer(layer) +
+                                 blocks[token / kBlockTokens] * storage.block_stride(layer) +
+                                 head * layout.bytes();
+    const uint8_t* const block_values = block + layout.values();
+    const float key_scale = scale_of(layout, block + layout.key_scales(), slot);
+    const float value_scale = scale_of(layout, block + layout.value_scales(), slot);
+    for (int32_t d = 0; d < layout.head_size; ++d) {
+      *keys++ = element(layout, block, key_index(layout, d, slot), key_scale);
+      *values++ = element(layout, block_values, value_index(layout, d, slot), value_scale);
     }
   }
 }

@@ -7,9 +7,9 @@
 
 namespace gpt2fast {
 
-// The first `length` tokens of `layer` in the cache blocks `blocks`: keys and values (H, length,
-// D).
-void read_cache(const KvStorage& storage, int32_t layer, const int32_t* blocks, int32_t length,
-                float* keys, float* values);
+// The first `length` tokens of a head of `layer` in the cache blocks `blocks`: keys and values
+// (length, D).
+void read_head(const KvStorage& storage, int32_t layer, int32_t head, const int32_t* blocks,
+               int32_t length, float* keys, float* values);
 
 }  // namespace gpt2fast

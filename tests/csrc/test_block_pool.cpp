@@ -1,6 +1,7 @@
 #include "kv_cache/block_pool.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 
 #include "check.h"
@@ -81,6 +82,23 @@ TEST(least_recently_used_blocks_are_evicted_first) {
   CHECK(create(pool, recent).second == 4);
 }
 
+TEST(the_books_of_a_large_cache_grow_with_its_use) {
+  constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
+  BlockPool pool(kMost, kMost, true);
+  const Tokens tokens = counting(4);
+  const SequenceId id = create(pool, tokens).first;
+  pool.reserve(id, kMost);
+  pool.commit(id, tokens.data(), 4);
+  CHECK(pool.blocks(id) == std::vector<int32_t>{0});
+  CHECK(pool.stats().used == 1 && pool.num_free() == kMost - 1);
+  pool.free(id);
+  CHECK(pool.num_free() == kMost);
+  BlockPool small(kMost, 1, true);
+  const SequenceId other = create(small, tokens).first;
+  small.reserve(other, 3);
+  CHECK(small.blocks(other) == (std::vector<int32_t>{0, 1, 2}));
+}
+
 TEST(misuse_is_an_error) {
   CHECK_THROWS(BlockPool(0, 16, true), std::invalid_argument);
   BlockPool pool(4, 4, true);
@@ -88,6 +106,7 @@ TEST(misuse_is_an_error) {
   const Tokens tokens = counting(4);
   CHECK_THROWS(pool.commit(id, tokens.data(), 4), std::logic_error);
   CHECK_THROWS(pool.truncate(id, 1), std::invalid_argument);
+  CHECK_THROWS(pool.reserve(id, -1), std::invalid_argument);
   pool.reserve(id, 6);
   pool.commit(id, tokens.data(), 2);
   const SequenceId twin = pool.fork(id);

@@ -47,7 +47,7 @@ void load_all(Decoder& decoder) {
   }
   load(decoder, "ln_f.weight", {s.width}, 4);
   load(decoder, "ln_f.bias", {s.width}, 5);
-  CHECK(decoder.weights().missing().empty());
+  CHECK(decoder.weights().complete() && decoder.weights().missing().empty());
 }
 
 // Two sequences of 40 tokens in the given chunk sizes, both in each step; all logits.
@@ -275,12 +275,45 @@ TEST(bad_tensors_are_refused_by_name) {
   CHECK(!decoder.weights().missing().empty());
 }
 
+TEST(sizes_that_wrap_around_are_refused) {
+  constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
+  CHECK_THROWS(KvStorage({1 << 19}, {KvFormat::kFloat32, 256}, 1 << 30), std::length_error);
+  const std::vector<int32_t> layers(5, 1 << 18);
+  CHECK_THROWS(KvStorage(layers, {KvFormat::kFloat32, 64}, 1 << 30), std::length_error);
+  CHECK_THROWS(Buffer(std::numeric_limits<size_t>::max()), std::bad_alloc);
+  ModelShape shape = kShape;
+  shape.positions = kMost;
+  CHECK_THROWS(Decoder(shape, Isa::kGeneric, options(1, 6, 8)), std::invalid_argument);
+  shape = kShape;
+  shape.layers[1].heads = kMost;
+  CHECK_THROWS(Decoder(shape, Isa::kGeneric, options(1, 6, 8)), std::invalid_argument);
+}
+
+TEST(copies_of_blocks_are_made_in_order) {
+  Decoder decoder(kShape, Isa::kGeneric, options(2, 6, 8));
+  for (int32_t layer = 0; layer < 2; ++layer) {
+    for (int32_t block = 0; block < 6; ++block) {
+      decoder.cache().layer(layer)[block * decoder.cache().block_stride(layer)] =
+          static_cast<uint8_t>(block);
+    }
+  }
+  CHECK_THROWS(decoder.copy_blocks({{0, 1}, {6, 0}}), std::invalid_argument);
+  decoder.copy_blocks({{4, 1}, {1, 2}, {2, 2}});
+  for (int32_t layer = 0; layer < 2; ++layer) {
+    const int64_t stride = decoder.cache().block_stride(layer);
+    CHECK(decoder.cache().layer(layer)[stride] == 4);
+    CHECK(decoder.cache().layer(layer)[2 * stride] == 4);
+    CHECK(decoder.cache().layer(layer)[3 * stride] == 3);
+  }
+}
+
 TEST(stored_types_convert_exactly) {
   const ModelShape shape{2, 2, 8, 4, 1e-5f, Activation::kRelu, true, {{2, 8, 1.0f}}};
-  Decoder decoder(shape, Isa::kGeneric, options(1, 1, 2));
   const std::vector<float> zero(16, 0.0f);
-  decoder.weights().load("wte.weight", {zero.data(), StoredType::kFloat32, {2, 8}}, decoder.pool());
   const auto loaded = [&](const void* data, StoredType type) {
+    Decoder decoder(shape, Isa::kGeneric, options(1, 1, 2));
+    decoder.weights().load("wte.weight", {zero.data(), StoredType::kFloat32, {2, 8}},
+                           decoder.pool());
     decoder.weights().load("wpe.weight", {data, type, {2, 8}}, decoder.pool());
     std::vector<float> out(16);
     for (int32_t row = 0; row < 2; ++row)

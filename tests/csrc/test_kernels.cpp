@@ -234,6 +234,22 @@ TEST(packing_rounds_to_nearest_within_a_group) {
   }
 }
 
+TEST(layer_norm_does_not_hide_overflow) {
+  for (const Isa isa : available_isas()) {
+    for (const int width : {1, 7, 16, 40}) {
+      for (const float bad : {1e20f, -3e38f, HUGE_VALF, std::nanf("")}) {
+        if (width == 1 && std::fabs(bad) < HUGE_VALF) continue;  // its own mean
+        auto x = random_floats(static_cast<size_t>(width), 1);
+        const std::vector<float> ones(48, 1.0f);
+        std::vector<float> out(static_cast<size_t>(width));
+        x[static_cast<size_t>(width / 2)] = bad;
+        kernel_table(isa).layer_norm(x.data(), ones.data(), ones.data(), 1e-5f, width, out.data());
+        for (const float value : out) CHECK(std::isnan(value));
+      }
+    }
+  }
+}
+
 TEST(layer_norm_matches_double_precision) {
   for (const Isa isa : available_isas()) {
     for (const int width : {1, 7, 16, 48, 768, 1600, 1601}) {

@@ -15,6 +15,7 @@ from bits import check_bits, check_forks, tokens_for
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
+from gpt2fast.quantization import Quantization
 from gpt2fast.runners.cpu import CpuRunner, default_num_threads
 from model_grid import BASE, FLAG_GRID, PRUNED, PRUNED_GRID
 from paged import PagedSequences
@@ -122,6 +123,35 @@ def test_weights_that_are_not_finite_are_refused_by_name(
     path, _ = make_checkpoint(**BASE)
     with pytest.raises(CheckpointError, match=r"h\.1\.mlp\.c_fc\.weight.*NaN or infinite"):
         make_runner(damage(path, tmp_path, value))
+
+
+@pytest.mark.parametrize("isa", _C.available_isas())
+@pytest.mark.parametrize("quantization", [None, "int8", "int4", "int3"])
+def test_an_overflow_reaches_the_sampler(
+    make_checkpoint: MakeCheckpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quantization: str | None,
+    isa: str,
+) -> None:
+    """1e20 in the residual stream, whose square is none of float32: no logit is a number, and none
+    of other rows suffers."""
+    from safetensors.numpy import load_file, save_file
+
+    monkeypatch.setenv("GPT2FAST_FORCE_ISA", isa)
+    path, _ = make_checkpoint(**BASE)
+    tensors = load_file(path / "model.safetensors")
+    place = next(n for n in tensors if n.endswith("wpe.weight"))
+    tensors[place] = tensors[place].copy()
+    tensors[place][7, 0] = 1e20
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((path / "config.json").read_bytes())
+    scheme = None if quantization is None else Quantization.parse(quantization)
+    for cache in ("float32", "bfloat16", "int8"):
+        runner = make_runner(tmp_path, quantization=scheme, kv_cache_dtype=cache)
+        logits = PagedSequences(runner).logits(tokens_for(runner.config, 12), [3, 6, 3])
+        assert np.isfinite(logits[:7]).all()
+        assert not np.isfinite(logits[7:]).any()  # those behind attend to it
 
 
 def test_options_out_of_range_are_refused(

@@ -55,9 +55,12 @@ def test_values_are_those_that_were_stored_rounded(
 
 def test_what_is_not_there_is_refused(make_checkpoint: MakeCheckpoint) -> None:
     runner, blocks = read(make_checkpoint(**MODEL)[0], "float32")
-    for layer, table, length in ((2, blocks, 5), (-1, blocks, 5), (0, blocks[:1], 17)):
-        with pytest.raises(ValueError, match="there is no such layer"):
-            runner.read_cache(layer, table, length)
+    for layer in (2, -1):
+        with pytest.raises(ValueError, match=f"no layer {layer}"):
+            runner.read_cache(layer, blocks, 5)
+    for length in (17, -1):
+        with pytest.raises(ValueError, match=f"1 blocks do not hold {length} tokens"):
+            runner.read_cache(0, blocks[:1], length)
     with pytest.raises(ValueError, match="no cache block 16"):
         runner.read_cache(0, np.array([16], np.int32), 3)
     keys, values = runner.read_cache(0, blocks, 0)
