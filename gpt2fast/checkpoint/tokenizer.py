@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.errors import CheckpointError
+from gpt2fast.files.json_file import read_json_object
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer

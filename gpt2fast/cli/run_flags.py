@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from gpt2fast.cli import EXIT_INTERRUPTED
+from gpt2fast.cli import EXIT_INTERRUPTED, streams
 from gpt2fast.train.run_options import TextOptions, flag_name
 
 Options = TypeVar("Options", bound=TextOptions)
@@ -53,13 +53,15 @@ def options_of(args: argparse.Namespace, options: type[Options]) -> Options:
 
 
 def run_and_report(
-    args: argparse.Namespace, options: Options, run: Callable[[Options], dict[str, Any]]
+    args: argparse.Namespace,
+    options: Options,
+    run: Callable[[Options, Callable[[str], None]], dict[str, Any]],
 ) -> int:
     """``run``; then print where the model is and its held-out perplexity. Returns the exit code."""
     from gpt2fast.train.interrupt import TrainingInterrupted
 
     try:
-        record = run(options)
+        record = run(options, lambda line: streams.say(f"gpt2fast: {line}"))
     except TrainingInterrupted as stopped:
         print(f"gpt2fast: {stopped}", file=sys.stderr)
         return EXIT_INTERRUPTED
