@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2fast.cli import EXIT_INTERRUPTED, streams
+from gpt2fast.cli.flag_names import flags_named
 from gpt2fast.errors import MissingDependencyError
 
 _EXAMPLES = """\
@@ -76,6 +77,11 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write ``args.out``; print what it is."""
+    with flags_named("num_threads"):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         from gpt2fast.compress.budget import Budget, parse_percent, parse_size
         from gpt2fast.compress.passes import OPTIONS

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from gpt2fast.cli import streams
+from gpt2fast.cli.flag_names import flags_named
 from gpt2fast.cli.info import size_text
 from gpt2fast.cli.progress import Progress
 
@@ -50,6 +51,11 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write ``args.out``; print what was proven."""
+    with flags_named("precision", "target", "num_threads"):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from gpt2fast.export import ExportOptions, export
 
     begin = perf_counter()

@@ -25,7 +25,7 @@ def deliver(artifact: Path, out: Path) -> None:
     (artifact / HISTORY).unlink(missing_ok=True)  # the report has it
     with clear_write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        if artifact.stat().st_dev == out.parent.stat().st_dev:
+        if _on_one_disk(artifact, out.parent):
             os.replace(artifact, out)
             return
     with staged_directory(out) as stage:
@@ -33,15 +33,19 @@ def deliver(artifact: Path, out: Path) -> None:
             shutil.copyfile(file, stage / file.name)
 
 
+def _on_one_disk(artifact: Path, parent: Path) -> bool:
+    return artifact.stat().st_dev == parent.stat().st_dev
+
+
 def delivered(options: CompressOptions, checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The report in OUT, if this very command has written it for these weights; what may be left of
+    """The report in OUT, if it is what ``options`` ask for, of these weights; what may be left of
     its work is removed."""
     try:
         report = read_json_object(options.out / REPORT)
         original = report["original"]["weights_sha256"]
     except (CheckpointError, KeyError, TypeError):
         return None
-    is_same = bool(options.command) and report.get("command") == options.command
+    is_same = report.get("request") == options.request()
     if not is_same or original != weights_digest(checkpoint.path):
         return None
     if (options.work_directory / "work.json").is_file():

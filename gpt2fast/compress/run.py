@@ -135,6 +135,7 @@ def _write(
             tried=[trials.log.entries[item.candidate.recipe.key] for item in tried],
             verified=count,
             command=options.command,
+            request=options.request(),
             seed=options.seed,
             num_threads=options.num_threads,
             revision=options.revision,

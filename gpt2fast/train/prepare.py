@@ -33,7 +33,7 @@ from gpt2fast.train.run_options import TextOptions
 from gpt2fast.train.task import Task
 from gpt2fast.train.tokenizer import END_OF_TEXT
 
-_AGAIN = "or train again in another --out"
+_AGAIN = "or choose another directory"
 
 Tokens = NDArray[np.int32]
 
@@ -78,12 +78,7 @@ def prepare(task: Task, on_cpu: bool, held: ExitStack) -> None:
         _claim(out, held)
     if finished_record(task) is not None:
         return
-    if latest := latest_checkpoint(out / CHECKPOINTS):
-        if not record.exists():
-            raise OptionError(
-                f"--out {out} holds checkpoints of a run ({latest}), but {record} is missing; "
-                "restore it, or choose another directory"
-            )
+    if latest_checkpoint(out / CHECKPOINTS):
         _check_resumes(task, record)
         return
     refuse_overwriting_model(options)
@@ -193,7 +188,9 @@ def load_prepared(task: Task) -> PreparedRun:
 
 def _read_record(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; restore it, {_AGAIN}")
+        raise CheckpointError(
+            f"{path} does not exist, but there are checkpoints of a run; restore it, {_AGAIN}"
+        )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(record["corpus"]["held_out"]["bytes"], int) and "end_of_text" in record:

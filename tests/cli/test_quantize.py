@@ -71,8 +71,8 @@ def test_bad_input(
     for args, says in (
         ([str(path), str(taken), *int8], f"{taken} exists and is a file"),
         ([str(path), str(path), *int8], f"{path} is a directory with files in it"),
-        ([str(path), str(out), "--quantization", "int5"], "quantization = 'int5' is not known"),
-        ([str(path), str(out), *int8, "--num-threads", "0"], "num_threads"),
+        ([str(path), str(out), "--quantization", "int5"], "--quantization int5 is not known"),
+        ([str(path), str(out), *int8, "--num-threads", "0"], "--num-threads 0"),
         ([str(tmp_path / "none"), str(out), *int8], "no such directory"),
         (["demo", "/proc/out", *int8], "/proc/out: cannot be written: "),
     ):

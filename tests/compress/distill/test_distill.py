@@ -185,7 +185,7 @@ def test_command_line(
     assert record["student_layers"] == [1, 3]
     assert "--layers 1 3" in record["command"]
     assert main(command) == 2
-    assert "already holds a training run" in capsys.readouterr().err
+    assert "--layers is none and was 1 3" in capsys.readouterr().err
 
 
 @pytest.mark.slow
