@@ -94,6 +94,21 @@ def test_other_text_is_named_as_on_the_command_line() -> None:
         TrainOptions(out="o", data=("c",)).check_resumes(recorded)
 
 
+@pytest.mark.parametrize(
+    ("steps", "warmup"), [(4, 0), (50, 5), (999, 99), (1000, 100), (9000, 100)]
+)
+def test_the_warm_up_fits_the_steps_unless_it_is_given(steps: int, warmup: int) -> None:
+    options = TrainOptions(**GOOD, steps=steps)
+    assert options.warmup_steps == options.as_dict()["warmup"] == warmup
+    assert "--warmup" not in options.command()
+    options.check_resumes({**options.as_dict(), "warmup": warmup})  # as older runs have recorded it
+    assert learning_rate(steps - 1, options) == pytest.approx(options.lr * options.min_lr_ratio)
+    with pytest.raises(
+        OptionError, match=f"--warmup {steps + 1} is not valid: give from 0 to --st"
+    ):
+        TrainOptions(**GOOD, steps=steps, warmup=steps + 1)
+
+
 def test_schedule() -> None:
     options = TrainOptions(**GOOD, steps=101, warmup=10, lr=2.0, min_lr_ratio=0.1)
     rates = [learning_rate(step, options) for step in range(101)]

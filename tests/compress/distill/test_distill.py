@@ -155,6 +155,7 @@ def test_runs_that_cannot_be_write_nothing(text: str, teacher: Path, tmp_path: P
     out = tmp_path / "out"
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"width": 64}, "exceeds the teacher's 32"),
+        ({"depth": 9}, "--depth 9 exceeds the teacher's 4 layers; give at most as many"),
         ({"context": 33}, "exceeds the model's 32"),
         ({"student": "demo", "depth": None, "context": 64}, "exceeds the teacher's 32 positions"),
     ]
