@@ -26,7 +26,7 @@ import transformers
 
 from gpt2fast import LLM, SamplingParams, hf
 from gpt2fast.bench.sizes import random_checkpoint
-from gpt2fast.runners.cpu import default_num_threads
+from gpt2fast.host import default_num_threads
 
 Call = Callable[[Any], Any]
 _NEW = 128

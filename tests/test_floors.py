@@ -16,6 +16,7 @@ PACKAGE = ROOT / "gpt2fast"
 # and do not import each other.
 FLOORS: list[set[str]] = [
     {"_C", "errors"},
+    {"files", "host"},
     {"config_fields"},
     {"config", "sampling_params"},
     {"quantization"},

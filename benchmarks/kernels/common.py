@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gpt2fast import _C
 from gpt2fast.bench.limits import arithmetic_peak, machine, read_bandwidth
 from gpt2fast.bench.sizes import SIZES
-from gpt2fast.runners.cpu import default_num_threads
+from gpt2fast.host import default_num_threads
 
 COLD_BYTES = 256 << 20  # more than any last-level cache of today's desktops and small servers
 _BATCH_SECONDS = 0.01  # of calls timed at a stretch

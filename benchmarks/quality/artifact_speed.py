@@ -30,7 +30,7 @@ from gpt2fast.compress.artifact import save_model
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
 from gpt2fast.compress.state import Model, frozen
 from gpt2fast.config import ModelConfig
-from gpt2fast.engine.options import num_cpus
+from gpt2fast.host import num_cpus
 from gpt2fast.model.gpt2 import GPT2
 from gpt2fast.quantization import MatrixFormat
 

@@ -35,7 +35,7 @@ from gpt2fast.compress.prune import WeightOptions, prune_weights
 from gpt2fast.compress.prune.layers import keep_layers
 from gpt2fast.compress.state import Model, frozen
 from gpt2fast.config import LayerShape, ModelConfig
-from gpt2fast.engine.options import num_cpus
+from gpt2fast.host import num_cpus
 from gpt2fast.model.gpt2 import GPT2
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "prune-speed.jsonl"

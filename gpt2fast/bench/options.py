@@ -23,7 +23,7 @@ from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
 from gpt2fast.evaluate.text import Text, read_text
 from gpt2fast.evaluate.windows import make_protocol
-from gpt2fast.runners.cpu import default_num_threads
+from gpt2fast.host import default_num_threads
 
 _KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
 _MOST = {"batch": 1024, "prompt": 1 << 20, "tokens": 1 << 20, "threads": 1024}

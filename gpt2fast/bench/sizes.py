@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gpt2fast.files.atomic import staged_directory
 
 SIZES = {  # n_embd, n_layer, n_head
     "gpt2": (768, 12, 12),
@@ -31,14 +30,8 @@ def random_checkpoint(size: str, root: Path) -> Path:
     path = random_path(size, root)
     if (path / "config.json").is_file():
         return path
-    root.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".making-", dir=root))
-    try:
+    with staged_directory(path) as stage:
         _write(size, stage)
-        stage.chmod(0o755)
-        os.replace(stage, path)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     return path
 
 

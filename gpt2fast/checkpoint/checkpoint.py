@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.checkpoint import names
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.checkpoint.packed import PackedTensor, check_panel_metadata
 from gpt2fast.checkpoint.resolve import resolve
 from gpt2fast.checkpoint.tensor import (
@@ -30,6 +29,7 @@ from gpt2fast.checkpoint.weight_files import open_weight_files
 from gpt2fast.config import ModelConfig
 from gpt2fast.config_fields import read_token_ids
 from gpt2fast.errors import CheckpointError, OptionError
+from gpt2fast.files.json_file import read_json_object
 from gpt2fast.panel_layout import PanelLayout, matrix_layouts
 from gpt2fast.quantization import Quantization
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.checkpoint.checkpoint import Checkpoint, open_checkpoint, read_config
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.checkpoint.resolve import resolve
 from gpt2fast.checkpoint.tokenizer import load_tokenizer
 from gpt2fast.checkpoint.weight_files import GRAPH, has_weights
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import CheckpointError
+from gpt2fast.files.json_file import read_json_object
 from gpt2fast.quantization import Quantization
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gpt2fast.checkpoint.tensor import ELEMENT_BYTES
 from gpt2fast.checkpoint.weight_files import INDEX_SUFFIX, SAFETENSORS
+from gpt2fast.files.json_file import write_json
 
 _ALIGNMENT = 64  # of the first tensor in the file
 
@@ -60,14 +61,6 @@ def write_weights(
     write_json(directory / (SAFETENSORS + INDEX_SUFFIX), index)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write ``value`` to a new file, onto the disk."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    with path.open("xb") as file:
-        file.write(text.encode())
-        _flush(file)
-
-
 def _split(tensors: Sequence[NewTensor], most: int) -> list[list[NewTensor]]:
     shards: list[list[NewTensor]] = [[]]
     size = 0
@@ -91,7 +84,8 @@ def _write_file(
                 raise AssertionError(f"{tensor.name}: {values.nbytes} bytes, not {tensor}")
             file.write(values.reshape(-1).view(np.uint8).data)
             written(tensor.num_bytes)
-        _flush(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _header(tensors: Sequence[NewTensor], metadata: dict[str, str]) -> bytes:
@@ -109,8 +103,3 @@ def _header(tensors: Sequence[NewTensor], metadata: dict[str, str]) -> bytes:
     text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gpt2fast.checkpoint.checkpoint import QUANTIZATION_FIELD
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.checkpoint.names import HEAD, PREFIX
 from gpt2fast.checkpoint.packed import panel_metadata
 from gpt2fast.checkpoint.resolve import SMALL_FILES
-from gpt2fast.checkpoint.safetensors_writer import NewTensor, Written, write_json, write_weights
+from gpt2fast.checkpoint.safetensors_writer import NewTensor, Written, write_weights
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
+from gpt2fast.files.atomic import clear_abandoned, staged_directory
+from gpt2fast.files.disk import clear_write_errors, human_size
+from gpt2fast.files.json_file import read_json_object, write_json
 from gpt2fast.quantization import Quantization
 
 MAX_SHARD_BYTES = 2 * 10**9
@@ -61,7 +59,7 @@ def save_checkpoint(
 ) -> None:
     """The same with all of config.json in ``fields`` and ``metadata`` in the files of weights."""
     check_out(out)
-    with clear_errors(out), staged(out) as stage:
+    with staged_directory(out) as stage:
         small = [source / name for name in SMALL_FILES if name != _CONFIG]
         small = [file for file in small if file.is_file()]
         needed = sum(tensor.num_bytes for tensor in tensors) + _SPARE_BYTES
@@ -85,8 +83,10 @@ def _as_stored(tensors: Sequence[NewTensor]) -> Sequence[NewTensor]:
 
 
 def check_out(out: Path) -> None:
-    """Raises OptionError unless ``out`` is free: absent, or an empty directory."""
-    with clear_errors(out):
+    """Raises OptionError unless ``out`` is free: absent, or an empty directory. What a killed
+    process has left of it is removed."""
+    with clear_write_errors(out):
+        clear_abandoned(out)
         if out.is_dir() and not any(out.iterdir()):
             return
         if out.exists() or out.is_symlink():
@@ -94,45 +94,10 @@ def check_out(out: Path) -> None:
             raise OptionError(f"{out} {kind}; give a new name")
 
 
-@contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A new directory beside ``out`` that becomes it at the end, and disappears on any error."""
-    parent = out.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{out.name[:64]}-", suffix=".partial", dir=parent))
-    try:
-        yield stage
-        stage.chmod(0o777 & ~_umask())
-        os.replace(stage, out)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
 def _check_room(out: Path, stage: Path, needed: int) -> None:
     free = shutil.disk_usage(stage).free
     if free < needed:
         raise OptionError(
-            f"{out}: {needed / 1e6:.1f} MB are needed there, {free / 1e6:.1f} MB are free; free "
+            f"{out}: {human_size(needed)} are needed there, {human_size(free)} are free; free "
             "some, or write to another disk"
         )
-
-
-@contextmanager
-def clear_errors(out: Path) -> Iterator[None]:
-    """An OptionError that names ``out`` and says what to do, where the system refuses to write."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            reason = "something else was written there meanwhile; give another name"
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full; free some space, or write to another disk"
-        else:
-            reason = f"{error.strerror or error}; write to another place"
-        raise OptionError(f"{out}: cannot be written: {reason}") from None

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2fast.checkpoint.json_file import read_json_object, read_small_file
 from gpt2fast.errors import CheckpointError
+from gpt2fast.files.json_file import read_json_object, read_small_file
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer

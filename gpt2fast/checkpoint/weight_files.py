@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.checkpoint.placeholder import refuse_placeholder
 from gpt2fast.checkpoint.safetensors_file import SafetensorsFile
 from gpt2fast.checkpoint.tensor import WeightFile
 from gpt2fast.checkpoint.torch_bin import TorchFile
 from gpt2fast.errors import CheckpointError
+from gpt2fast.files.json_file import read_json_object
 
 SAFETENSORS = "model.safetensors"
 TORCH_BIN = "pytorch_model.bin"

@@ -77,6 +77,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write ``args.out``; print what it is."""
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         from gpt2fast.compress.budget import Budget, parse_percent, parse_size
         from gpt2fast.compress.passes import OPTIONS

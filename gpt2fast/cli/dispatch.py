@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from gpt2fast.cli import EXIT_INTERRUPTED, streams
-from gpt2fast.cli.flag_names import in_flags
 from gpt2fast.cli.parser import parse_arguments
 from gpt2fast.errors import GPT2FastError
+from gpt2fast.flag_names import in_flags
 
 COMMANDS = (
     "generate",

@@ -25,7 +25,8 @@ def add_parser(subparsers: Any) -> None:
         help="train a smaller model to predict as a larger one does",
         description="Train a student on text files to predict as its teacher does. It begins as "
         "some of the teacher's layers (--depth or --layers, --width), or as a model of its own "
-        "(--student). Writes a Hugging Face directory as train does.",
+        "(--student). Writes a Hugging Face directory as train does. After an interruption, repeat "
+        "the command: it goes on where it stopped.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -50,6 +50,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write ``args.out``; print what was proven."""
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from gpt2fast.export import ExportOptions, export
 
     begin = perf_counter()

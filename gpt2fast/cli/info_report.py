@@ -16,7 +16,7 @@ _FIELDS = {"original", "artifact", "quality", "speed", "recipe", "text"}
 
 def compression_report(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """The report of a compressed model; None where there is none, or it is of something else."""
-    from gpt2fast.checkpoint.json_file import read_json
+    from gpt2fast.files.json_file import read_json
 
     file = checkpoint.path / _FILE
     if not file.is_file():

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from gpt2fast.cli import streams
 from gpt2fast.cli.info import size_text
 from gpt2fast.cli.progress import Progress
-from gpt2fast.errors import OptionError
+from gpt2fast.errors import MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gpt2fast.checkpoint import Checkpoint
     from gpt2fast.quantization import Quantization
 
@@ -21,8 +23,11 @@ _EXAMPLES = """\
 examples:
   gpt2fast quantize gpt2 gpt2-int8 --quantization int8
   gpt2fast quantize ./my-model ./my-model-int4 --quantization int4-g32 --json
+  gpt2fast quantize gpt2 gpt2-int4 --quantization int4 --method gptq --calibration 'notes/*.txt'
   gpt2fast generate gpt2-int8 "Once upon a time"
 """
+_METHODS = ("rtn", "clip", "awq", "gptq")
+MAX_SEED = 2**31
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,8 +35,9 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "quantize",
         help="write a model with int8, int4 or int3 weights",
-        description="Round the matrices of a checkpoint to integers and write them, with its "
-        "configuration and tokenizer, as a new directory that every command takes for a model.",
+        description="Round the matrices of a checkpoint to integers, to nearest or for the inputs "
+        "that text makes, and write them, with its configuration and tokenizer, as a new directory "
+        "that every command takes for a model.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -43,6 +49,23 @@ def add_parser(subparsers: Any) -> None:
         metavar="SCHEME",
         help="int8, int4, int3, or with a group size of 32, 64 or 128, such as int4-g32",
     )
+    parser.add_argument(
+        "--method",
+        default="rtn",
+        choices=_METHODS,
+        help="rtn: to nearest; clip: scales of the least error; awq, gptq: for the inputs that "
+        "text makes (rtn)",
+    )
+    parser.add_argument(
+        "--calibration",
+        "--text",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="UTF-8 files, directories or globs like what the model is for, which clip, awq and "
+        "gptq look at (default: the model writes its own)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of that text (0)")
     parser.add_argument("--num-threads", type=int, help="default: the physical cores")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
@@ -50,6 +73,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write ``args.out``; print what it took."""
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from gpt2fast.checkpoint import open_checkpoint
@@ -57,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
     from gpt2fast.quantization import Quantization
 
     begin = perf_counter()
+    calibrated = None
     scheme = Quantization.parse(args.quantization)
+    _check(args)
     out = Path(args.out)
     check_out(out)  # before the minutes of work
     with open_checkpoint(args.model, revision=args.revision) as checkpoint:
@@ -67,11 +96,16 @@ def run(args: argparse.Namespace) -> int:
                 "checkpoint it was made from"
             )
         before = checkpoint.num_bytes
-        _quantize(checkpoint, out, scheme, args.num_threads)
+        if args.method == "rtn":
+            _quantize(checkpoint, out, scheme, args.num_threads)
+        else:
+            calibrated = _calibrate(checkpoint.path, out, scheme, args)
     with open_checkpoint(out) as written:
         facts = {
             "out": str(out),
             "quantization": scheme.name,
+            "method": args.method,
+            "calibration": calibrated,
             "num_bytes_before": before,
             "num_bytes": written.num_bytes,
             "bytes_by_dtype": written.bytes_by_dtype,
@@ -81,8 +115,35 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    if args.calibration and args.method == "rtn":
+        raise OptionError("--calibration is text for --method clip, awq or gptq; give one of them")
+    if not 0 <= args.seed < MAX_SEED:
+        raise OptionError(f"--seed {args.seed} is not valid: give 0 to {MAX_SEED - 1}")
+
+
+def _calibrate(
+    source: Path, out: Path, scheme: Quantization, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Write ``out``; what it was calibrated on."""
+    try:
+        from gpt2fast.compress.quantize.directory import DirectoryOptions, quantize_directory
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"--method {args.method} needs {error.name}: pip install 'gpt2fast[compress]'"
+        ) from None
+    from gpt2fast.runners.cpu import check_threads
+
+    if args.num_threads is not None:
+        check_threads(args.num_threads)
+    options = DirectoryOptions(scheme, args.method, args.calibration, args.seed, args.num_threads)
+    with Progress() as progress:
+        text = quantize_directory(source, out, options, progress.show)
+    return {"text": text.origin, "tokens": text.num_tokens}
+
+
 def _quantize(
-    checkpoint: Checkpoint, out: Any, scheme: Quantization, num_threads: int | None
+    checkpoint: Checkpoint, out: Path, scheme: Quantization, num_threads: int | None
 ) -> None:
     from gpt2fast.checkpoint.save import save_quantized
     from gpt2fast.runners.cpu import CpuRunner
@@ -114,5 +175,11 @@ def _render(facts: dict[str, Any]) -> str:
     parts = ", ".join(f"{kind} {size_text(n)}" for kind, n in facts["bytes_by_dtype"].items())
     return (
         f"{facts['out']}: {size_text(before)} became {size_text(after)} "
-        f"({after / before:.2f} of it): {parts}; {facts['seconds']:.1f} s"
+        f"({after / before:.2f} of it): {parts}; {_how(facts)}{facts['seconds']:.1f} s"
     )
+
+
+def _how(facts: dict[str, Any]) -> str:
+    if (text := facts["calibration"]) is None:
+        return ""
+    return f"{facts['method']} on {text['tokens']:,} tokens of {text['text']}; "

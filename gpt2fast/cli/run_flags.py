@@ -52,13 +52,15 @@ def options_of(args: argparse.Namespace, options: type[Options]) -> Options:
 
 
 def run_and_report(
-    args: argparse.Namespace, options: Options, run: Callable[[Options], dict[str, Any]]
+    args: argparse.Namespace,
+    options: Options,
+    run: Callable[[Options, Callable[[str], None]], dict[str, Any]],
 ) -> int:
     """``run``; then print where the model is and its held-out perplexity. Returns the exit code."""
     from gpt2fast.train.interrupt import TrainingInterrupted
 
     try:
-        record = run(options)
+        record = run(options, lambda line: streams.say(f"gpt2fast: {line}"))
     except TrainingInterrupted as stopped:
         streams.say(f"gpt2fast: {stopped}")
         return EXIT_INTERRUPTED

@@ -13,7 +13,7 @@ _EXAMPLES = """\
 examples:
   gpt2fast train notes/ 'books/*.txt' --out my-model --steps 2000
   gpt2fast train chats.txt more.txt --init distilgpt2 --out tuned --lr 5e-5 --steps 500
-  gpt2fast train --corpus python --out runs/demo --resume
+  gpt2fast train --corpus python --out runs/demo
   accelerate launch --num_processes 8 -m gpt2fast train corpus/ --out big --precision bf16
 """
 
@@ -24,7 +24,8 @@ def add_parser(subparsers: Any) -> None:
         "train",
         help="pre-train or fine-tune on text files",
         description="Pre-train a GPT-2 from scratch, or fine-tune one with --init, on text files. "
-        "Writes a Hugging Face directory with the loss curve and held-out perplexity.",
+        "Writes a Hugging Face directory with the loss curve and held-out perplexity. After an "
+        "interruption, repeat the command: it goes on where it stopped.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from gpt2fast.checkpoint.checkpoint import QUANTIZATION_FIELD
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.checkpoint.names import PREFIX
 from gpt2fast.checkpoint.packed import encode, panel_metadata
 from gpt2fast.checkpoint.safetensors_writer import NewTensor
@@ -21,6 +20,7 @@ from gpt2fast.checkpoint.save import save_checkpoint
 from gpt2fast.checkpoint.tensor import PACKED
 from gpt2fast.compress.state import Model, QuantizedMatrix
 from gpt2fast.config import ModelConfig
+from gpt2fast.files.json_file import read_json_object
 from gpt2fast.panel_layout import PanelLayout, matrix_layouts
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat, Quantization
 

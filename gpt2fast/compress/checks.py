@@ -16,7 +16,7 @@ from gpt2fast.compress.recipe import Recipe, Step
 from gpt2fast.compress.search import Candidate, small_enough
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import MissingDependencyError, OptionError
-from gpt2fast.train.disk import check_place
+from gpt2fast.files.disk import check_place
 
 
 def check_request(

@@ -5,38 +5,49 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+from gpt2fast.checkpoint import Checkpoint
+from gpt2fast.compress.options import CompressOptions
+from gpt2fast.compress.report import weights_digest
 from gpt2fast.compress.trial import HISTORY
-from gpt2fast.train.disk import clear_disk_errors
+from gpt2fast.errors import CheckpointError
+from gpt2fast.files.atomic import discard, staged_directory
+from gpt2fast.files.disk import clear_write_errors
+from gpt2fast.files.json_file import read_json_object
 
-_AGAIN = "repeat the command: what is done is kept"
+REPORT = "report.json"
 
 
 def deliver(artifact: Path, out: Path) -> None:
     """By one rename, after a copy where the two are on different disks. Raises OptionError, naming
     ``out``, where that cannot be; ``artifact`` is still whole then."""
-    with clear_disk_errors(str(out), "OUT", _AGAIN):
+    (artifact / HISTORY).unlink(missing_ok=True)  # the report has it
+    with clear_write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        if artifact.stat().st_dev == out.parent.stat().st_dev:
-            _rename(artifact, out)
-        else:
-            _copy(artifact, out)
-        (out / HISTORY).unlink(missing_ok=True)  # the report has it
-
-
-def _copy(artifact: Path, out: Path) -> None:
-    stage = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(stage, ignore_errors=True)
-    try:
-        stage.mkdir()
+        if _on_one_disk(artifact, out.parent):
+            os.replace(artifact, out)
+            return
+    with staged_directory(out) as stage:
         for file in sorted(artifact.iterdir()):
             shutil.copyfile(file, stage / file.name)
-        _rename(stage, out)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
-def _rename(directory: Path, out: Path) -> None:
-    if out.is_dir():
-        out.rmdir()  # an empty one, which check_out() lets pass
-    os.replace(directory, out)
+def _on_one_disk(artifact: Path, parent: Path) -> bool:
+    return artifact.stat().st_dev == parent.stat().st_dev
+
+
+def delivered(options: CompressOptions, checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The report in OUT, if it is what ``options`` ask for, of these weights; what may be left of
+    its work is removed."""
+    try:
+        report = read_json_object(options.out / REPORT)
+        original = report["original"]["weights_sha256"]
+    except (CheckpointError, KeyError, TypeError):
+        return None
+    is_same = report.get("request") == options.request()
+    if not is_same or original != weights_digest(checkpoint.path):
+        return None
+    if (options.work_directory / "work.json").is_file():
+        discard(options.work_directory)
+    return report

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gpt2fast.compress.budget import Budget
 from gpt2fast.compress.recipe import Recipe
@@ -45,6 +46,18 @@ class CompressOptions:
         work, out = self.work_directory.resolve(), self.out.resolve()
         if work == out or work in out.parents or out in work.parents:
             raise OptionError("--work and OUT lie in each other; choose another --work")
+
+    def request(self) -> dict[str, Any]:
+        """What is asked for, as JSON: all but the model and the places."""
+        return {
+            "budget": self.budget.to_json(),
+            "recipe": None if self.recipe is None else self.recipe.to_json(),
+            "text": list(self.text),
+            "verify_text": list(self.verify_text),
+            "sizes": asdict(self.sizes),
+            "seed": self.seed,
+            "num_threads": self.num_threads,
+        }
 
     @property
     def work_directory(self) -> Path:

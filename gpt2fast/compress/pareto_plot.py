@@ -9,6 +9,7 @@ from typing import Any
 from gpt2fast.compress.budget import Budget
 from gpt2fast.compress.search import Tried, pareto
 from gpt2fast.errors import MissingDependencyError
+from gpt2fast.files.atomic import staged_file
 
 _INK, _MUTED, _GRID, _ACCENT = "#1c2024", "#60646c", "#e4e6ea", "#0b68cb"
 _LISTED = 16  # points whose recipe is told
@@ -36,7 +37,8 @@ def plot_pareto(tried: Sequence[Tried], chosen: Tried, budget: Budget, path: Pat
         _allowed(axes, budget)
         _points(axes, tried, chosen)
         _axes(axes, tried, budget)
-        figure.savefig(path, facecolor="white")
+        with staged_file(path) as stage:
+            figure.savefig(stage, facecolor="white", format=path.suffix[1:])
 
 
 def _allowed(axes: Any, budget: Budget) -> None:

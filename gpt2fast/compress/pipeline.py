@@ -8,7 +8,6 @@ step of it (a block that was quantized, say) is recorded once it is done.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,13 +23,13 @@ from gpt2fast.compress.snapshot import (
     formats_of,
     load_snapshot,
     pack_matrices,
-    replacing,
     save_snapshot,
     unpack_matrices,
 )
 from gpt2fast.compress.state import Model, is_finite
 from gpt2fast.compress.texts import Say
 from gpt2fast.errors import GPT2FastError
+from gpt2fast.files.atomic import discard, staged_directory
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Pipeline:
 
     def forget(self, recipe: Recipe) -> None:
         """The model after ``recipe`` is saved elsewhere: its snapshot only takes room."""
-        shutil.rmtree(self._snapshot(recipe, len(recipe.steps)), ignore_errors=True)
+        discard(self._snapshot(recipe, len(recipe.steps)))
 
     def _latest(self, recipe: Recipe) -> tuple[int, Model]:
         source = self.context.original
@@ -107,7 +106,7 @@ class Pipeline:
         if len(model.history) > count:
             model.history[-1].setdefault("seconds", round(seconds, 2))
         save_snapshot(model, self._snapshot(recipe, index + 1))
-        shutil.rmtree(context.work, ignore_errors=True)
+        discard(context.work)
 
     def _snapshot(self, recipe: Recipe, count: int) -> Path:
         return self.context.work / "snapshots" / recipe.prefix_key(count)
@@ -134,7 +133,8 @@ class Journal:
         count = len(list(self._directory.glob("step-*")))
         state = self._model.network.state_dict()
         own = {k: m for k, m in self._model.matrices.items() if k.startswith(prefix)}
-        with replacing(self._directory / f"step-{count:05d}") as stage:
+        place = self._directory / f"step-{count:05d}"
+        with staged_directory(place, replace=True) as stage:
             tensors = {k: v for k, v in state.items() if k.startswith(prefix)}
             save_file({k: v.contiguous() for k, v in tensors.items()}, stage / "network")
             save_file(pack_matrices(own), stage / "matrices")

@@ -39,6 +39,7 @@ class Outcome:
     tried: list[dict[str, Any]]  # entries of the log
     verified: int  # how many artifacts were verified until one kept the budget
     command: str
+    request: dict[str, Any]
     seed: int
     num_threads: int | None
     revision: str | None
@@ -49,6 +50,7 @@ def make_report(outcome: Outcome) -> dict[str, Any]:
     tensors = coverage(outcome.artifact)
     return {
         "command": outcome.command,
+        "request": outcome.request,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "seed": outcome.seed,
         "num_threads": outcome.num_threads,

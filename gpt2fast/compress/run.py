@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -13,7 +11,7 @@ from gpt2fast.checkpoint.save import check_out
 from gpt2fast.compress.bias import bias_figures, bias_text
 from gpt2fast.compress.budget import Budget, BudgetError
 from gpt2fast.compress.checks import check_request
-from gpt2fast.compress.deliver import deliver
+from gpt2fast.compress.deliver import REPORT, deliver, delivered
 from gpt2fast.compress.ladder import ladder, refined
 from gpt2fast.compress.model_card import PLOT, model_card
 from gpt2fast.compress.options import CompressOptions
@@ -27,7 +25,9 @@ from gpt2fast.compress.texts import Say
 from gpt2fast.compress.trial import Trials
 from gpt2fast.compress.verify import Verification, measured_of, verify
 from gpt2fast.compress.work import open_work
-from gpt2fast.train.disk import clear_disk_errors
+from gpt2fast.files.atomic import clear_abandoned, discard, staged_file
+from gpt2fast.files.disk import clear_write_errors
+from gpt2fast.files.json_file import write_json
 
 SHARE = 0.8  # of the allowed loss that the choice may use up; the rest is for chance
 MOST_VERIFIED = 3  # artifacts: the more are tried on the same text, the less it proves
@@ -44,15 +44,18 @@ def compress(options: CompressOptions, say: Say, result: Say = lambda line: None
     OptionError and CheckpointError for what the user can put right. The input is only read. What is
     done is kept in the work directory, and found there when the same is asked again.
     """
-    check_out(options.out)
+    clear_abandoned(options.work_directory)
     with ExitStack() as stack:
-        again = "repeat the command to go on"
-        stack.enter_context(clear_disk_errors(str(options.work_directory), "--work", again))
+        stack.enter_context(clear_write_errors(options.work_directory))
         checkpoint = stack.enter_context(open_checkpoint(options.model, options.revision))
+        if (report := delivered(options, checkpoint)) is not None:
+            result(f"{options.out} is finished already: nothing is left to do")
+            return report
+        check_out(options.out)
         config = checkpoint.config
         sets = list(ladder(config, options.recipe, options.budget))
         check_request(options, checkpoint, sets)
-        work, texts = open_work(options, checkpoint, say)
+        work, texts = open_work(options, checkpoint, say, stack)
         context = Context(texts.calibration, checkpoint.path, work, say)
         pipeline = Pipeline(PASSES, lambda: open_model(context.original), context)
         trials = Trials(pipeline, texts, options.budget, work, say, result, options.num_threads)
@@ -69,7 +72,7 @@ def compress(options: CompressOptions, say: Say, result: Say = lambda line: None
             tried += search(finer, options.budget, trials.try_out, share)
         chosen, verification, count = _verified(trials, tried, options.budget, share)
         report = _write(options, trials, tried, chosen, verification, count)
-    shutil.rmtree(work, ignore_errors=True)
+    discard(work)
     return report
 
 
@@ -132,13 +135,15 @@ def _write(
             tried=[trials.log.entries[item.candidate.recipe.key] for item in tried],
             verified=count,
             command=options.command,
+            request=options.request(),
             seed=options.seed,
             num_threads=options.num_threads,
             revision=options.revision,
         )
     )
-    (artifact / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    (artifact / "README.md").write_text(model_card(report, bias_text(bias)), encoding="utf-8")
+    write_json(artifact / REPORT, report)
+    with staged_file(artifact / "README.md") as stage:
+        stage.write_text(model_card(report, bias_text(bias)), encoding="utf-8")
     if options.recipe is None:
         plot_pareto(tried, chosen, options.budget, artifact / PLOT)
     deliver(artifact, options.out)

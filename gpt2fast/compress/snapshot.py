@@ -7,8 +7,6 @@ A snapshot is a directory that appears whole, by one rename: ``network.safetenso
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.compress.state import Model, QuantizedMatrix, frozen
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import CheckpointError
+from gpt2fast.files.atomic import staged_directory
+from gpt2fast.files.json_file import read_json_object
 from gpt2fast.model.gpt2 import GPT2
 from gpt2fast.quantization import MatrixFormat
 
@@ -30,7 +29,7 @@ _STATE, _NETWORK, _MATRICES = "state.json", "network.safetensors", "matrices.saf
 
 def save_snapshot(model: Model, directory: Path) -> None:
     """Write ``directory``, in place of one that is there."""
-    with replacing(directory) as stage:
+    with staged_directory(directory, replace=True) as stage:
         save_file(dict(model.network.state_dict()), stage / _NETWORK)
         save_file(pack_matrices(model.matrices), stage / _MATRICES)
         state = {
@@ -75,21 +74,6 @@ def damage_named(directory: Path) -> Iterator[None]:
         raise CheckpointError(
             f"{directory}: is damaged ({reason}); delete it to do its work again"
         ) from None
-
-
-@contextmanager
-def replacing(directory: Path) -> Iterator[Path]:
-    """A directory to write in, which takes the place of ``directory`` in the end."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    stage = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir()
-    try:
-        yield stage
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(stage, directory)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def pack_matrices(matrices: dict[str, QuantizedMatrix]) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gpt2fast.compress.snapshot import damage_named, replacing
+from gpt2fast.compress.snapshot import damage_named
+from gpt2fast.files.atomic import staged_directory
 
 _TENSORS, _FACTS = "tensors.safetensors", "facts.json"
 
@@ -40,7 +41,7 @@ class Steps:
         """The step ``name`` is done: ``tensors``, and ``facts`` that JSON can hold."""
         if self._directory is None:
             return
-        with replacing(self._directory / name) as stage:
+        with staged_directory(self._directory / name, replace=True) as stage:
             save_file({k: v.detach().contiguous() for k, v in tensors.items()}, stage / _TENSORS)
             (stage / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
 

@@ -7,7 +7,6 @@ Windows are (N, T) token ids.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from gpt2fast.compress.calibration import Calibration, generate_calibration
 from gpt2fast.compress.overlap import repeats
 from gpt2fast.compress.snapshot import damage_named
 from gpt2fast.errors import OptionError
+from gpt2fast.files.atomic import staged_file
 from gpt2fast.train.corpus import Document, read_documents
 from gpt2fast.train.data import tokenize
 
@@ -149,9 +149,8 @@ def _write_text(
     written = generate_calibration(
         model, count, length, seed, num_threads=num_threads, progress=progress
     )
-    stage = file.with_suffix(".partial.npy")
-    np.save(stage, written.windows)
-    os.replace(stage, file)
+    with staged_file(file) as stage, stage.open("wb") as stream:
+        np.save(stream, written.windows)
 
 
 def _load(file: Path) -> Windows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.compress.artifact import save_model
 from gpt2fast.compress.budget import Budget, Measured
 from gpt2fast.compress.measure import (
@@ -27,10 +25,11 @@ from gpt2fast.compress.measure import (
 from gpt2fast.compress.pipeline import Pipeline
 from gpt2fast.compress.recipe import Recipe
 from gpt2fast.compress.search import Candidate
-from gpt2fast.compress.snapshot import replacing
 from gpt2fast.compress.texts import Say, Texts
 from gpt2fast.engine.llm import LLM
-from gpt2fast.train.export import write_json
+from gpt2fast.files.atomic import discard, staged_directory
+from gpt2fast.files.disk import clear_write_errors
+from gpt2fast.files.json_file import read_json_object, write_json
 
 HISTORY = "history.json"  # beside a candidate, until its report has it
 _HOPELESS = 3.0  # times the allowed loss: such a candidate's speed is not worth measuring twice
@@ -49,7 +48,7 @@ class TrialLog:
         """Append ``entry``, which has a "key"."""
         self.entries[entry["key"]] = entry
         # A line of its own even after one that was cut off.
-        with self._path.open("a", encoding="utf-8") as file:
+        with clear_write_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(entry) + "\n")
 
 
@@ -106,7 +105,7 @@ class Trials:
             f"{measured.speedup:.2f}x as fast, {measured.num_bytes / 1e6:.1f} MB"
         )
         if not self.budget.holds(measured):
-            shutil.rmtree(self._directory(recipe), ignore_errors=True)
+            discard(self._directory(recipe))
         return measured
 
     def artifact(self, recipe: Recipe) -> Path:
@@ -115,7 +114,7 @@ class Trials:
         if not (directory / "config.json").is_file():
             model = self.pipeline.run(recipe)
             self.say("saving")
-            with replacing(directory) as stage:
+            with staged_directory(directory, replace=True) as stage:
                 save_model(model, stage)
                 write_json(stage / HISTORY, {"passes": model.history})
             self.pipeline.forget(recipe)

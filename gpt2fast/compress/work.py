@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from gpt2fast.checkpoint import Checkpoint
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.checkpoint.save import check_out
 from gpt2fast.compress.options import CompressOptions
 from gpt2fast.compress.report import weights_digest
 from gpt2fast.compress.texts import SHARES, Say, Sizes, Texts, split_texts, written_texts
 from gpt2fast.errors import CheckpointError, OptionError
-from gpt2fast.train.disk import make_directory
-from gpt2fast.train.export import write_json
+from gpt2fast.files.atomic import clear_all_abandoned
+from gpt2fast.files.disk import make_directory
+from gpt2fast.files.json_file import read_json_object, write_json
+from gpt2fast.files.lock import exclusive
 
 
-def open_work(options: CompressOptions, checkpoint: Checkpoint, say: Say) -> tuple[Path, Texts]:
-    """The work directory, made or gone on with, and the text in three parts.
+def open_work(
+    options: CompressOptions, checkpoint: Checkpoint, say: Say, held: ExitStack
+) -> tuple[Path, Texts]:
+    """The work directory, made or gone on with, and the text in three parts. It is this process's
+    alone until ``held`` is closed.
 
-    Raises OptionError where it holds the work on another model, text, seed or number of threads.
+    Raises OptionError where it holds the work on another model, text, seed or number of threads,
+    or another process works in it.
     """
     length = min(options.sizes.length, checkpoint.config.n_positions)
     sizes = Sizes(length, *(options.sizes.of(part) for part in SHARES))
@@ -31,9 +37,13 @@ def open_work(options: CompressOptions, checkpoint: Checkpoint, say: Say) -> tup
         "num_threads": options.num_threads,  # which speeds depend on
     }
     record = work / "work.json"
-    if not record.is_file():
+    if not work.is_dir():
         check_out(work)
         make_directory(str(work), work, "--work" if options.work else "OUT.work")
+    held.enter_context(exclusive(work))
+    clear_all_abandoned(work)
+    if not record.is_file():
+        check_out(work)
         write_json(record, identity)
     elif read_json_object(record) != identity:
         raise OptionError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,6 +11,7 @@ from gpt2fast.checkpoint.exported import Export
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.options import EngineOptions
 from gpt2fast.errors import OptionError
+from gpt2fast.host import physical_memory
 from gpt2fast.panel_layout import bytes_by_format, matrix_layouts
 from gpt2fast.quantization import Quantization
 from gpt2fast.runners import kv_format
@@ -25,10 +24,6 @@ MEMORY_FRACTION = 0.25
 _VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 _SCALE_BYTES = 4  # of int8: one for a token's key in a head, one for its value
 _SMALLER = "quantization='int8', 'int4' or 'int3', or kv_cache_dtype='int8'"
-_GROUP_LIMITS = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
 
 
 class BlockPool(Protocol):
@@ -122,17 +117,3 @@ def held_on_cpu(
 
 def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
-
-
-def physical_memory() -> int:
-    """Bytes of memory this process may use: the machine's, or its control group's if less."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [_read_limit(Path(path)) for path in _GROUP_LIMITS]
-    return min([machine, *(limit for limit in limits if limit is not None)])
-
-
-def _read_limit(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None  # no such control group, or "max": no limit

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
 from numbers import Integral
 
 from gpt2fast.errors import OptionError, show
+from gpt2fast.host import num_cpus
 from gpt2fast.quantization import Quantization
 
 # A step of 65,536 tokens is beyond any gain; its buffers would take gigabytes.
@@ -72,13 +72,6 @@ def check_formats(dtype: str, quantization: str | None, kv_cache_dtype: str) -> 
             f"kv_cache_dtype = {kv_cache_dtype!r} is not known; use one of "
             f"{', '.join(map(repr, KV_CACHE_DTYPES))}"
         )
-
-
-def num_cpus() -> int:
-    """CPUs that this process may use, hardware threads counted."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check_count(name: str, value: object, most: int) -> None:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.checkpoint.checkpoint import QUANTIZATION_FIELD
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.checkpoint.resolve import SMALL_FILES
-from gpt2fast.checkpoint.safetensors_writer import write_json
-from gpt2fast.checkpoint.save import check_out, clear_errors, staged
+from gpt2fast.checkpoint.save import check_out
 from gpt2fast.checkpoint.weight_files import GRAPH
 from gpt2fast.errors import MissingDependencyError, OptionError, show
 from gpt2fast.export.genai import NAME, genai_config
+from gpt2fast.files.atomic import staged_directory
+from gpt2fast.files.json_file import read_json_object, write_json
 
 if TYPE_CHECKING:
     from gpt2fast.config import ModelConfig
@@ -82,19 +82,16 @@ def export(
     from gpt2fast.export.verify import verify
 
     check_out(target)
-    with clear_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
     progress("reading", 0, 4)
     with (
         open_source(
             model,
             options.precision,
-            target.parent,
+            target,
             num_threads=options.num_threads,
             revision=options.revision,
         ) as source,
-        clear_errors(target),
-        staged(target) as stage,
+        staged_directory(target) as stage,
     ):
         progress("writing the graph", 1, 4)
         facts = _write(source, stage, options.target)

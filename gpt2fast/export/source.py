@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from gpt2fast.checkpoint import Checkpoint, open_checkpoint
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.llm import LLM
 from gpt2fast.errors import OptionError, UnsupportedError
+from gpt2fast.files.atomic import scratch_directory
 from gpt2fast.sampling_params import SamplingParams
 
 _TOKENS = 192
@@ -47,12 +47,12 @@ class Source:
 def open_source(
     model: str | os.PathLike[str],
     precision: str,
-    work: Path,
+    out: Path,
     *,
     num_threads: int | None = None,
     revision: str | None = None,
 ) -> Iterator[Source]:
-    """The source of an export in ``precision``; what is rounded for it is under ``work`` meanwhile.
+    """The source of an export in ``precision``; what is rounded for it is beside ``out`` meanwhile.
 
     Raises OptionError for a precision other than that of the integers which ``model`` has.
     """
@@ -70,11 +70,11 @@ def open_source(
                 "or give the float checkpoint"
             )
     is_rounded = stored is None and wanted in ("int8", "int4")
-    with tempfile.TemporaryDirectory(dir=work, prefix=".rounded-") as folder:
+    with scratch_directory(out) as folder:
         scheme = wanted if is_rounded else None
         with LLM(path, device="cpu", quantization=scheme, num_threads=num_threads) as llm:
             if is_rounded:
-                path = Path(folder) / "model"
+                path = folder / "model"
                 llm.save_quantized(path)
             tokens = _own_text(llm)
             source = Source(path, digest, wanted, llm.config, tokens, llm.logits(tokens.tolist()))

@@ -15,13 +15,14 @@ from torch import nn
 from gpt2fast._C import BlockPool
 from gpt2fast.checkpoint import Checkpoint
 from gpt2fast.config import ModelConfig
-from gpt2fast.engine.cache import bytes_per_token, physical_memory
+from gpt2fast.engine.cache import bytes_per_token
 from gpt2fast.errors import CacheExhaustedError
 from gpt2fast.hf.last_run import LastRun
 from gpt2fast.hf.lock import Lock
 from gpt2fast.hf.plan import Plan
 from gpt2fast.hf.source import ModuleSource
 from gpt2fast.hf.stamp import Stamp
+from gpt2fast.host import physical_memory
 from gpt2fast.quantization import Quantization
 from gpt2fast.runners import BLOCK_SIZE, kv_format
 from gpt2fast.runners.base import StepBatch

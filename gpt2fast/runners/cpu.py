@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from gpt2fast.checkpoint.packed import PackedTensor, decode
 from gpt2fast.checkpoint.safetensors_writer import NewTensor
 from gpt2fast.checkpoint.tensor import FLOAT_TYPES, PACKED
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
+from gpt2fast.host import default_num_threads
 from gpt2fast.panel_layout import matrix_layouts
 from gpt2fast.quantization import EMBEDDING, HEAD, Quantization
 from gpt2fast.runners.base import StepBatch
@@ -233,31 +232,3 @@ def check_threads(num_threads: int | None) -> int:
     if not hasattr(num_threads, "__index__") or num_threads < 1 or num_threads > 1024:
         raise OptionError(f"num_threads={num_threads!r}: a number from 1 to 1024 is needed")
     return num_threads
-
-
-def default_num_threads() -> int:
-    """Physical cores that this process may use: a second thread on a core shares its memory
-    bandwidth and vector units, and slows the barriers down."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    cores = set()
-    for cpu in os.sched_getaffinity(0):
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
-        try:
-            core = (
-                (topology / "core_id").read_text(),
-                (topology / "physical_package_id").read_text(),
-            )
-        except OSError:
-            core = (str(cpu), "")
-        cores.add(core)
-    return max(1, min(len(cores), _cgroup_cpus()))
-
-
-def _cgroup_cpus() -> int:
-    """The CPU quota of a container, rounded up; a huge number where there is none."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
-        return -(-int(quota) // int(period))
-    except (OSError, ValueError):
-        return 1 << 20

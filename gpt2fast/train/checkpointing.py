@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.errors import CheckpointError, OptionError
+from gpt2fast.files.atomic import discard
+from gpt2fast.files.disk import clear_write_errors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 CHECKPOINTS = "checkpoints"  # directory below --out
 _PREFIX = "step-"
+_PARTIAL = ".partial-"
 _STATE = "state.json"
 _BLOCK = 2**20
 
@@ -25,9 +28,33 @@ def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: 
     """Save weights, AdamW moments, gradient scale and every process's random state after ``step``
     steps. The schedule and the position in the data are functions of the step.
 
-    The checkpoint appears under its final name by one rename; the oldest beyond ``keep`` go.
+    The checkpoint appears under its final name by one rename; the oldest beyond ``keep`` go. All
+    processes write to one directory, whose name they know: who has ``directory`` to himself may
+    remove what a killed run has left of such.
+
+    Raises OptionError, naming the file, where one cannot be written.
     """
-    final, partial = directory / f"{_PREFIX}{step:08d}", directory / f".partial-{step:08d}"
+    final, partial = directory / f"{_PREFIX}{step:08d}", directory / f"{_PARTIAL}{step:08d}"
+    try:
+        with clear_write_errors(partial, final):
+            _save(accelerator, partial, step)
+        if accelerator.is_main_process:
+            discard(final)
+            os.replace(partial, final)
+            for old in _complete(directory)[:-keep]:
+                discard(old)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+def clear_partial_checkpoints(directory: Path) -> None:
+    """Remove what a killed run has left of checkpoints in ``directory``."""
+    for partial in directory.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save(accelerator: Accelerator, partial: Path, step: int) -> None:
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -42,11 +69,6 @@ def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: 
             "sha256": {file.name: _digest(file) for file in sorted(partial.iterdir())},
         }
         (partial / _STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        for old in _complete(directory)[:-keep]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
 
 
 def latest_checkpoint(directory: Path) -> Path | None:
@@ -65,15 +87,15 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> int:
     state = _read_state(checkpoint / _STATE)
     if state["processes"] != accelerator.num_processes:
         raise OptionError(
-            f"--resume: {checkpoint} was written by {state['processes']} process(es), not "
+            f"{checkpoint} was written by {state['processes']} process(es), not "
             f"{accelerator.num_processes}; launch as many again"
         )
     _verify(checkpoint, state.get("sha256"))
     threads = state.get("threads", _threads())
     if threads != _threads() and accelerator.device.type == "cpu":
         warnings.warn(
-            f"--resume: the run had {threads} thread(s), now it has {_threads()}; it goes on, but "
-            "not bit for bit",
+            f"the run had {threads} thread(s), now it has {_threads()}; it goes on, but not bit "
+            "for bit",
             stacklevel=2,
         )
     try:
@@ -95,7 +117,7 @@ def _verify(checkpoint: Path, digests: dict[str, str] | None) -> None:
         file = checkpoint / name
         fault = "is missing" if not file.is_file() else "is damaged"
         if not file.is_file() or _digest(file) != digest:
-            raise CheckpointError(f"--resume: {file} {fault}; {_advice(checkpoint)}")
+            raise CheckpointError(f"{file} {fault}; {_advice(checkpoint)}")
 
 
 def _advice(checkpoint: Path) -> str:
@@ -109,7 +131,7 @@ def _read_state(path: Path) -> dict[str, Any]:
             return dict(state)
     except (ValueError, KeyError, TypeError):
         pass
-    raise CheckpointError(f"--resume: {path} is damaged; {_advice(path.parent)}")
+    raise CheckpointError(f"{path} is damaged; {_advice(path.parent)}")
 
 
 def _digest(file: Path) -> str:

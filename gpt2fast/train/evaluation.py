@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,10 +56,12 @@ def evaluate(
     context: int,
     batch_size: int,
     max_tokens: int | None = None,
+    shown: Callable[[Sequence[NDArray[np.int64]]], Iterator[NDArray[np.int64]]] = iter,
 ) -> HeldOut:
     """Loss of the first ``max_tokens`` of ``tokens`` (N,), in windows of ``context`` side by side:
     each token is predicted once, from at most ``context`` tokens before it. The processes share
-    the batches of ``batch_size`` windows.
+    the batches of ``batch_size`` windows. ``shown`` goes through those of this process and may tell
+    how far it is.
     """
     chosen = tokens if max_tokens is None else tokens[: max_tokens + 1]
     mine = evaluation_batches(chosen, context, batch_size)[
@@ -69,7 +72,7 @@ def evaluate(
     total = torch.zeros(2, dtype=wide, device=accelerator.device)
     was_training = model.training
     model.eval()
-    for batch in mine:
+    for batch in shown(mine):
         rows = torch.from_numpy(batch).to(accelerator.device)
         logits, targets = model(rows[:, :-1]), rows[:, 1:].flatten()
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt2fast.config import ModelConfig
+from gpt2fast.files.atomic import staged_file
+from gpt2fast.files.json_file import write_json
 from gpt2fast.train.prepare import PreparedRun
 from gpt2fast.train.run_options import TextOptions
 from gpt2fast.train.tokenizer import END_OF_TEXT, copy_tokenizer, write_tokenizer
@@ -23,11 +23,10 @@ def export_model(
     run: PreparedRun,
     options: TextOptions,
     tokenizer_source: Path | None,
-    record: dict[str, Any],
 ) -> None:
-    """Write weights in ``options.dtype``, configuration, tokenizer and ``training.json`` to
-    ``options.out``. Each file appears whole, by a rename. The tokenizer's files are copied from
-    ``tokenizer_source``, or written where it was trained by this run."""
+    """Write weights in ``options.dtype``, configuration and tokenizer to ``options.out``. Each file
+    appears whole, by a rename. The tokenizer's files are copied from ``tokenizer_source``, or
+    written where it was trained by this run."""
     directory = Path(options.out)
     directory.mkdir(parents=True, exist_ok=True)
     _write_weights(state, getattr(torch, options.dtype), directory / "model.safetensors")
@@ -38,7 +37,6 @@ def export_model(
         write_tokenizer(run.tokenizer, directory, run.config.n_positions, end)
     write_json(directory / "config.json", config_json(run.config, options.dropout, options.dtype))
     write_json(directory / "generation_config.json", _generation_config(run.config))
-    write_json(directory / "training.json", record)
 
 
 def _write_weights(state: Mapping[str, Tensor], dtype: torch.dtype, path: Path) -> None:
@@ -48,9 +46,8 @@ def _write_weights(state: Mapping[str, Tensor], dtype: torch.dtype, path: Path) 
         .contiguous()
         for name, tensor in state.items()
     }
-    partial = path.with_suffix(".partial")
-    save_file(tensors, str(partial), metadata={"format": "pt"})
-    os.replace(partial, path)
+    with staged_file(path) as stage:
+        save_file(tensors, str(stage), metadata={"format": "pt"})
 
 
 def config_json(config: ModelConfig, dropout: float, dtype: str) -> dict[str, Any]:
@@ -68,10 +65,3 @@ def _generation_config(config: ModelConfig) -> dict[str, Any]:
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     fields = config.to_dict()
     return {name: fields[name] for name in names if fields[name] is not None}
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write ``value`` so that the file is never seen half written."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,7 @@ class Trainer:
         torch.manual_seed(options.seed + 1 + accelerator.process_index)  # dropout
         self.directory = Path(options.out)
         self.checkpoints = self.directory / CHECKPOINTS
-        latest = latest_checkpoint(self.checkpoints) if options.resume else None
+        latest = latest_checkpoint(self.checkpoints)
         self.first_step = load_checkpoint(accelerator, latest) if latest else 0
         self.metrics: MetricsLog | None = None
         if accelerator.is_main_process:
@@ -95,6 +95,8 @@ class Trainer:
         options, step = self.options, self.first_step
         last = min(options.steps, options.stop_at or options.steps)
         self.model.train()
+        if 0 < step < last and step % options.eval_every == 0:
+            self._evaluate_and_plot(step)  # which is done after a checkpoint, so perhaps was not
         window = _Window(step)
         with self._bar(last) as bar, deferred_interrupt() as interrupted:
             while step < last:
@@ -112,7 +114,7 @@ class Trainer:
                 if stop:
                     raise TrainingInterrupted(
                         f"interrupted; step {step} is saved in {self.checkpoints}. Repeat the "
-                        "command with --resume to go on"
+                        "command to go on"
                     )
                 if step % options.eval_every == 0 and step < last:
                     self._evaluate_and_plot(step)
@@ -196,9 +198,9 @@ class Trainer:
             self.metrics.write(step, **means, lr=lr, tokens_per_second=round(rate))
         return f"loss {means['loss']:.3f}, {rate:,.0f} tok/s"
 
-    def evaluate(self, step: int, max_tokens: int | None) -> HeldOut | None:
-        """Loss of the first ``max_tokens`` held-out tokens after ``step`` steps; None where nothing
-        is held out. Raises OptionError if it is not finite."""
+    def evaluate(self, step: int, max_tokens: int | None = None) -> HeldOut | None:
+        """Loss of the first ``max_tokens`` held-out tokens after ``step`` steps, or of all, which
+        has a bar; None where nothing is held out. Raises OptionError if it is not finite."""
         if self.held_out is None or len(self.held_out.tokens) < 2:
             return None
         held_out = evaluate(
@@ -209,6 +211,7 @@ class Trainer:
             self.sampler.context,
             self.options.batch_size,
             max_tokens,
+            self._batches if max_tokens is None else iter,
         )
         if is_diverged(held_out.nats_per_token):
             raise diverged(self.options, "held-out loss", step)
@@ -222,16 +225,17 @@ class Trainer:
             plot_losses(self.metrics.read(), self.directory / "loss_curve.png")
 
     def _bar(self, last: int) -> Any:
+        first, name = min(self.first_step, last), self.options.command_name
+        return self._tqdm(total=last, initial=first, desc=name, unit="step")
+
+    def _batches(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+        yield from self._tqdm(batches, desc="held-out text", unit="batch")
+
+    def _tqdm(self, *what: Any, **how: Any) -> Any:
         from tqdm import tqdm
 
-        return tqdm(
-            total=last,
-            initial=min(self.first_step, last),
-            desc=self.options.command_name,
-            unit="step",
-            dynamic_ncols=True,
-            disable=self.progress is not None or not self.accelerator.is_main_process,
-        )
+        quiet = self.progress is not None or not self.accelerator.is_main_process
+        return tqdm(*what, dynamic_ncols=True, disable=quiet, **how)
 
 
 class _Window:

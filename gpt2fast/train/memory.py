@@ -4,13 +4,13 @@ a step has freed is kept for the next one."""
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gpt2fast.errors import OptionError
-from gpt2fast.train.disk import human_size
+from gpt2fast.files.disk import human_size
+from gpt2fast.host import physical_memory
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _ADVICE = "lower --batch-size, --context or the model's shape"
@@ -21,17 +21,14 @@ _KEEPING = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}
 
 
 def check_memory(num_parameters: int, on_cpu: bool) -> None:
-    """Raise OptionError if this machine's memory cannot hold the model: on a CPU weights, gradients
-    and two moments in fp32; with an accelerator the weights alone, which are made here."""
-    needed = num_parameters * 4 * (4 if on_cpu else 1)
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not every system tells
-        return
-    if 0 < memory < needed:
+    """Raise OptionError if the memory that this process may use cannot hold the model: on a CPU
+    weights, gradients and two moments in fp32; with an accelerator the weights alone, which are
+    made here."""
+    needed, memory = num_parameters * 4 * (4 if on_cpu else 1), physical_memory()
+    if memory < needed:
         raise OptionError(
             f"training {num_parameters:,} parameters needs {human_size(needed)} of memory, this "
-            f"machine has {human_size(memory)}; give a smaller model"
+            f"machine or container has {human_size(memory)}; give a smaller model"
         )
 
 

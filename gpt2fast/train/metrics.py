@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt2fast.errors import CheckpointError
+from gpt2fast.files.atomic import staged_file
+from gpt2fast.files.disk import clear_write_errors
 
 
 class MetricsLog:
@@ -15,12 +17,15 @@ class MetricsLog:
     def __init__(self, path: Path, resume_step: int) -> None:
         self.path = path
         records = self.read() if resume_step else []
-        lines = [json.dumps(record) + "\n" for record in records if record["step"] <= resume_step]
-        path.write_text("".join(lines), encoding="utf-8")
+        # What is held out is evaluated after the checkpoint, so that it will be evaluated again.
+        kept = [r for r in records if (r["step"], "held_out_loss" in r) <= (resume_step, False)]
+        lines = [json.dumps(record) + "\n" for record in kept]
+        with staged_file(path) as stage:
+            stage.write_text("".join(lines), encoding="utf-8")
 
     def write(self, step: int, **values: float | int) -> None:
         """Append one record."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with clear_write_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def read(self) -> list[dict[str, Any]]:

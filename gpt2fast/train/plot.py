@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gpt2fast.files.atomic import staged_file
+
 
 def plot_losses(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw training and held-out loss (nats/token) over the steps, and the learning rate, to a
@@ -30,4 +32,5 @@ def plot_losses(records: Sequence[dict[str, Any]], path: Path) -> None:
         right.set_ylabel("learning rate", color="0.5")
         axes.set_zorder(right.get_zorder() + 1)
         axes.set_frame_on(False)
-    figure.savefig(path, dpi=120)
+    with staged_file(path) as stage:
+        figure.savefig(stage, dpi=120, format="png")

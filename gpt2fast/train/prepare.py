@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,17 +14,28 @@ from tokenizers import Tokenizer
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import CheckpointError, OptionError
-from gpt2fast.train.checkpointing import CHECKPOINTS, latest_checkpoint
+from gpt2fast.files.atomic import clear_all_abandoned, staged_file
+from gpt2fast.files.disk import make_directory
+from gpt2fast.files.json_file import write_json
+from gpt2fast.files.lock import exclusive
+from gpt2fast.train.checkpointing import (
+    CHECKPOINTS,
+    clear_partial_checkpoints,
+    latest_checkpoint,
+)
 from gpt2fast.train.corpus import load_corpus
 from gpt2fast.train.data import tokenize
-from gpt2fast.train.disk import check_disk, make_directory
+from gpt2fast.train.disk import check_disk
+from gpt2fast.train.finish import finished_record
 from gpt2fast.train.guard import refuse_overwriting_model, refuse_training_in_place
 from gpt2fast.train.memory import check_memory
 from gpt2fast.train.run_options import TextOptions
 from gpt2fast.train.task import Task
 from gpt2fast.train.tokenizer import END_OF_TEXT
 
-_AGAIN = "or train again in another --out"
+_AGAIN = "or choose another directory"
+
+Tokens = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -49,40 +60,41 @@ def run_directory(options: TextOptions) -> Path:
     return Path(options.out) / "run"
 
 
-def prepare(task: Task, on_cpu: bool) -> None:
-    """Read the corpus, get a tokenizer, tokenize, and write ``OUT/run``; on resume, only check that
-    the task is that of the run. One process does this, then each calls ``load_prepared``.
+def prepare(task: Task, on_cpu: bool, held: ExitStack) -> None:
+    """Read the corpus, get a tokenizer, tokenize, and write ``OUT/run``; where there is a run to go
+    on with, only check that the task is that of the run. One process does this, then each calls
+    ``load_prepared``.
 
     All that can be refused is refused before the first file is written. A run without a checkpoint
-    has nothing to go on from and is prepared anew.
+    has nothing to go on from and is prepared anew. No other run may work in ``OUT`` until ``held``
+    is closed.
     """
     options = task.options
     directory = run_directory(options)
     record = directory / "run.json"
     refuse_training_in_place(task)
-    latest = latest_checkpoint(Path(options.out) / CHECKPOINTS)
-    if options.resume and latest:
+    out = Path(options.out)
+    if is_there := out.is_dir():
+        _claim(out, held)
+    if finished_record(task) is not None:
+        return
+    if latest_checkpoint(out / CHECKPOINTS):
         _check_resumes(task, record)
         return
-    if options.resume and not record.exists():
-        raise OptionError(f"--resume: {record} does not exist; start the run without --resume")
-    if latest and not record.exists():
-        raise OptionError(
-            f"--out {options.out} holds checkpoints of a run ({latest}), but {record} is missing; "
-            "choose another directory"
-        )
-    if latest:
-        raise OptionError(
-            f"--out {options.out} already holds a training run: add --resume to go on with it, or "
-            "choose another directory"
-        )
     refuse_overwriting_model(options)
-    if options.resume:
-        warnings.warn(
-            f"--resume: {options.out} has no checkpoint yet; starting at step 0", stacklevel=2
-        )
     _check_shape(task, on_cpu)
-    _write_prepared(task, directory, record)
+    prepared = _prepared(task)
+    make_directory(options.out, directory, "--out")
+    if not is_there:
+        _claim(out, held)
+    _write_prepared(directory, *prepared)
+
+
+def _claim(out: Path, held: ExitStack) -> None:
+    """Keep others out of ``out``, and remove what a killed run has left there."""
+    held.enter_context(exclusive(out))
+    clear_all_abandoned(out)
+    clear_partial_checkpoints(out / CHECKPOINTS)
 
 
 def _check_resumes(task: Task, path: Path) -> None:
@@ -92,7 +104,7 @@ def _check_resumes(task: Task, path: Path) -> None:
     for name, fact in task.facts().items():
         if fact != recorded.get(name):
             raise OptionError(
-                f"--resume: {name} is {fact}, but was {recorded.get(name)} when the run in "
+                f"{name} is {fact}, but was {recorded.get(name)} when the run in "
                 f"{task.options.out} was started; restore it, {_AGAIN}"
             )
 
@@ -115,7 +127,8 @@ def check_context(given: int | None, config: ModelConfig) -> int:
     return context
 
 
-def _write_prepared(task: Task, directory: Path, record: Path) -> None:
+def _prepared(task: Task) -> tuple[Tokenizer, Tokens, Tokens, dict[str, Any]]:
+    """The tokenizer, the tokens of both sides, and what is put on record."""
     options = task.options
     corpus = load_corpus(options.data, options.corpus, options.held_out, options.held_out_data)
     tokenizer = task.given_tokenizer() or task.train_tokenizer(corpus)
@@ -125,17 +138,24 @@ def _write_prepared(task: Task, directory: Path, record: Path) -> None:
     held_out_tokens = tokenize(tokenizer, corpus.held_out, end_of_text)
     _check_vocabulary(task, config, train_tokens, held_out_tokens)
     task.sampler(train_tokens, check_context(options.context, config))
-    make_directory(options.out, directory)
-    tokenizer.save(str(directory / "tokenizer.json"))
-    np.save(directory / "train.npy", train_tokens)
-    np.save(directory / "held_out.npy", held_out_tokens)
     facts = {
         "options": options.as_dict(),
         "facts": task.facts(),
         "end_of_text": end_of_text,
         "corpus": corpus.summary(),
     }
-    record.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return tokenizer, train_tokens, held_out_tokens, facts
+
+
+def _write_prepared(
+    directory: Path, tokenizer: Tokenizer, train: Tokens, held_out: Tokens, facts: dict[str, Any]
+) -> None:
+    with staged_file(directory / "tokenizer.json") as stage:
+        tokenizer.save(str(stage))
+    for name, tokens in (("train", train), ("held_out", held_out)):
+        with staged_file(directory / f"{name}.npy") as stage, stage.open("wb") as file:
+            np.save(file, tokens)
+    write_json(directory / "run.json", facts)
 
 
 def _check_vocabulary(task: Task, config: ModelConfig, *sides: NDArray[np.int32]) -> None:
@@ -168,7 +188,9 @@ def load_prepared(task: Task) -> PreparedRun:
 
 def _read_record(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise CheckpointError(f"--resume: {path} does not exist; restore it, {_AGAIN}")
+        raise CheckpointError(
+            f"{path} does not exist, but there are checkpoints of a run; restore it, {_AGAIN}"
+        )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(record["corpus"]["held_out"]["bytes"], int) and "end_of_text" in record:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gpt2fast.files.disk import clear_write_errors
+from gpt2fast.files.json_file import write_json
 from gpt2fast.train.accelerator import make_accelerator
-from gpt2fast.train.disk import clear_disk_errors
 from gpt2fast.train.export import export_model
+from gpt2fast.train.finish import RECORD, finished_record
+from gpt2fast.train.interrupt import TrainingInterrupted
 from gpt2fast.train.loop import HeldOutText, Trainer
 from gpt2fast.train.memory import clear_memory_errors
 from gpt2fast.train.options import TrainOptions
@@ -24,15 +29,19 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def train(options: TrainOptions) -> dict[str, Any]:
+Say = Callable[[str], None]  # is told what goes on
+
+
+def train(options: TrainOptions, say: Say = lambda line: None) -> dict[str, Any]:
     """Train as ``options`` say, write the model to ``options.out``, return ``training.json``.
 
+    A run that was interrupted goes on where it stopped; one that is finished is left as it is.
     Raises OptionError for what the user can put right: options, text, a full disk.
     """
-    return run_task(Training(options))
+    return run_task(Training(options), say)
 
 
-def run_task(task: Task) -> dict[str, Any]:
+def run_task(task: Task, say: Say = lambda line: None) -> dict[str, Any]:
     """Run ``task`` on this process's accelerator, write the model, return ``training.json``."""
     options = task.options
     accelerator = make_accelerator(options)
@@ -41,14 +50,17 @@ def run_task(task: Task) -> dict[str, Any]:
         # tokenizers has a pool of its own, which takes its size from here when it is first used.
         pool = min(options.threads, os.cpu_count() or 1)
         os.environ.setdefault("RAYON_NUM_THREADS", str(pool))
-    with clear_disk_errors(options.out), clear_memory_errors():
+    with clear_write_errors(Path(options.out)), clear_memory_errors(), ExitStack() as held:
         with accelerator.main_process_first():
             if accelerator.is_main_process:
-                prepare(task, accelerator.device.type == "cpu")
-        return _run(task, accelerator, load_prepared(task))
+                prepare(task, accelerator.device.type == "cpu", held)
+        if (record := finished_record(task)) is not None:
+            say(f"{options.out} is finished already: nothing is left to do")
+            return record
+        return _run(task, accelerator, load_prepared(task), say)
 
 
-def _run(task: Task, accelerator: Accelerator, run: PreparedRun) -> dict[str, Any]:
+def _run(task: Task, accelerator: Accelerator, run: PreparedRun, say: Say) -> dict[str, Any]:
     options = task.options
     sampler = task.sampler(run.train_tokens, check_context(options.context, run.config))
     torch.manual_seed(options.seed)
@@ -61,16 +73,27 @@ def _run(task: Task, accelerator: Accelerator, run: PreparedRun) -> dict[str, An
         task.objective(network, sampler, accelerator),
         HeldOutText(run.held_out_tokens, run.held_out_bytes),
     )
+    if trainer.first_step:
+        say(f"{options.out}: going on after step {trainer.first_step}")
     done = trainer.run()
-    held_out = trainer.evaluate(done, None)
-    if trainer.metrics and held_out and done > trainer.first_step:
-        trainer.metrics.write(done, held_out_loss=held_out.nats_per_token)
     state = accelerator.get_state_dict(trainer.model)
+    if trainer.metrics:
+        export_model(state, run, options, task.tokenizer_source())
+    accelerator.wait_for_everyone()
+    try:
+        held_out = trainer.evaluate(done)
+    except KeyboardInterrupt:
+        raise TrainingInterrupted(
+            f"interrupted; the model is in {options.out}, but its held-out loss is not known. "
+            "Repeat the command to go on"
+        ) from None
     tokens_seen = done * trainer.tokens_per_step
     record = training_record(options, run, done, tokens_seen, run.config.num_parameters, held_out)
     record.update(task.facts())
     if trainer.metrics:
-        export_model(state, run, options, task.tokenizer_source(), record)
+        if held_out:
+            trainer.metrics.write(done, held_out_loss=held_out.nats_per_token)
         plot_losses(trainer.metrics.read(), Path(options.out) / "loss_curve.png")
+        write_json(Path(options.out) / RECORD, record)
     accelerator.wait_for_everyone()
     return record

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from gpt2fast.errors import OptionError
 
 MAX_THREADS = 1024
+_WARMUP = 100
 
 
 def flag(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -46,7 +47,7 @@ class LoopOptions:
     steps: int = flag(1000, "optimizer steps; the cosine ends here")
     lr: float = flag(1e-3, "peak learning rate")
     min_lr_ratio: float = flag(0.1, "last learning rate / peak")
-    warmup: int = flag(100, "steps of linear warm-up")
+    warmup: int | None = flag(None, f"steps of linear warm-up ({_WARMUP}, or --steps / 10 if less)")
     beta1: float = flag(0.9, "AdamW beta1")
     beta2: float = flag(0.95, "AdamW beta2")
     weight_decay: float = flag(0.1, "AdamW weight decay, on matrices only")
@@ -62,7 +63,7 @@ class LoopOptions:
     keep: int = flag(2, "checkpoints kept")
     stop_at: int | None = flag(None, "stop after this step, at most --steps; the schedule stays")
     dtype: str = flag("float32", "type of the saved weights", ("float32", "float16", "bfloat16"))
-    resume: bool = flag(False, "go on from the last checkpoint in --out, bit for bit")
+    resume: bool = flag(False, "nothing: a command that is repeated goes on where it stopped")
 
     def __post_init__(self) -> None:
         if not self.out:
@@ -72,7 +73,8 @@ class LoopOptions:
             self._check(name, value is None or value >= 1, "at least 1")
         self._check("lr", 0 < self.lr < math.inf, "above 0")
         self._check("min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "from 0 to 1")
-        self._check("warmup", 0 <= self.warmup <= self.steps, f"from 0 to --steps ({self.steps})")
+        fits = 0 <= self.warmup_steps <= self.steps
+        self._check("warmup", fits, f"from 0 to --steps ({self.steps})")
         reached = self.stop_at is None or self.stop_at <= self.steps
         self._check("stop_at", reached, f"at most --steps ({self.steps})")
         few = self.threads is None or self.threads <= MAX_THREADS
@@ -92,20 +94,30 @@ class LoopOptions:
         if not good:
             raise OptionError(f"{flag_name(name)} {getattr(self, name)} is not valid: give {rule}")
 
+    @property
+    def warmup_steps(self) -> int:
+        """``warmup``, or what stands for it."""
+        return min(_WARMUP, self.steps // 10) if self.warmup is None else self.warmup
+
     def as_dict(self) -> dict[str, Any]:
         """The options as JSON holds them."""
-        fields = dataclasses.asdict(self)
+        fields = {**dataclasses.asdict(self), "warmup": self.warmup_steps}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
     def check_resumes(self, recorded: dict[str, Any]) -> None:
-        """Raise OptionError if these options would continue another run than ``recorded``."""
-        for name, value in self.as_dict().items():
-            if name not in self.free_on_resume and value != recorded.get(name):
-                label = "PATH" if name == "data" else flag_name(name)
-                raise OptionError(
-                    f"{label} is {_shown(value)}, but the run in {self.out} was started with "
-                    f"{_shown(recorded.get(name))}; repeat its options or choose another --out"
-                )
+        """Raise OptionError, naming all that differ, if these options would continue another run
+        than ``recorded``."""
+        differing = [
+            f"{'PATH' if name == 'data' else flag_name(name)} is {_shown(value)} and was "
+            f"{_shown(recorded.get(name))}"
+            for name, value in self.as_dict().items()
+            if name not in self.free_on_resume and value != recorded.get(name)
+        ]
+        if differing:
+            raise OptionError(
+                f"the run in {self.out} was started with other options: {', '.join(differing)}; "
+                "repeat its options or choose another --out"
+            )
 
 
 @dataclass(frozen=True)

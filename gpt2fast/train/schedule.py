@@ -17,9 +17,10 @@ def learning_rate(step: int, options: LoopOptions) -> float:
 
     A function of the step alone, so the schedule has no state that a checkpoint could lose.
     """
-    if step < options.warmup:
-        return options.lr * (step + 1) / options.warmup
-    progress = (step - options.warmup) / max(1, options.steps - 1 - options.warmup)
+    warmup = options.warmup_steps
+    if step < warmup:
+        return options.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, options.steps - 1 - warmup)
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
     return options.lr * (options.min_lr_ratio + (1.0 - options.min_lr_ratio) * cosine)
 

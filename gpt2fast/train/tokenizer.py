@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,9 +9,15 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from gpt2fast.errors import OptionError
+from gpt2fast.files.atomic import staged_file
+from gpt2fast.files.json_file import write_json
 
 END_OF_TEXT = "<|endoftext|>"
 _NUM_BYTES = 256
+_FILES = (
+    *("vocab.json", "merges.txt", "tokenizer.json", "added_tokens.json"),
+    *("tokenizer_config.json", "special_tokens_map.json"),
+)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -46,7 +51,8 @@ def write_tokenizer(
     tokenizer: Tokenizer, directory: Path, context: int, end_of_text: str | None
 ) -> None:
     """Write ``tokenizer.json`` and the files by which transformers loads it."""
-    tokenizer.save(str(directory / "tokenizer.json"))
+    with staged_file(directory / "tokenizer.json") as stage:
+        tokenizer.save(str(stage))
     special = {name: end_of_text for name in ("bos_token", "eos_token", "unk_token") if end_of_text}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -55,18 +61,12 @@ def write_tokenizer(
         "clean_up_tokenization_spaces": False,
         **special,
     }
-    _write_json(directory / "tokenizer_config.json", config)
+    write_json(directory / "tokenizer_config.json", config)
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
     """Copy the tokenizer files that a fine-tuned model brought along."""
-    for name in ("vocab.json", "merges.txt", "tokenizer.json", "added_tokens.json"):
+    for name in _FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, directory / name)
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, directory / name)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            with staged_file(directory / name) as stage:
+                shutil.copyfile(source / name, stage)

@@ -261,7 +261,7 @@ def test_a_model_is_converted_once(
     made = first.stat().st_mtime_ns
     assert adapter.convert(path, "int8") == first
     assert first.stat().st_mtime_ns == made
-    assert not list(work.glob(".making-*"))
+    assert not list(work.glob(".*"))
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -276,6 +276,9 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path) -> None:
         cached(work, source, "x", {}, fail)
     assert list(work.iterdir()) == []
     path = cached(work, source, "x", {}, lambda p: p.mkdir())
+    assert list(work.iterdir()) == [path]
+    (work / f".{path.name[:40]}-abcdefgh.partial").mkdir()  # of a process that was killed
+    assert cached(work, source, "x", {}, fail) == path
     assert list(work.iterdir()) == [path]
 
 

@@ -11,9 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from engine.mock_runner import byte_tokenizer
 
+from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.cli import main
+from gpt2fast.compress.artifact import save_model
+from gpt2fast.compress.calibration import read_calibration
+from gpt2fast.compress.quantize import QuantizeOptions, quantize
+from gpt2fast.compress.state import open_model
+from gpt2fast.quantization import Quantization
 from model_grid import BASE
 
 Make = Callable[..., tuple[Path, Any]]
@@ -61,19 +69,81 @@ def test_text(make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert line.count("\n") == 1
 
 
+def text_file(folder: Path) -> Path:
+    words = np.random.default_rng(0).choice(["alpha", "beta", "gamma", "def"], 800)
+    file = folder / "text.txt"
+    file.write_text(" ".join(words))
+    return file
+
+
+@pytest.mark.parametrize("scheme", ["int4-g32", "int3"])
+@pytest.mark.parametrize("method", ["clip", "awq", "gptq"])
+def test_methods(
+    make_checkpoint: Make,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+    scheme: str,
+) -> None:
+    """What is written is what the pass of a recipe makes, of text like that of the calibration, and
+    each method is another one."""
+    path, _ = make_checkpoint(seed=7, **BASE)
+    byte_tokenizer().save(str(path / "tokenizer.json"))
+    file, out = text_file(tmp_path), tmp_path / "out"
+    argv = ["quantize", str(path), str(out), "--quantization", scheme, "--num-threads", "1"]
+    capsys.readouterr()
+    assert main([*argv, "--method", method, "--calibration", str(file), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["method"] == method
+    assert facts["calibration"]["text"] == f"{file}, seed 0"
+    assert facts["calibration"]["tokens"] > 1000
+    model = open_model(path)
+    end = model.config.eos_token_ids[0]
+    text = read_calibration([str(file)], byte_tokenizer(), 128, model.config.n_positions, 0, end)
+    wanted = Quantization.parse(scheme)
+    quantize(model, text, QuantizeOptions(method, wanted.blocks, wanted.head))
+    save_model(model, tmp_path / "same")
+    written = (out / "model.safetensors").read_bytes()
+    assert written == (tmp_path / "same" / "model.safetensors").read_bytes()
+    argv[2] = str(tmp_path / "nearest")
+    assert main(argv) == 0
+    assert written != (tmp_path / "nearest" / "model.safetensors").read_bytes()
+    with open_checkpoint(out) as checkpoint:
+        assert checkpoint.quantization == wanted
+
+
+def test_the_model_writes_the_text_itself(
+    make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = make_checkpoint(**BASE)
+    argv = ["quantize", str(path), "", "--quantization", "int4", "--method", "gptq"]
+    weights = []
+    for seed in ("0", "1"):
+        argv[2] = str(tmp_path / f"{len(weights)}")
+        assert main([*argv, "--num-threads", "1", "--seed", seed]) == 0
+        assert f"gptq on 12,288 tokens of own text, seed {seed}; " in capsys.readouterr().out
+        weights.append((Path(argv[2]) / "model.safetensors").read_bytes())
+    assert weights[0] != weights[1]
+
+
 def test_bad_input(
     make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, _ = make_checkpoint(**BASE)
     taken, out = tmp_path / "taken", tmp_path / "out"
     taken.write_text("mine")
-    int8 = ["--quantization", "int8"]
+    int8, gptq = ["--quantization", "int8"], ["--method", "gptq"]
     for args, says in (
         ([str(path), str(taken), *int8], f"{taken} exists and is a file"),
         ([str(path), str(path), *int8], f"{path} is a directory with files in it"),
         ([str(path), str(out), "--quantization", "int5"], "--quantization int5 is not known"),
         ([str(path), str(out), *int8, "--num-threads", "0"], "--num-threads 0"),
         ([str(tmp_path / "none"), str(out), *int8], "no such directory"),
+        ([str(path), str(out), *int8, "--calibration", "x"], "--calibration is text for --method"),
+        ([str(path), str(out), *int8, *gptq, "--calibration", str(taken)], "no tokenizer to read"),
+        ([str(path), str(out), *int8, *gptq, "--num-threads", "-1"], "--num-threads -1"),
+        ([str(path), str(out), *int8, *gptq, "--seed", "-1"], "--seed -1 is not valid"),
+        ([str(path), str(out), "--quantization", "fp8", *gptq], "cannot be made fp8"),
         (["demo", "/proc/out", *int8], "/proc/out: cannot be written: "),
     ):
         assert main(["quantize", *args]) == 2, says

@@ -15,8 +15,9 @@ from bits import check_bits, check_forks, tokens_for
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
+from gpt2fast.host import default_num_threads
 from gpt2fast.quantization import Quantization
-from gpt2fast.runners.cpu import CpuRunner, default_num_threads
+from gpt2fast.runners.cpu import CpuRunner
 from model_grid import BASE, FLAG_GRID, PRUNED, PRUNED_GRID
 from paged import PagedSequences
 

@@ -24,7 +24,8 @@ from gpt2fast.checkpoint import open_checkpoint  # noqa: E402
 from gpt2fast.cli import main  # noqa: E402
 from gpt2fast.config import LayerShape  # noqa: E402
 from gpt2fast.errors import MissingDependencyError, OptionError  # noqa: E402
-from gpt2fast.train.disk import clear_disk_errors  # noqa: E402
+from gpt2fast.files.disk import clear_write_errors  # noqa: E402
+from gpt2fast.files.lock import exclusive  # noqa: E402
 from gpt2fast.train.options import TrainOptions  # noqa: E402
 from gpt2fast.train.run import train  # noqa: E402
 
@@ -232,8 +233,8 @@ def test_too_small_a_disk_is_named_before_training(text: str, tmp_path: Path) ->
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
     with (
-        pytest.raises(OptionError, match=r"cannot write there \(No space left"),
-        clear_disk_errors(str(tmp_path)),
+        pytest.raises(OptionError, match=r"cannot be written: the disk is full; free some"),
+        clear_write_errors(tmp_path),
         open("/dev/full", "wb", buffering=0) as file,
     ):
         file.write(b"weights")
@@ -293,14 +294,69 @@ def test_two_processes_equal_one_and_resume(text: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(two[name], one[name], atol=2e-3)
 
 
-def test_starting_over_an_old_run_is_refused(text: str, straight: Path) -> None:
-    with pytest.raises(OptionError, match="already holds a training run"):
-        train(TrainOptions(out=str(straight), data=(text,), **TINY))
+def files_of(out: Path) -> dict[Path, tuple[int, bytes]]:
+    return {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in out.rglob("*") if f.is_file()}
 
 
-def test_resuming_nothing_is_refused(text: str, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"run\.json does not exist"):
-        train(TrainOptions(out=str(tmp_path / "x"), data=(text,), resume=True, **TINY))
+def test_a_finished_run_is_left_as_it_is(text: str, straight: Path, tmp_path: Path) -> None:
+    """And with it a copy whose checkpoints and corpus were deleted to save room."""
+    slim = Path(shutil.copytree(straight, tmp_path / "slim"))
+    for name in ("checkpoints", "run"):
+        shutil.rmtree(slim / name)
+    for out in (straight, slim):
+        said: list[str] = []
+        before = files_of(out)
+        record = train(TrainOptions(out=str(out), data=(text,), **TINY), said.append)
+        assert record == json.loads((out / "training.json").read_text())
+        assert said == [f"{out} is finished already: nothing is left to do"]
+        assert files_of(out) == before
+        with pytest.raises(OptionError, match=r"other options: --lr is 0\.5 and|choose another d"):
+            train(TrainOptions(out=str(out), data=(text,), lr=0.5, **TINY))
+        assert files_of(out) == before
+
+
+def test_another_type_of_the_weights_is_written_from_the_last_checkpoint(
+    text: str, straight: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(straight, tmp_path / "half"))
+    train(TrainOptions(out=str(out), data=(text,), dtype="bfloat16", **TINY))
+    with open_checkpoint(out) as checkpoint:
+        assert {checkpoint.tensor(name).dtype for name in checkpoint.names} == {"BF16"}
+    assert checkpoint_state(out, 20) == checkpoint_state(straight, 20)
+
+
+def test_an_interrupt_of_the_last_evaluation_loses_nothing(
+    text: str,
+    straight: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
+    with monkeypatch.context() as patch:
+
+        def interrupt(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("gpt2fast.train.loop.Trainer._batches", interrupt)
+        assert main(["train", text, "--out", str(out), *flags]) == 130
+    assert "its held-out loss is not known. Repeat the command" in capsys.readouterr().err
+    assert not (out / "training.json").exists()
+    weights = (out / "model.safetensors").read_bytes()
+    assert weights == (straight / "model.safetensors").read_bytes()
+    assert main(["train", text, "--out", str(out), *flags]) == 0
+    said = capsys.readouterr().err
+    assert "going on after step 20" in said
+    assert "held-out text" in said, "it has a bar"
+    assert (out / "model.safetensors").read_bytes() == weights
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "held_out_loss" in r] == [10, 20]
+
+
+def test_two_runs_in_one_directory_are_refused(text: str, tmp_path: Path) -> None:
+    with exclusive(tmp_path), pytest.raises(OptionError, match="another process is at work there"):
+        train(TrainOptions(out=str(tmp_path), data=(text,), **TINY))
 
 
 def test_too_little_text_is_refused(tmp_path: Path) -> None:
@@ -319,7 +375,9 @@ def test_command_line(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = str(tmp_path / "cli")
     assert main(["train", text, "--out", out, *flags, "--stop-at", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 2
-    assert main(["train", text, "--out", out, *flags]) == 2
+    assert main(["train", text, "--out", out, *flags, "--lr", "1"]) == 2
     message = capsys.readouterr().err
-    assert "already holds a training run" in message
+    assert "other options: --lr is 1.0 and was 0.001;" in message
     assert "Traceback" not in message
+    assert main(["train", text, "--out", out, *flags, "--stop-at", "2", "--resume"]) == 0
+    assert f"{out} is finished already" in capsys.readouterr().err

@@ -82,15 +82,29 @@ def test_resuming_another_run_is_refused() -> None:
     recorded = TrainOptions(**GOOD).as_dict()
     TrainOptions(**GOOD, resume=True, save_every=7).check_resumes(recorded)
     with pytest.raises(
-        OptionError, match=r"--lr is 0\.5, but the run in o was started with 0\.001"
+        OptionError,
+        match=r"--lr is 0\.5 and was 0\.001, --seed is 3 and was 0; repeat",
     ):
-        TrainOptions(**GOOD, lr=0.5).check_resumes(recorded)
+        TrainOptions(**GOOD, lr=0.5, seed=3).check_resumes(recorded)
 
 
 def test_other_text_is_named_as_on_the_command_line() -> None:
     recorded = TrainOptions(out="o", data=("a.txt", "b")).as_dict()
-    with pytest.raises(OptionError, match=r"^PATH is c, but .* started with a\.txt b;"):
+    with pytest.raises(OptionError, match=r": PATH is c and was a\.txt b;"):
         TrainOptions(out="o", data=("c",)).check_resumes(recorded)
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup"), [(4, 0), (50, 5), (999, 99), (1000, 100), (9000, 100)]
+)
+def test_the_warm_up_fits_the_steps_unless_it_is_given(steps: int, warmup: int) -> None:
+    options = TrainOptions(**GOOD, steps=steps)
+    assert options.warmup_steps == options.as_dict()["warmup"] == warmup
+    assert "--warmup" not in options.command()
+    options.check_resumes({**options.as_dict(), "warmup": warmup})  # as older runs have recorded it
+    assert learning_rate(steps - 1, options) == pytest.approx(options.lr * options.min_lr_ratio)
+    with pytest.raises(OptionError, match=f"--warmup {steps + 1} is not valid: give from 0"):
+        TrainOptions(**GOOD, steps=steps, warmup=steps + 1)
 
 
 def test_schedule() -> None:

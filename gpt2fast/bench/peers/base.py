@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,8 +14,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.checkpoint.json_file import read_json_object
 from gpt2fast.errors import OptionError, UnsupportedError, show
+from gpt2fast.files.atomic import clear_abandoned, scratch_directory
+from gpt2fast.files.json_file import read_json_object
 
 Clock = Callable[[], float]
 Generated = tuple[list[list[int]], list[float]]
@@ -144,24 +142,15 @@ def cached(
     identity = json.dumps([str(checkpoint.resolve()), stats, sorted(versions.items())])
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
     path = work / f"{checkpoint.resolve().name}-{key}-{name}"
+    clear_abandoned(path)
     if not path.exists():
-        with _staged(path) as staged:
-            make(staged)
+        with scratch_directory(path) as folder:
+            made = folder / path.name
+            make(made)
+            # A directory cannot be renamed over another that was made meanwhile; that one will do.
+            if not path.exists():
+                os.replace(made, path)
     return path
-
-
-@contextmanager
-def _staged(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` that takes its name when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".making-", dir=path.parent))
-    try:
-        yield stage / path.name
-        # A directory cannot be renamed over another that was made meanwhile; that one will do.
-        if not path.exists():
-            os.replace(stage / path.name, path)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def hugging_face_model(checkpoint: Path, dtype: str = "float32", attention: str = "eager") -> Any:

@@ -28,7 +28,7 @@ from gpt2fast.model.gpt2 import GPT2
 from gpt2fast.model.weights import load_weights
 from gpt2fast.train.corpus import Corpus
 from gpt2fast.train.data import FixedWindows, Sampler, WindowSampler
-from gpt2fast.train.run import run_task
+from gpt2fast.train.run import Say, run_task
 from gpt2fast.train.task import Task
 from gpt2fast.train.training import model_tokenizer
 
@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def distill(options: DistillOptions) -> dict[str, Any]:
+def distill(options: DistillOptions, say: Say = lambda line: None) -> dict[str, Any]:
     """Train a student as ``options`` say, write it to ``options.out``, return ``training.json``.
 
+    A run that was interrupted goes on where it stopped; one that is finished is left as it is.
     Raises OptionError for what the user can put right, CheckpointError for a damaged model.
     """
-    return run_task(Distilling(options))
+    return run_task(Distilling(options), say)
 
 
 class Distilling(Task):

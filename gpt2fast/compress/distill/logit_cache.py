@@ -9,7 +9,6 @@ gradient. Shapes: N windows, T tokens of context, K samples, V vocabulary.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ from torch import Tensor
 
 from gpt2fast.compress.distill import fingerprint
 from gpt2fast.errors import CheckpointError, OptionError
+from gpt2fast.files.atomic import staged_file
+from gpt2fast.files.json_file import write_json
 from gpt2fast.model.gpt2 import GPT2
 
 PIECE = 64  # windows in a file: what an interruption may lose
@@ -121,10 +122,7 @@ class LogitCache:
             return
         if directory.is_dir() and any(directory.glob("piece-*")):
             raise CheckpointError(f"{record} is missing; restore it, or delete {directory}")
-        directory.mkdir(parents=True, exist_ok=True)
-        partial = record.with_suffix(f".partial-{os.getpid()}")
-        partial.write_text(json.dumps(asdict(key), indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, record)
+        write_json(record, asdict(key))
 
     def read(self, numbers: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         """Tokens (B, T, K), int64, and entropies (B, T) of the windows ``numbers`` (B,)."""
@@ -185,9 +183,8 @@ def _path(directory: Path, piece: int) -> Path:
 
 
 def _write(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(arrays, str(partial), metadata={"sha256": fingerprint.of_arrays(arrays)})
-    os.replace(partial, path)
+    with staged_file(path) as stage:
+        save_file(arrays, str(stage), metadata={"sha256": fingerprint.of_arrays(arrays)})
 
 
 def _verify(path: Path, key: CacheKey, piece: int) -> None:

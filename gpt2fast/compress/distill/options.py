@@ -97,7 +97,7 @@ class RecoverOptions(LossOptions):
         for name in ("context", "dropout"):
             self._check(name, not getattr(self, name), "none: the windows and the network decide")
 
-    warmup: int = flag(0, "steps of linear warm-up")
+    warmup: int | None = flag(0, "steps of linear warm-up")
     weight_decay: float = flag(0.0, "AdamW weight decay, on matrices only")
     lr: float = flag(3e-4, "peak learning rate")
 

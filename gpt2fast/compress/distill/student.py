@@ -33,9 +33,15 @@ def chosen_layers(
     config: ModelConfig, depth: int | None = None, layers: Sequence[int] = ()
 ) -> tuple[int, ...]:
     """The teacher's layer that each of the student's begins as. Raises OptionError for a layer that
-    the teacher does not have."""
+    the teacher does not have, and for a ``depth`` beyond its own."""
     if not layers:
-        return evenly_spaced(config.n_layer, config.n_layer if depth is None else depth)
+        depth = config.n_layer if depth is None else depth
+        if depth > config.n_layer:
+            raise OptionError(
+                f"--depth {depth} exceeds the teacher's {config.n_layer} layers; give at most as "
+                "many, or name those that the student repeats with --layers"
+            )
+        return evenly_spaced(config.n_layer, depth)
     if depth is not None and depth != len(layers):
         raise OptionError(f"--depth {depth} does not fit the {len(layers)} --layers; give one")
     for layer in layers:

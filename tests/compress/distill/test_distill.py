@@ -155,6 +155,7 @@ def test_runs_that_cannot_be_write_nothing(text: str, teacher: Path, tmp_path: P
     out = tmp_path / "out"
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"width": 64}, "exceeds the teacher's 32"),
+        ({"depth": 9}, "--depth 9 exceeds the teacher's 4 layers; give at most as many"),
         ({"context": 33}, "exceeds the model's 32"),
         ({"student": "demo", "depth": None, "context": 64}, "exceeds the teacher's 32 positions"),
     ]
@@ -185,7 +186,7 @@ def test_command_line(
     assert record["student_layers"] == [1, 3]
     assert "--layers 1 3" in record["command"]
     assert main(command) == 2
-    assert "already holds a training run" in capsys.readouterr().err
+    assert "--layers is none and was 1 3" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,13 +1,15 @@
-"""Reading the small JSON files of a checkpoint, with one clear error for a damaged one."""
+"""Small JSON files: read with one clear error for a damaged one, written whole."""
 
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
 
 from gpt2fast.errors import CheckpointError
+from gpt2fast.files.atomic import staged_file
 
 # The vocabulary of the largest GPT-2 takes 1 MB; beyond this a file is not what its name says.
 MAX_JSON_BYTES = 64 * 2**20
@@ -41,3 +43,13 @@ def read_small_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` onto the disk so that the file is never seen half written. Raises
+    OptionError, naming it, where that cannot be."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with staged_file(path) as stage, stage.open("wb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
