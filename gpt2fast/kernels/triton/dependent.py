@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-CAPABILITY = 90
+CAPABILITY = 90  # from which on kernels are launched so
 
 
 @triton.jit
@@ -33,9 +33,9 @@ def wait_for_previous(DEPENDENT: tl.constexpr):
 
 
 @cache
-def is_dependent(device: torch.device) -> bool:
-    """Whether kernels on ``device`` are launched so."""
+def capability_of(device: torch.device) -> int:
+    """The compute capability of a GPU, such as 90; 0 of another device."""
     if device.type != "cuda":
-        return False
+        return 0
     major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor >= CAPABILITY
+    return 10 * major + minor

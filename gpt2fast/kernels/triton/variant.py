@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import driver
 
-from gpt2fast.kernels.triton.dependent import CAPABILITY, is_dependent
+from gpt2fast.kernels.triton.dependent import CAPABILITY, capability_of
 
 # Names of element types in kernel signatures.
 ELEMENTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -39,6 +39,8 @@ class Variant:
         types: of the arguments that are no constants, by name: "*fp16", "i32", "fp32".
         constants: the ``tl.constexpr`` arguments, but for DEPENDENT, which depends on the device.
         num_warps, num_stages: of the launch.
+        most_registers: of a thread, by compute capability; without one the compiler decides. It
+            aims at a number that lets more programs run side by side, and may spill to reach it.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Variant:
     constants: Mapping[str, Any]
     num_warps: int
     num_stages: int = 1
+    most_registers: Mapping[int, int] = field(default_factory=dict)
     _compiled: dict[tuple[Any, ...], Any] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -55,6 +58,19 @@ class Variant:
     def least_capability(self) -> int:
         """The compute capability from which on a GPU has the types: 8-bit floats came with 8.9."""
         return 89 if "*fp8e4nv" in self.types.values() else 0
+
+    def constants_for(self, capability: int) -> dict[str, Any]:
+        """All ``tl.constexpr`` arguments on a GPU of this compute capability."""
+        return {**self.constants, "DEPENDENT": capability >= CAPABILITY}
+
+    def options_for(self, capability: int) -> dict[str, Any]:
+        """What Triton compiles and launches with on a GPU of this compute capability."""
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        if capability >= CAPABILITY:
+            options["launch_pdl"] = True
+        if capability in self.most_registers:
+            options["maxnreg"] = self.most_registers[capability]
+        return options
 
     def launch(self, grid: tuple[int, ...], device: torch.device, *arguments: Any) -> None:
         """Run on the current stream of ``device``; a grid without programs does nothing."""
@@ -80,14 +96,9 @@ class Variant:
 
     def _bind(self, grid: tuple[int, ...], device: torch.device, arguments: Sequence[Any]) -> Any:
         """Launch by way of Triton, which compiles what it has not; the compiled kernel."""
-        dependent = is_dependent(device)
+        capability = capability_of(device)
         return self.kernel[grid](
-            *arguments,
-            **self.constants,
-            DEPENDENT=dependent,
-            num_warps=self.num_warps,
-            num_stages=self.num_stages,
-            **({"launch_pdl": True} if dependent else {}),
+            *arguments, **self.constants_for(capability), **self.options_for(capability)
         )
 
     @cached_property
@@ -115,8 +126,7 @@ def compile_for(variant: Variant, capability: int) -> Resources:
 
     Pointers are taken to be multiples of 16 bytes, as torch allocates them.
     """
-    dependent = capability >= CAPABILITY
-    constants = {**variant.constants, "DEPENDENT": dependent}
+    constants = variant.constants_for(capability)
     names = [name for name in variant.kernel.arg_names if name not in constants]
     if names != list(variant.types) or names != variant.kernel.arg_names[: len(names)]:
         raise ValueError(f"{variant.name}: the kernel takes {names}, not {list(variant.types)}")
@@ -129,12 +139,7 @@ def compile_for(variant: Variant, capability: int) -> Resources:
     compiled = triton.compile(
         ASTSource(variant.kernel, signature, constants, aligned),
         target=GPUTarget("cuda", capability, 32),
-        options={
-            "num_warps": variant.num_warps,
-            "num_stages": variant.num_stages,
-            "enable_fp_fusion": True,
-            "launch_pdl": dependent,
-        },
+        options=variant.options_for(capability) | {"enable_fp_fusion": True},
     )
     registers, local = _usage(compiled.asm["cubin"])
     return Resources(registers, local, compiled.metadata.shared)

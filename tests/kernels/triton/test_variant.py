@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"
@@ -25,6 +26,8 @@ from gpt2fast.kernels.triton import (  # noqa: E402
     linear,
     sample,
 )
+from gpt2fast.kernels.triton import variant as variant_module  # noqa: E402
+from gpt2fast.kernels.triton.product import Sizes  # noqa: E402
 from gpt2fast.kernels.triton.variant import (  # noqa: E402
     SHARED_LIMITS,
     Variant,
@@ -70,6 +73,43 @@ def test_resources(model: str, dtype: str, capability: int) -> None:
             wrong.append(f"{variant.name}: {used}")
         assert 0 < used.registers <= 255
     assert not wrong, "\n".join(wrong)
+
+
+def test_registers_are_bounded_where_the_compiler_aims_too_low() -> None:
+    """Each spilled 8 or 16 bytes to reach a number of registers that nothing asked for."""
+    for splits, tile in ((1, 32), (4, 64)):
+        decode = attention_decode.plan(12, 64, 16, splits, torch.float32, tile)
+        assert compile_for(decode, 100).local_bytes == 0
+        assert compile_for(decode, 100).registers <= decode.most_registers[100]
+    widest = linear.plan(Sizes(8192, 2048, 16), "linear", True, torch.float16)
+    assert compile_for(widest, 80).local_bytes == 0
+
+
+def test_nothing_bounds_registers_where_speed_was_measured() -> None:
+    for model, dtype in itertools.product(MODELS, ("float16", "bfloat16", "float32")):
+        assert not any("maxnreg" in variant.options_for(90) for variant in shipped(model, dtype))
+
+
+@pytest.mark.parametrize(
+    ("capability", "options"),
+    [
+        (0, {}),
+        (80, {"maxnreg": 40}),
+        (90, {"launch_pdl": True}),
+        (100, {"launch_pdl": True, "maxnreg": 56}),
+    ],
+)
+def test_options_at_launch_are_those_of_the_device(
+    capability: int, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, int] = {}
+    kernel = {(1,): lambda *_, **keywords: given.update(keywords)}
+    most = {80: 40, 100: 56}
+    bounded = Variant("x", kernel, {}, {"K": 8}, 2, 3, most)
+    monkeypatch.setattr(variant_module, "capability_of", lambda _: capability)
+    bounded.launch((1,), torch.device("cpu"))
+    dependent = capability >= 90
+    assert given == {"K": 8, "DEPENDENT": dependent, "num_warps": 2, "num_stages": 3, **options}
 
 
 def test_spills_are_seen() -> None:
