@@ -16,7 +16,7 @@ PACKAGE = ROOT / "gpt2fast"
 # and do not import each other.
 FLOORS: list[set[str]] = [
     {"_C", "errors"},
-    {"config_fields"},
+    {"config_fields", "flag_names", "text_files"},
     {"config", "sampling_params"},
     {"quantization"},
     {"panel_layout"},

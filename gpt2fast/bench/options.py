@@ -44,7 +44,7 @@ class BenchOptions:
     kv_cache_dtype: tuple[str, ...] = ()
     rounds: int = 5
     starts: int = 3
-    text: str | None = None
+    text: tuple[str, ...] = ()
     text_tokens: int = 4096
     context: int | None = None
     stride: int | None = None
@@ -83,7 +83,7 @@ def make_plan(options: BenchOptions) -> Plan:
         if size not in SIZES:
             raise OptionError(f"--random {size!r} is unknown; choose from {', '.join(SIZES)}")
     systems = choose_systems(options.system, options.format)
-    if options.text is not None and options.random:
+    if options.text and options.random:
         raise OptionError("--text says nothing of random weights; leave out --text or --random")
     out = _writable(options.out, "--out") if options.out else None
     work = _work_directory(options.work)
@@ -140,7 +140,7 @@ def _open(name: str) -> Model:
 
 
 def _texts(options: BenchOptions, models: Sequence[Model]) -> dict[str, Text]:
-    if options.text is None:
+    if not options.text:
         return {}
     texts = {}
     for model in models:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.cli import EXIT_INTERRUPTED, streams
+from gpt2fast.cli.flags import flags_named
 from gpt2fast.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -110,7 +111,13 @@ def _add_measurement(group: Any) -> None:
 
 def _add_quality(group: Any) -> None:
     add = group.add_argument
-    add("--text", metavar="FILE", help="report perplexity on this text beside each speed")
+    add(
+        "--text",
+        nargs="+",
+        default=(),
+        metavar="PATH",
+        help="report perplexity on this text beside each speed: UTF-8 files, directories or globs",
+    )
     add("--text-tokens", type=int, default=4096, metavar="N", help="of its beginning (4096)")
     add("--context", type=int, metavar="N", help="of the perplexity's windows (the model's)")
     add("--stride", type=int, metavar="N", help="between the windows (half their context)")
@@ -125,7 +132,8 @@ def run(args: argparse.Namespace) -> int:
     from gpt2fast.bench.table import render
 
     options = _options(args, BenchOptions)
-    plan = make_plan(options)
+    with flags_named(args):
+        plan = make_plan(options)
     _name_missing(plan)
     date = time.strftime("%Y-%m-%d %H:%M")
     measured = measure(plan, Progress(options.rounds))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2fast.cli import EXIT_INTERRUPTED, streams
+from gpt2fast.cli.flags import flags_named
 from gpt2fast.errors import MissingDependencyError
 
 _EXAMPLES = """\
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         num_threads=args.num_threads,
         command=shlex.join(["gpt2fast", *sys.argv[1:]]),
     )
-    with _Lines() as lines:
+    with flags_named(args), _Lines() as lines:
         try:
             report = compress(options, lines.say, lines.result)
         except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpt2fast.cli import streams
 from gpt2fast.cli.format_options import add_format_options
+from gpt2fast.errors import OptionError
 
 _EXAMPLES = """\
 examples:
@@ -45,7 +46,12 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_measures(group: Any) -> None:
     add = group.add_argument
-    add("--text", metavar="FILE", help="perplexity on this text")
+    add(
+        "--text",
+        nargs="+",
+        metavar="PATH",
+        help="perplexity on this text: UTF-8 files, directories or globs",
+    )
     add(
         "--protocol",
         default="stride",
@@ -77,11 +83,14 @@ def _add_measures(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure; print the measures or one JSON object."""
+    if args.text is None and args.lambada is None and args.bias is False:
+        raise OptionError("there is nothing to measure; give --text, --lambada or --bias")
     from gpt2fast.cli.eval_table import render
+    from gpt2fast.cli.flags import flags_named
     from gpt2fast.cli.progress import Progress
     from gpt2fast.evaluate.report import evaluate
 
-    with Progress() as progress:
+    with flags_named(args), Progress() as progress:
         report = evaluate(
             args.model,
             reference=args.reference,
