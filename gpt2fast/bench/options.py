@@ -17,6 +17,7 @@ from gpt2fast.bench.grid import (
     expand,
     find_baseline,
 )
+from gpt2fast.bench.output import check_out
 from gpt2fast.bench.sizes import SIZES, config_fields, random_path
 from gpt2fast.checkpoint import Export, open_model
 from gpt2fast.config import ModelConfig
@@ -24,6 +25,7 @@ from gpt2fast.errors import OptionError
 from gpt2fast.evaluate.text import Text, read_text
 from gpt2fast.evaluate.windows import make_protocol
 from gpt2fast.runners.cpu import default_num_threads
+from gpt2fast.train.disk import check_place, make_directory
 
 _KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
 _MOST = {"batch": 1024, "prompt": 1 << 20, "tokens": 1 << 20, "threads": 1024}
@@ -51,6 +53,7 @@ class BenchOptions:
     baseline: str | None = None
     timeout: float = 1800.0
     out: str | None = None
+    overwrite: bool = False
     work: str | None = None
 
 
@@ -85,7 +88,9 @@ def make_plan(options: BenchOptions) -> Plan:
     systems = choose_systems(options.system, options.format)
     if options.text and options.random:
         raise OptionError("--text says nothing of random weights; leave out --text or --random")
-    out = _writable(options.out, "--out") if options.out else None
+    out = _place(options.out, "--out") if options.out else None
+    if options.overwrite and out is None:
+        raise OptionError("--overwrite is of --out; give --out DIR too")
     work = _work_directory(options.work)
     sizes = Sizes(
         batch=_unique(options.batch),
@@ -94,9 +99,13 @@ def make_plan(options: BenchOptions) -> Plan:
         threads=_unique(options.threads) or (default_num_threads(),),
     )
     models = _models(options, work)
+    if out is not None:
+        check_out(out, [model.path for model in models], options.overwrite)
     cases = expand(models, systems, sizes, options.kv_cache_dtype)
     baseline = find_baseline(cases, options.baseline)
-    return Plan(options, tuple(cases), baseline, _texts(options, models), work, out)
+    texts = _texts(options, models)
+    make_directory(str(work), work, "--work")
+    return Plan(options, tuple(cases), baseline, texts, work, out)
 
 
 def _unique(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -158,17 +167,13 @@ def _texts(options: BenchOptions, models: Sequence[Model]) -> dict[str, Text]:
 
 def _work_directory(given: str | None) -> Path:
     if given:
-        return _writable(given, "--work")
+        return _place(given, "--work")
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    return _writable(os.path.join(os.path.expanduser(cache), "gpt2fast", "bench"), "--work")
+    return _place(os.path.join(cache, "gpt2fast", "bench"), "--work")
 
 
-def _writable(directory: str, option: str) -> Path:
-    path = Path(os.path.expanduser(directory))
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"{option} {directory}: {error.strerror}; give a directory") from None
-    if not os.access(path, os.W_OK):
-        raise OptionError(f"{option} {directory} cannot be written to; give another directory")
+def _place(directory: str, flag: str) -> Path:
+    """The directory, which can be written to or made; it is not made yet."""
+    path = Path(directory).expanduser()
+    check_place(str(path), flag)
     return path

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2fast.bench.charts import LIMIT_PREFIX, Chart, Panel, Series
+from gpt2fast.bench.output import CHART_SUFFIXES
 from gpt2fast.bench.palette import Style
 from gpt2fast.bench.svg import decade_ticks, padded
 from gpt2fast.errors import MissingDependencyError
@@ -39,7 +40,7 @@ def write_plots(
     with rc_context(paper):
         for chart in charts:
             figure = _draw(chart, look, caption)
-            for suffix in ("png", "svg"):
+            for suffix in CHART_SUFFIXES:
                 path = out / f"{chart.key}.{suffix}"
                 figure.savefig(path, dpi=160, facecolor="white")
                 paths.append(path)
