@@ -296,10 +296,8 @@ def assert_scales_and_follows_the_theme(path: Path) -> None:
 def test_a_chart_of_the_report_takes_the_width_of_the_page() -> None:
     record = record_of(*measure((1, 8)))
     html = make_report(record, make_charts(record), make_styles(record))
-    panels = re.findall(r'<div class="panels( alone)?">(.*?)</div></div>', html)
     widths = re.findall(r'viewBox="0 0 (\d+) \d+" role="img"', html)
-    assert len(panels) == 3
-    assert [alone for alone, _ in panels].count(" alone") == widths.count("1280")
+    assert widths.count("1280") == html.count('class="panels alone"') > 0
     assert ".charts{display:grid;grid-template-columns:minmax(0,1fr)" in html, "one below the other"
 
 
