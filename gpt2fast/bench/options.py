@@ -85,6 +85,12 @@ def make_plan(options: BenchOptions) -> Plan:
     for size in options.random:
         if size not in SIZES:
             raise OptionError(f"--random {size!r} is unknown; choose from {', '.join(SIZES)}")
+    for name in ("context", "stride"):
+        if getattr(options, name) is not None and not options.text:
+            raise OptionError(
+                f"--{name} is of the windows of --text, which is not given; add it, or leave "
+                f"--{name} out"
+            )
     systems = choose_systems(options.system, options.format)
     if options.text and options.random:
         raise OptionError("--text says nothing of random weights; leave out --text or --random")

@@ -11,7 +11,7 @@ from gpt2fast.cli import streams
 from gpt2fast.compress.progress import Position, duration
 
 _LOG_SECONDS = 60.0  # a pass may take hours, and a log should tell that it goes on
-_FORMAT = "{desc}|{bar:20}| {postfix}"
+_TEXT, _BAR = "{desc}", "|{bar:20}| {desc}"  # tqdm's formats, without and with a count
 
 
 class CompressProgress:
@@ -30,13 +30,13 @@ class CompressProgress:
             self._log(f"{position}: {position.label}")
         else:
             self._bar.total, self._bar.n = position.of_about, position.number - 1
+            self._bar.bar_format = _BAR
             self.say(position.label)
 
     def say(self, text: str) -> None:
         """What goes on; the next one takes its place."""
         if self._bar is not None:
-            self._bar.set_description_str(self._where(), refresh=False)
-            self._bar.set_postfix_str(text)
+            self._bar.set_description_str(self._where() + text)
         elif time.perf_counter() - self._logged >= _LOG_SECONDS:
             self._log(text)
 
@@ -57,7 +57,7 @@ class CompressProgress:
         if left is not None:
             left -= time.perf_counter() - self._begun
         about = f", {duration(left)} left" if left is not None and left > 0 else ""
-        return f"candidate {number} of about {of_about}{about} "
+        return f"candidate {number} of about {of_about}{about}: "
 
     def _log(self, text: str) -> None:
         self._logged = time.perf_counter()
@@ -67,9 +67,7 @@ class CompressProgress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(
-                total=1, bar_format=_FORMAT, leave=False, dynamic_ncols=True, file=sys.stderr
-            )
+            self._bar = tqdm(bar_format=_TEXT, leave=False, dynamic_ncols=True, file=sys.stderr)
         return self
 
     def __exit__(self, *_: object) -> None:

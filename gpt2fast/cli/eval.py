@@ -81,10 +81,23 @@ def _add_measures(group: Any) -> None:
     add("--seed", type=int, default=0, help="of the bootstrap (0)")
 
 
+def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
+    if args.text is not None:
+        return
+    defaults = {"protocol": "stride", "detokenizer": "none"}
+    for name in ("protocol", "detokenizer", "context", "stride", "max_tokens"):
+        if getattr(args, name) != defaults.get(name):
+            flag = "--" + name.replace("_", "-")
+            raise OptionError(
+                f"{flag} is of --text, which is not given; add it, or leave {flag} out"
+            )
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure; print the measures or one JSON object."""
     if args.text is None and args.lambada is None and args.bias is False:
         raise OptionError("there is nothing to measure; give --text, --lambada or --bias")
+    _refuse_what_has_no_effect(args)
     from gpt2fast.cli.eval_table import render
     from gpt2fast.cli.flags import flags_named
     from gpt2fast.cli.progress import Progress

@@ -105,6 +105,7 @@ def test_baseline() -> None:
             r"context = 513 .* 512\]",
         ),
         ({"models": ("demo",), "text": (__file__,), "stride": 512}, "stride = 512 .* left out"),
+        ({"models": ("demo",), "stride": 4}, "--stride is of the windows of --text"),
         ({"models": ("demo",), "kv_cache_dtype": ("int3",)}, "--kv-cache-dtype 'int3'"),
         ({"models": ("demo",), "out": "/dev/null/x"}, "--out /dev/null/x"),
         ({"models": ("demo", "./no-such")}, "no-such"),

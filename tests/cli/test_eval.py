@@ -104,6 +104,8 @@ def test_few_windows_have_no_interval(text: str, capsys: pytest.CaptureFixture[s
         (["--text", __file__, "--seed", "-1"], "--seed -1 is negative"),
         (["--lambada", "/no/such/file"], "/no/such/file cannot be read"),
         (["--lambada", os.devnull], "has no passages"),
+        (["--bias", "--max-tokens", "5"], "--max-tokens is of --text, which is not given"),
+        (["--bias", "--protocol", "lm-eval"], "--protocol is of --text"),
         (["--bias", os.devnull], "not a file of templates"),
     ],
 )
