@@ -24,7 +24,13 @@ def plot_pareto(tried: Sequence[Tried], chosen: Tried, budget: Budget, path: Pat
         raise MissingDependencyError(
             "the Pareto plot needs matplotlib: pip install 'gpt2fast[compress]'"
         ) from None
-    with rc_context({"font.size": 10, "svg.fonttype": "none", "axes.edgecolor": MUTED}):
+    paper: Any = {
+        "font.size": 10,
+        "svg.fonttype": "none",
+        "text.color": INK,
+        **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), MUTED),
+    }
+    with rc_context(paper):
         rows = min(len(tried), _LISTED)
         figure = Figure(figsize=(8.0, 4.8 + 0.17 * rows), layout="constrained")
         axes = figure.subplots()
