@@ -10,7 +10,7 @@ part() {
   name=$1
   shift
   echo "== $name"
-  $bench "$@" --out "$out/$name"
+  $bench "$@" --out "$out/$name" --overwrite
 }
 
 for name in ${*:-decode prefill batch context medium xl onnx onnx-context}; do

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpt2fast.bench.output import CHARTS
 from gpt2fast.bench.rows import Row
 from gpt2fast.bench.table import variant_name
 
@@ -75,7 +76,7 @@ def make_charts(record: dict[str, Any]) -> list[Chart]:
 def _context_chart(rows: Sequence[Row]) -> Chart:
     panels = _panels(rows, ("threads", "batch"), _context_series)
     return Chart(
-        key="latency_context",
+        key=CHARTS[0],
         title="Latency against context",
         note="Time between two tokens while the context grows. Dashed: reading weights and cache "
         "at the measured bandwidth.",
@@ -88,8 +89,9 @@ def _context_chart(rows: Sequence[Row]) -> Chart:
 
 
 def _batch_chart(rows: Sequence[Row]) -> Chart:
+    panels = _panels(rows, ("threads", "prompt_tokens", "new_tokens"), _batch_series)
     return Chart(
-        key="throughput_batch",
+        key=CHARTS[1],
         title="Throughput against batch size",
         note="Decoded tokens a second of the whole batch. Dashed: the memory limit, and the "
         "arithmetic peak where that is lower.",
@@ -98,7 +100,9 @@ def _batch_chart(rows: Sequence[Row]) -> Chart:
         better="higher is better",
         x_log=True,
         x_ticks_at_points=True,
-        panels=_panels(rows, ("threads", "prompt_tokens", "new_tokens"), _batch_series),
+        # What one system gains with the batch is no reason, what lies between systems is.
+        y_log=_spans_orders(s.points[-1][1] for panel in panels for s in panel.series),
+        panels=panels,
     )
 
 
@@ -108,7 +112,7 @@ def _quality_chart(rows: Sequence[Row]) -> Chart:
     smallest = min((row["batch"] for row in rows), default=1)
     panels = _panels([r for r in rows if r["batch"] == smallest], axes, _quality_series)
     return Chart(
-        key="quality_latency",
+        key=CHARTS[2],
         title="Quality against latency",
         note="Perplexity on the given text beside the median time between two tokens: down and to "
         "the left is better.",

@@ -17,12 +17,14 @@ from gpt2fast.bench.grid import (
     expand,
     find_baseline,
 )
+from gpt2fast.bench.output import check_out
 from gpt2fast.bench.sizes import SIZES, config_fields, random_path
 from gpt2fast.checkpoint import Export, open_model
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
 from gpt2fast.evaluate.text import Text, read_text
 from gpt2fast.evaluate.windows import make_protocol
+from gpt2fast.files.disk import check_place, make_directory
 from gpt2fast.host import default_num_threads
 
 _KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
@@ -44,13 +46,14 @@ class BenchOptions:
     kv_cache_dtype: tuple[str, ...] = ()
     rounds: int = 5
     starts: int = 3
-    text: str | None = None
+    text: tuple[str, ...] = ()
     text_tokens: int = 4096
     context: int | None = None
     stride: int | None = None
     baseline: str | None = None
     timeout: float = 1800.0
     out: str | None = None
+    overwrite: bool = False
     work: str | None = None
 
 
@@ -82,10 +85,18 @@ def make_plan(options: BenchOptions) -> Plan:
     for size in options.random:
         if size not in SIZES:
             raise OptionError(f"--random {size!r} is unknown; choose from {', '.join(SIZES)}")
+    for name in ("context", "stride"):
+        if getattr(options, name) is not None and not options.text:
+            raise OptionError(
+                f"--{name} is of the windows of --text, which is not given; add it, or leave "
+                f"--{name} out"
+            )
     systems = choose_systems(options.system, options.format)
-    if options.text is not None and options.random:
+    if options.text and options.random:
         raise OptionError("--text says nothing of random weights; leave out --text or --random")
-    out = _writable(options.out, "--out") if options.out else None
+    out = _place(options.out, "--out") if options.out else None
+    if options.overwrite and out is None:
+        raise OptionError("--overwrite is of --out; give --out DIR too")
     work = _work_directory(options.work)
     sizes = Sizes(
         batch=_unique(options.batch),
@@ -94,9 +105,13 @@ def make_plan(options: BenchOptions) -> Plan:
         threads=_unique(options.threads) or (default_num_threads(),),
     )
     models = _models(options, work)
+    if out is not None:
+        check_out(out, [model.path for model in models], options.overwrite)
     cases = expand(models, systems, sizes, options.kv_cache_dtype)
     baseline = find_baseline(cases, options.baseline)
-    return Plan(options, tuple(cases), baseline, _texts(options, models), work, out)
+    texts = _texts(options, models)
+    make_directory(str(work), work, "--work")
+    return Plan(options, tuple(cases), baseline, texts, work, out)
 
 
 def _unique(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -140,7 +155,7 @@ def _open(name: str) -> Model:
 
 
 def _texts(options: BenchOptions, models: Sequence[Model]) -> dict[str, Text]:
-    if options.text is None:
+    if not options.text:
         return {}
     texts = {}
     for model in models:
@@ -158,17 +173,13 @@ def _texts(options: BenchOptions, models: Sequence[Model]) -> dict[str, Text]:
 
 def _work_directory(given: str | None) -> Path:
     if given:
-        return _writable(given, "--work")
+        return _place(given, "--work")
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    return _writable(os.path.join(os.path.expanduser(cache), "gpt2fast", "bench"), "--work")
+    return _place(os.path.join(cache, "gpt2fast", "bench"), "--work")
 
 
-def _writable(directory: str, option: str) -> Path:
-    path = Path(os.path.expanduser(directory))
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"{option} {directory}: {error.strerror}; give a directory") from None
-    if not os.access(path, os.W_OK):
-        raise OptionError(f"{option} {directory} cannot be written to; give another directory")
+def _place(directory: str, flag: str) -> Path:
+    """The directory, which can be written to or made; it is not made yet."""
+    path = Path(directory).expanduser()
+    check_place(str(path), flag)
     return path

@@ -82,12 +82,13 @@ tbody tr+tr>*{border-top:1px solid var(--line)}
 td small{display:block;color:var(--soft);font-size:11px;line-height:1.2}
 .part{background:linear-gradient(90deg,color-mix(in srgb,var(--c) 26%,transparent) var(--p),
 transparent var(--p))}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(520px,100%),1fr));gap:16px}
+.charts{display:grid;grid-template-columns:minmax(0,1fr);gap:16px}
 .charts .card{margin:0}
-.wide{grid-column:1/-1}
 .panels{display:grid;gap:14px 26px;
-grid-template-columns:repeat(auto-fill,minmax(min(480px,100%),1fr))}
-.card:not(.wide) .panels{grid-template-columns:1fr}
+grid-template-columns:repeat(auto-fit,minmax(min(480px,100%),1fr))}
+.panels.alone{grid-template-columns:minmax(0,1fr)}
+.panel{overflow-x:auto}
+.panel svg{min-width:480px}.alone .panel svg{min-width:760px}
 svg{display:block;width:100%;height:auto;overflow:visible}
 svg text{font-family:var(--sans);fill:var(--soft);font-size:12.5px}
 svg .axis{font-size:13px}svg .name{fill:var(--ink);font-size:12.5px}

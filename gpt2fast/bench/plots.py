@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from gpt2fast.bench.charts import LIMIT_PREFIX, Chart, Panel, Series
+from gpt2fast.bench.output import CHART_SUFFIXES
 from gpt2fast.bench.palette import Style
 from gpt2fast.bench.svg import decade_ticks, padded
+from gpt2fast.bench.svg_file import GRID, INK, MUTED, PAPER, save_svg
 from gpt2fast.errors import MissingDependencyError
 
-_INK, _MUTED, _GRID = "#1c2024", "#60646c", "#e4e6ea"
+_DPI = 200
 
 
 def write_plots(
@@ -29,21 +31,21 @@ def write_plots(
     paths = []
     paper: Any = {
         "font.size": 10,
-        "axes.edgecolor": _MUTED,
-        "axes.labelcolor": _MUTED,
-        "text.color": _INK,
-        "xtick.color": _MUTED,
-        "ytick.color": _MUTED,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": MUTED,
+        "text.color": INK,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
         "svg.fonttype": "none",
         "text.parse_math": False,  # a dollar in a name is a dollar
     }
     with rc_context(paper):
         for chart in charts:
             figure = _draw(chart, look, caption)
-            for suffix in ("png", "svg"):
-                path = out / f"{chart.key}.{suffix}"
-                figure.savefig(path, dpi=160, facecolor="white")
-                paths.append(path)
+            png, svg = (out / f"{chart.key}.{suffix}" for suffix in CHART_SUFFIXES)
+            figure.savefig(png, dpi=_DPI, facecolor=PAPER)
+            save_svg(figure, svg, {style.light: style.dark for style in look.values()})
+            paths += [png, svg]
     return paths
 
 
@@ -52,7 +54,8 @@ def _draw(chart: Chart, look: dict[str, Style], caption: str) -> Any:
 
     columns = min(2, len(chart.panels))
     lines = -(-len(chart.panels) // columns)
-    size = (5.6 * columns + 2.2, 4.3 * lines + 0.5)
+    # Inches; the legend stands beside the panels.
+    size = (5.6 * columns + 2.2, 4.3 * lines + 0.5) if columns > 1 else (9.6, 5.4)
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(chart.title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     table = figure.subplots(lines, columns, squeeze=False)
@@ -62,7 +65,7 @@ def _draw(chart: Chart, look: dict[str, Style], caption: str) -> Any:
         else:
             axes.set_visible(False)
     _legend(figure, chart, table.flat)
-    figure.supxlabel(caption, x=0.01, ha="left", fontsize=7.5, color=_MUTED)
+    figure.supxlabel(caption, x=0.01, ha="left", fontsize=7.5, color=MUTED)
     return figure
 
 
@@ -71,8 +74,8 @@ def _panel(axes: Any, chart: Chart, panel: Panel, look: dict[str, Style]) -> Non
         _line(axes, chart, series, look[series.label.removeprefix(LIMIT_PREFIX)])
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(f"{chart.y_label} ({chart.better})")
-    axes.set_title(panel.title, loc="left", fontsize=10, color=_MUTED)
-    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_title(panel.title, loc="left", fontsize=10, color=MUTED)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -106,7 +109,7 @@ def _legend(figure: Any, chart: Chart, axes: Any) -> None:
     for each in axes:
         for line, label in zip(*each.get_legend_handles_labels(), strict=True):
             if label.startswith(LIMIT_PREFIX):
-                grey = Line2D([], [], color=_MUTED, linestyle="--", linewidth=1.2)
+                grey = Line2D([], [], color=MUTED, linestyle="--", linewidth=1.2)
                 found.setdefault("limit, in the line's colour", grey)
             else:
                 found.setdefault(label, line)

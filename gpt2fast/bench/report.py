@@ -12,7 +12,7 @@ from gpt2fast.bench.palette import Style
 from gpt2fast.bench.report_method import method
 from gpt2fast.bench.report_table import rows_table
 from gpt2fast.bench.rows import Row
-from gpt2fast.bench.svg import marker_path, panel_svg
+from gpt2fast.bench.svg import HALF, WIDE, marker_path, panel_svg
 from gpt2fast.bench.table import failure, grouped, peak_note, point_name, variant_name
 
 _OPEN_POINTS = 3  # of the grid; the tables of more are folded
@@ -137,14 +137,17 @@ def _limit(row: Row) -> float | None:
 
 
 def _chart(chart: Chart, look: dict[str, Style]) -> str:
+    size = WIDE if len(chart.panels) == 1 else HALF
     figures = [
-        f'<div><div class="key">{escape(panel.title)}</div>{panel_svg(chart, panel, look)}</div>'
+        f'<div class="panel"><div class="key">{escape(panel.title)}</div>'
+        f"{panel_svg(chart, panel, look, size)}</div>"
         for panel in chart.panels
     ]
-    wide = " wide" if len(figures) > 1 else ""
+    alone = " alone" if size == WIDE else ""
     return (
-        f'<section class="card{wide}"><h3>{escape(chart.title)}</h3>'
-        f'<p class="lead">{escape(chart.note)}</p><div class="panels">{"".join(figures)}</div>'
+        f'<section class="card"><h3>{escape(chart.title)}</h3>'
+        f'<p class="lead">{escape(chart.note)}</p><div class="panels{alone}">'
+        f"{''.join(figures)}</div>"
         f"{_legend(chart, look)}</section>"
     )
 

@@ -16,6 +16,7 @@ from gpt2fast.bench.costs import attention_flops, decode_flops, prefill_flops
 from gpt2fast.bench.grid import Case
 from gpt2fast.bench.limits import machine
 from gpt2fast.bench.options import Plan
+from gpt2fast.bench.output import RECORD
 from gpt2fast.bench.pool import Starts, holding_of
 from gpt2fast.bench.run import Measured, Sample, options_record
 
@@ -54,8 +55,9 @@ def make_record(plan: Plan, measured: Measured, command: str, date: str) -> dict
 
 
 def write_record(record: dict[str, Any], out: Path) -> list[Path]:
-    """``rows.json`` and ``rows.csv`` in ``out``."""
-    as_json, as_csv = out / "rows.json", out / "rows.csv"
+    """``rows.json`` and ``rows.csv`` in ``out``, which is made."""
+    out.mkdir(parents=True, exist_ok=True)
+    as_json, as_csv = (out / name for name in RECORD)
     as_json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     names = [name for name in _columns(record["rows"]) if name not in LISTS]
     with as_csv.open("w", newline="", encoding="utf-8") as file:

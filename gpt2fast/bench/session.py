@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gpt2fast.flag_names import in_flags
+
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -21,6 +23,13 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "RAYON_NUM_THREADS",
 )
+# Of the options of ``LLM`` that the command sets.
+_FLAGS = {
+    "kv_cache_dtype": "--kv-cache-dtype",
+    "quantization": "--format",
+    "dtype": "--format",
+    "num_threads": "--threads",
+}
 _LAST_LINES = 3
 _CLOSING_SECONDS = 10.0
 # A worker is idle when it uses less than a tenth of a core over this time.
@@ -65,7 +74,8 @@ class Session:
             raise self._death() from None
         reply = json.loads(self._read_line(do))
         if "error" in reply:
-            raise WorkerError(reply["error"]["kind"], reply["error"]["reason"])
+            reason = in_flags(reply["error"]["reason"], _FLAGS)
+            raise WorkerError(reply["error"]["kind"], reason)
         answer: dict[str, Any] = reply["ok"]
         return answer
 

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 from gpt2fast.bench.charts import LIMIT_PREFIX, Chart, Panel, Series
 from gpt2fast.bench.palette import Style
 
-_WIDTH, _HEIGHT = 640.0, 340.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70.0, 18.0, 14.0, 46.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70.0, 18.0, 14.0, 46.0  # around the axes
 _LABELLED = 6  # dots that can carry their names; more have only the legend
 _MARKS = 8  # on a line with more points only so many are marked, about
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a panel, in units of the SVG, which are about pixels where it has all the room it takes;
+    ``right`` and ``bottom`` are the ends of its axes."""
+
+    width: float
+    height: float
+
+    @property
+    def right(self) -> float:
+        return self.width - _RIGHT
+
+    @property
+    def bottom(self) -> float:
+        return self.height - _BOTTOM
+
+
+WIDE, HALF = Size(1280.0, 460.0), Size(640.0, 340.0)  # alone in its line, or one of two
 
 
 class Scale:
@@ -32,18 +52,18 @@ class Scale:
         return math.log(value) if self._log else value
 
 
-def panel_svg(chart: Chart, panel: Panel, look: dict[str, Style]) -> str:
+def panel_svg(chart: Chart, panel: Panel, look: dict[str, Style], size: Size) -> str:
     """``<svg>`` of one panel; series are coloured by the classes of ``look``."""
     points = [point for series in panel.series for point in series.points]
     x_ticks, x_range = _x_axis(chart, [x for x, _ in points])
     highs = [y for series in panel.series for y in series.high]
     y_ticks, y_range = _y_axis(chart, [y for _, y in points] + highs)
-    x = Scale(*x_range, _LEFT, _WIDTH - _RIGHT, chart.x_log)
-    y = Scale(*y_range, _HEIGHT - _BOTTOM, _TOP, chart.y_log)
+    x = Scale(*x_range, _LEFT, size.right, chart.x_log)
+    y = Scale(*y_range, size.bottom, _TOP, chart.y_log)
     label = escape(f"{chart.title}: {panel.title}", quote=True)
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" aria-label="{label}">',
-        *_axes(chart, x, y, x_ticks, y_ticks),
+        f'<svg viewBox="0 0 {size.width:g} {size.height:g}" role="img" aria-label="{label}">',
+        *_axes(chart, size, (x, y), x_ticks, y_ticks),
     ]
     ordered = sorted(panel.series, key=lambda series: not series.is_limit)
     for series in ordered:
@@ -51,7 +71,7 @@ def panel_svg(chart: Chart, panel: Panel, look: dict[str, Style]) -> str:
         parts.append(_series(chart, series, style, x, y))
     if not chart.joined and len(panel.series) <= _LABELLED:
         dots = [(x(s.points[0][0]), y(s.points[0][1])) for s in panel.series]
-        parts += place_labels(dots, [series.label for series in panel.series])
+        parts += place_labels(dots, [series.label for series in panel.series], size)
     return "\n".join([*parts, "</svg>"])
 
 
@@ -109,9 +129,13 @@ def padded(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _axes(
-    chart: Chart, x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float]
+    chart: Chart,
+    size: Size,
+    scales: tuple[Scale, Scale],
+    x_ticks: Sequence[float],
+    y_ticks: Sequence[float],
 ) -> list[str]:
-    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    (x, y), right, bottom = scales, size.right, size.bottom
     parts = []
     for tick in y_ticks:
         at = y(tick)
@@ -121,7 +145,7 @@ def _axes(
         at = x(tick)
         parts.append(f'<path class="grid" d="M{at:.1f} {bottom:g}v5"/>')
         parts.append(_text(at, bottom + 20, f"{tick:g}", "middle"))
-    parts.append(_text((_LEFT + right) / 2, _HEIGHT - 6, chart.x_label, "middle", "axis"))
+    parts.append(_text((_LEFT + right) / 2, size.height - 6, chart.x_label, "middle", "axis"))
     middle = (_TOP + bottom) / 2
     turned = f'transform="rotate(-90 13 {middle:g})"'
     parts.append(_text(13, middle, chart.y_label, "middle", "axis", turned))
@@ -157,7 +181,9 @@ def _series(chart: Chart, series: Series, style: Style, x: Scale, y: Scale) -> s
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def place_labels(dots: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[str]:
+def place_labels(
+    dots: Sequence[tuple[float, float]], labels: Sequence[str], size: Size
+) -> list[str]:
     """A text beside each dot, on the first side where it covers no dot and no other text."""
     taken: list[Box] = [(px - 6, py - 6, px + 6, py + 6) for px, py in dots]
     parts = []
@@ -169,7 +195,7 @@ def place_labels(dots: Sequence[tuple[float, float]], labels: Sequence[str]) -> 
         for tx, ty, anchor in sides:
             left = tx if anchor == "start" else tx - width
             boxes.append((left, ty - 10, left + width, ty + 3))
-        free = [i for i, box in enumerate(boxes) if _fits(box, taken)]
+        free = [i for i, box in enumerate(boxes) if _fits(box, taken, size)]
         best = free[0] if free else 0
         taken.append(boxes[best])
         tx, ty, anchor = sides[best]
@@ -177,9 +203,9 @@ def place_labels(dots: Sequence[tuple[float, float]], labels: Sequence[str]) -> 
     return parts
 
 
-def _fits(box: Box, taken: Sequence[Box]) -> bool:
+def _fits(box: Box, taken: Sequence[Box], size: Size) -> bool:
     left, top, right, bottom = box
-    if left < _LEFT or right > _WIDTH or top < 0 or bottom > _HEIGHT - _BOTTOM:
+    if left < _LEFT or right > size.width or top < 0 or bottom > size.bottom:
         return False
     return all(right < a or c < left or bottom < b or d < top for a, b, c, d in taken)
 

@@ -7,12 +7,9 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.cli import EXIT_INTERRUPTED, streams
-from gpt2fast.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from gpt2fast.bench.options import BenchOptions, Plan
@@ -51,6 +48,7 @@ def add_parser(subparsers: Any) -> None:
         help="random weights of a true size: gpt2, gpt2-medium, gpt2-large, gpt2-xl",
     )
     add("--out", metavar="DIR", help="write rows.json, rows.csv, report.html and plots there")
+    add("--overwrite", action="store_true", help="replace the result that --out has already")
     add("--json", action="store_true", help="print one JSON object in place of the table")
     _add_grid(parser.add_argument_group("what is compared (each takes several values)"))
     _add_measurement(parser.add_argument_group("measurement"))
@@ -110,7 +108,13 @@ def _add_measurement(group: Any) -> None:
 
 def _add_quality(group: Any) -> None:
     add = group.add_argument
-    add("--text", metavar="FILE", help="report perplexity on this text beside each speed")
+    add(
+        "--text",
+        nargs="+",
+        default=(),
+        metavar="PATH",
+        help="report perplexity on this text beside each speed: UTF-8 files, directories or globs",
+    )
     add("--text-tokens", type=int, default=4096, metavar="N", help="of its beginning (4096)")
     add("--context", type=int, metavar="N", help="of the perplexity's windows (the model's)")
     add("--stride", type=int, metavar="N", help="between the windows (half their context)")
@@ -130,6 +134,9 @@ def run(args: argparse.Namespace) -> int:
     date = time.strftime("%Y-%m-%d %H:%M")
     measured = measure(plan, Progress(options.rounds))
     record = make_record(plan, measured, _command(args), date)
+    if measured.interrupted and not measured.samples:
+        streams.say("gpt2fast: interrupted before anything was measured")
+        return EXIT_INTERRUPTED
     streams.write((json.dumps(record, indent=1) if args.json else render(record)) + "\n")
     _write(plan, record)
     if measured.interrupted:
@@ -161,34 +168,11 @@ def _name_missing(plan: Plan) -> None:
 
 
 def _write(plan: Plan, record: dict[str, Any]) -> None:
-    """All files of ``--out``; without matplotlib all but the plots."""
+    """All files of ``--out``."""
     if plan.out is None:
         return
-    from gpt2fast.bench.charts import make_charts
-    from gpt2fast.bench.palette import make_styles
-    from gpt2fast.bench.plots import write_plots
-    from gpt2fast.bench.report import make_report
-    from gpt2fast.bench.rows import write_record
+    from gpt2fast.bench.results import write_results
 
-    charts, look = make_charts(record), make_styles(record)
-    paths: list[Path] = write_record(record, plan.out)
-    report = plan.out / "report.html"
-    report.write_text(make_report(record, charts, look), encoding="utf-8")
-    paths.append(report)
-    try:
-        paths += write_plots(charts, look, _caption(record), plan.out)
-    except MissingDependencyError as error:
-        streams.say(f"gpt2fast: {error}")
-    streams.say(f"gpt2fast: wrote {_listed(paths)} in {plan.out}")
-
-
-def _caption(record: dict[str, Any]) -> str:
-    machine = record["machine"]
-    return (
-        f"{machine['processor']}, {machine['cpus']} CPUs, {machine['isa']}; gpt2fast "
-        f"{record['gpt2fast']}, {record['date']}, medians of {record['options']['rounds']} rounds"
-    )
-
-
-def _listed(paths: Sequence[Path]) -> str:
-    return ", ".join(path.name for path in paths)
+    paths = write_results(record, plan.out, lambda line: streams.say(f"gpt2fast: {line}"))
+    names = ", ".join(path.name for path in paths)
+    streams.say(f"gpt2fast: wrote {names} in {plan.out}")

@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from gpt2fast.cli import EXIT_INTERRUPTED, streams
-from gpt2fast.cli.terminal import escape
 from gpt2fast.errors import MissingDependencyError
 
 _EXAMPLES = """\
@@ -22,7 +19,6 @@ examples:
   gpt2fast compress ./my-model small --max-size 90MB --text calib.txt --verify-text unseen.txt
   gpt2fast compress ./my-model small --recipe recipe.yaml --text calib.txt
 """
-_LOG_SECONDS = 10.0  # between lines where there is no terminal
 
 
 def add_parser(subparsers: Any) -> None:
@@ -77,11 +73,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write ``args.out``; print what it is."""
-    return _run(args)
-
-
-def _run(args: argparse.Namespace) -> int:
     try:
+        from gpt2fast.cli.compress_progress import CompressProgress
         from gpt2fast.compress.budget import Budget, parse_percent, parse_size
         from gpt2fast.compress.passes import OPTIONS
         from gpt2fast.compress.recipe import read_recipe
@@ -108,9 +101,9 @@ def _run(args: argparse.Namespace) -> int:
         num_threads=args.num_threads,
         command=shlex.join(["gpt2fast", *sys.argv[1:]]),
     )
-    with _Lines() as lines:
+    with CompressProgress() as lines:
         try:
-            report = compress(options, lines.say, lines.result)
+            report = compress(options, lines.say, lines.result, lines.trying)
         except KeyboardInterrupt:
             work = options.work_directory
             lines.result(f"interrupted; what is done is in {work}. Repeat the command to go on")
@@ -161,36 +154,3 @@ def render(report: dict[str, Any], out: str) -> str:
 def _verified(report: dict[str, Any]) -> str:
     count = report["budget"]["verified"]
     return "" if count == 1 else f" ({count} artifacts were held against it)"
-
-
-class _Lines:
-    """What goes on, on standard error: one line that changes on a terminal, else a log."""
-
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-        self._logged = float("-inf")
-
-    def say(self, text: str) -> None:
-        """What goes on; the next line takes its place."""
-        now = time.perf_counter()
-        if self._is_terminal:
-            width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(f"\r\x1b[K{escape(text)[:width]}")
-            sys.stderr.flush()
-        elif now - self._logged >= _LOG_SECONDS:
-            self._logged = now
-            streams.say(text)
-
-    def result(self, text: str) -> None:
-        """What was found; it stays."""
-        if self._is_terminal:
-            sys.stderr.write("\r\x1b[K")
-        streams.say(text)
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_terminal:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()

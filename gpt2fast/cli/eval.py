@@ -8,6 +8,7 @@ from typing import Any
 
 from gpt2fast.cli import streams
 from gpt2fast.cli.format_options import add_format_options
+from gpt2fast.errors import OptionError
 
 _EXAMPLES = """\
 examples:
@@ -45,7 +46,12 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_measures(group: Any) -> None:
     add = group.add_argument
-    add("--text", metavar="FILE", help="perplexity on this text")
+    add(
+        "--text",
+        nargs="+",
+        metavar="PATH",
+        help="perplexity on this text: UTF-8 files, directories or globs",
+    )
     add(
         "--protocol",
         default="stride",
@@ -75,8 +81,23 @@ def _add_measures(group: Any) -> None:
     add("--seed", type=int, default=0, help="of the bootstrap (0)")
 
 
+def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
+    if args.text is not None:
+        return
+    defaults = {"protocol": "stride", "detokenizer": "none"}
+    for name in ("protocol", "detokenizer", "context", "stride", "max_tokens"):
+        if getattr(args, name) != defaults.get(name):
+            flag = "--" + name.replace("_", "-")
+            raise OptionError(
+                f"{flag} is of --text, which is not given; add it, or leave {flag} out"
+            )
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure; print the measures or one JSON object."""
+    if args.text is None and args.lambada is None and args.bias is False:
+        raise OptionError("there is nothing to measure; give --text, --lambada or --bias")
+    _refuse_what_has_no_effect(args)
     from gpt2fast.cli.eval_table import render
     from gpt2fast.cli.progress import Progress
     from gpt2fast.evaluate.report import evaluate

@@ -28,7 +28,7 @@ def _model(facts: dict[str, Any]) -> str:
 def _text_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     found = report["perplexity"]
     rows = [
-        ("text", f"{found['file']} (sha256 {found['sha256'][:12]})"),
+        ("text", f"{_files(found)} (sha256 {found['sha256'][:12]})"),
         (
             "protocol",
             f"{found['protocol']}, detokenizer {found['detokenizer']}, context "
@@ -49,6 +49,10 @@ def _text_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
             ("same favourite", _interval(_percent(top), ".2f", " %")),
         ]
     return rows
+
+
+def _files(found: dict[str, Any]) -> str:
+    return f"{found['files']} files of {found['file']}" if found["files"] > 1 else found["file"]
 
 
 _MEASURES = {

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gpt2fast.bench.svg_file import GRID, INK, MUTED, PAPER, save_svg
 from gpt2fast.compress.budget import Budget
 from gpt2fast.compress.search import Tried, pareto
 from gpt2fast.errors import MissingDependencyError
 from gpt2fast.files.atomic import staged_file
 
-_INK, _MUTED, _GRID, _ACCENT = "#1c2024", "#60646c", "#e4e6ea", "#0b68cb"
+_ACCENT, _ACCENT_DARK = "#0b68cb", "#5aa9ff"
 _LISTED = 16  # points whose recipe is told
 
 
@@ -27,7 +28,8 @@ def plot_pareto(tried: Sequence[Tried], chosen: Tried, budget: Budget, path: Pat
     paper: Any = {
         "font.size": 10,
         "svg.fonttype": "none",
-        "axes.edgecolor": _MUTED,
+        "text.color": INK,
+        **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), MUTED),
         "text.parse_math": False,  # a dollar in a name is a dollar
     }
     with rc_context(paper):
@@ -38,12 +40,12 @@ def plot_pareto(tried: Sequence[Tried], chosen: Tried, budget: Budget, path: Pat
         _points(axes, tried, chosen)
         _axes(axes, tried, budget)
         with staged_file(path) as stage:
-            figure.savefig(stage, facecolor="white", format=path.suffix[1:])
+            save_svg(figure, stage, {_ACCENT: _ACCENT_DARK})
 
 
 def _allowed(axes: Any, budget: Budget) -> None:
     if budget.max_loss is not None:
-        axes.axhline(budget.max_loss, color=_MUTED, linestyle="--", linewidth=1)
+        axes.axhline(budget.max_loss, color=MUTED, linestyle="--", linewidth=1)
         axes.annotate(
             f"allowed: {budget.max_loss:g} %",
             (1, budget.max_loss),
@@ -51,10 +53,10 @@ def _allowed(axes: Any, budget: Budget) -> None:
             xytext=(-4, 4),
             textcoords="offset points",
             ha="right",
-            color=_MUTED,
+            color=MUTED,
         )
     if budget.min_speedup is not None:
-        axes.axvline(budget.min_speedup, color=_MUTED, linestyle="--", linewidth=1)
+        axes.axvline(budget.min_speedup, color=MUTED, linestyle="--", linewidth=1)
 
 
 def _points(axes: Any, tried: Sequence[Tried], chosen: Tried) -> None:
@@ -75,8 +77,8 @@ def _points(axes: Any, tried: Sequence[Tried], chosen: Tried) -> None:
             yerr=[[max(0.0, m.loss - m.loss_low)], [max(0.0, m.loss_high - m.loss)]],
             fmt="o",
             markersize=9 if is_chosen else 6,
-            markerfacecolor=_ACCENT if is_chosen else "white",
-            color=_ACCENT if on_front else _MUTED,
+            markerfacecolor=_ACCENT if is_chosen else PAPER,
+            color=_ACCENT if on_front else MUTED,
             capsize=2,
             zorder=3,
         )
@@ -97,7 +99,7 @@ def _numbers(axes: Any, tried: Sequence[Tried], chosen: Tried) -> None:
             xytext=(7, 5),
             textcoords="offset points",
             fontsize=9,
-            color=_INK,
+            color=INK,
             zorder=4,
         )
         label = item.candidate.recipe.label + (" (chosen)" if item == chosen else "")
@@ -110,7 +112,7 @@ def _numbers(axes: Any, tried: Sequence[Tried], chosen: Tried) -> None:
         fontsize=8,
         handlelength=0,
         handletextpad=0,
-        labelcolor=_INK,
+        labelcolor=INK,
     )
 
 
@@ -120,16 +122,16 @@ def _axes(axes: Any, tried: Sequence[Tried], budget: Budget) -> None:
     # One that lost everything would press all others onto the axis.
     if max(losses) > 20 * max(allowed, 1.0):
         axes.set_yscale("symlog", linthresh=max(allowed, 1.0))
-    axes.set_xlabel("decoding, times the original in float32", color=_INK)
-    axes.set_ylabel("rise of perplexity, %", color=_INK)
+    axes.set_xlabel("decoding, times the original in float32", color=INK)
+    axes.set_ylabel("rise of perplexity, %", color=INK)
     axes.set_title(
         "Loss against speed of what was tried, with 95 % intervals; filled: chosen; "
         "blue: none is better in both",
         loc="left",
-        color=_INK,
+        color=INK,
         fontsize=9,
     )
-    axes.grid(color=_GRID, linewidth=0.8)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(x=0.08, y=0.12)
     for side in ("top", "right"):

@@ -84,16 +84,18 @@ class Pipeline:
 
     def _step(self, model: Model, recipe: Recipe, index: int) -> None:
         step, key = recipe.steps[index], recipe.prefix_key(index + 1)
+        count = len(recipe.steps)
+        name = step.name if count == 1 else f"pass {index + 1} of {count}, {step.name}"
         context = Context(
             self.context.calibration,
             self.context.original,
             self.context.work / "passes" / key,
-            lambda text: self.context.say(f"{step.name}: {text}"),
+            lambda text: self.context.say(f"{name}: {text}"),
             self.context.work / "shared" / recipe.prefix_key(index),
         )
         context.work.mkdir(parents=True, exist_ok=True)
-        begin, count = time.perf_counter(), len(model.history)
-        self.context.say(step.name)
+        begin, before = time.perf_counter(), len(model.history)
+        self.context.say(name)
         self.passes[step.name].run(model, step.options, context)
         if not is_finite(model.network):
             raise GPT2FastError(
@@ -101,9 +103,9 @@ class Pipeline:
                 "more calibration text"
             )
         seconds = time.perf_counter() - begin
-        for entry in model.history[count:]:
+        for entry in model.history[before:]:
             entry.setdefault("pass", step.name)
-        if len(model.history) > count:
+        if len(model.history) > before:
             model.history[-1].setdefault("seconds", round(seconds, 2))
         save_snapshot(model, self._snapshot(recipe, index + 1))
         discard(context.work)

@@ -12,19 +12,21 @@ from gpt2fast.compress.bias import bias_figures, bias_text
 from gpt2fast.compress.budget import Budget, BudgetError
 from gpt2fast.compress.checks import check_request
 from gpt2fast.compress.deliver import REPORT, deliver, delivered
-from gpt2fast.compress.ladder import ladder, refined
+from gpt2fast.compress.ladder import REFINED, ladder, refined
 from gpt2fast.compress.model_card import PLOT, model_card
 from gpt2fast.compress.options import CompressOptions
 from gpt2fast.compress.pareto_plot import plot_pareto
 from gpt2fast.compress.passes import PASSES
 from gpt2fast.compress.pipeline import Context, Pipeline
+from gpt2fast.compress.progress import Count, Trying
 from gpt2fast.compress.report import Outcome, make_report
-from gpt2fast.compress.search import Tried, best_first, nearest, search
+from gpt2fast.compress.search import Candidate, Tried, best_first, nearest, search
 from gpt2fast.compress.state import open_model
 from gpt2fast.compress.texts import Say
 from gpt2fast.compress.trial import Trials
 from gpt2fast.compress.verify import Verification, measured_of, verify
 from gpt2fast.compress.work import open_work
+from gpt2fast.config import ModelConfig
 from gpt2fast.files.atomic import clear_abandoned, discard, staged_file
 from gpt2fast.files.disk import clear_write_errors
 from gpt2fast.files.json_file import write_json
@@ -35,10 +37,16 @@ MOST_VERIFIED = 3  # artifacts: the more are tried on the same text, the less it
 __all__ = ["CompressOptions", "compress"]
 
 
-def compress(options: CompressOptions, say: Say, result: Say = lambda line: None) -> dict[str, Any]:
+def compress(
+    options: CompressOptions,
+    say: Say,
+    result: Say = lambda line: None,
+    trying: Trying = lambda position: None,
+) -> dict[str, Any]:
     """Write ``options.out`` and return its report.
 
-    ``say`` is told what goes on, ``result`` what was measured of each candidate.
+    ``say`` is told what goes on, ``result`` what was measured of each candidate, and ``trying``, in
+    a search, each candidate before it is tried.
 
     Raises BudgetError where nothing that was tried keeps the budget, and then writes no artifact;
     OptionError and CheckpointError for what the user can put right. The input is only read. What is
@@ -62,18 +70,37 @@ def compress(options: CompressOptions, say: Say, result: Say = lambda line: None
         stack.callback(trials.close)
         # With a recipe there is no choice, so chance on the text of a choice has no say in it.
         share = SHARE if options.recipe is None else 1.0
-        tried: list[Tried] = []
-        for candidates in sets:
-            tried += search(candidates, options.budget, trials.try_out, share)
-            if best_first(tried, options.budget, share):
-                break
-        if options.recipe is None:
-            finer = refined(config, tried, options.budget, share)
-            tried += search(finer, options.budget, trials.try_out, share)
+        tried = _searched(options, config, sets, trials, share, trying)
         chosen, verification, count = _verified(trials, tried, options.budget, share)
         report = _write(options, trials, tried, chosen, verification, count)
     discard(work)
     return report
+
+
+def _searched(
+    options: CompressOptions,
+    config: ModelConfig,
+    sets: Sequence[Sequence[Candidate]],
+    trials: Trials,
+    share: float,
+    trying: Trying,
+) -> list[Tried]:
+    """All that is tried: the sets until one has a candidate that keeps the budget, then what lies
+    between that and the next smaller one."""
+    searched, budget = options.recipe is None, options.budget
+    count = Count(trying if searched else lambda position: None, trials.seconds)
+    later = len(REFINED) if searched and budget.max_loss is not None else 0
+    tried: list[Tried] = []
+    for candidates in sets:
+        count.next_set(later)
+        tried += search(candidates, budget, trials.try_out, share, count.begin)
+        if best_first(tried, budget, share):
+            break
+    if searched:
+        count.next_set(0)
+        finer = refined(config, tried, budget, share)
+        tried += search(finer, budget, trials.try_out, share, count.begin)
+    return tried
 
 
 def _verified(

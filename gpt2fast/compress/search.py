@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from gpt2fast.compress.budget import Budget, BudgetError, Measured
 from gpt2fast.compress.recipe import Recipe
@@ -32,6 +33,9 @@ class Candidate:
         return all(a >= b for a, b in zip(self.levels, other.levels, strict=True))
 
 
+Begin = Callable[[Candidate, float], None]  # a candidate, and how many are likely to follow it
+
+
 @dataclass(frozen=True)
 class Tried:
     """A candidate with what was measured of it."""
@@ -45,29 +49,65 @@ def search(
     budget: Budget,
     try_out: Callable[[Candidate], Measured],
     share: float = 1.0,
+    begin: Begin = lambda candidate, after: None,
 ) -> list[Tried]:
     """Try candidates until no other can be better than the best one that keeps to ``budget``:
     smaller, or where no loss is named as allowed, with less of it.
 
     ``share`` of the allowed loss is what the choice may use up, so that chance on the text of the
-    choice does not decide. Returns all that were tried, in that order. Raises BudgetError where all
-    are known to be too large.
+    choice does not decide. ``begin`` is told each candidate before it is tried, and how many are
+    likely to be tried after it. Returns all that were tried, in that order. Raises BudgetError
+    where all are known to be too large.
     """
     tried: list[Tried] = []
     left = sorted(small_enough(candidates, budget), key=lambda c: c.step_bytes)
     while left:
         candidate = left[len(left) // 2]
+        begin(candidate, expected_tries(left, budget) - 1)
         measured = try_out(candidate)
         tried.append(Tried(candidate, measured))
-        left.remove(candidate)
-        keeps_loss, keeps_size = budget.holds_loss(measured, share), budget.holds_size(measured)
-        least_loss = keeps_size and budget.max_loss is None
-        if not keeps_loss or least_loss:
-            left = [other for other in left if not other.at_least(candidate)]
-        if not keeps_size or (keeps_loss and not least_loss):
-            # Others of its size would be no better, or too large as well.
-            left = [other for other in left if other.step_bytes < candidate.step_bytes]
+        keeps = budget.holds_loss(measured, share), budget.holds_size(measured)
+        left = _left_over(left, candidate, *keeps, budget)
     return tried
+
+
+def _left_over(
+    left: list[Candidate],
+    candidate: Candidate,
+    keeps_loss: bool,
+    keeps_size: bool,
+    budget: Budget,
+) -> list[Candidate]:
+    """Those of ``left`` that are still worth trying when ``candidate`` has been."""
+    left = [other for other in left if other is not candidate]
+    least_loss = keeps_size and budget.max_loss is None
+    if not keeps_loss or least_loss:
+        left = [other for other in left if not other.at_least(candidate)]
+    if not keeps_size or (keeps_loss and not least_loss):
+        # Others of its size would be no better, or too large as well.
+        left = [other for other in left if other.step_bytes < candidate.step_bytes]
+    return left
+
+
+def expected_tries(left: list[Candidate], budget: Budget) -> float:
+    """How many of ``left``, by size, ``search`` will try, if each is as likely to keep a part of
+    ``budget`` as not to."""
+    known: dict[tuple[int, ...], float] = {(): 0.0}
+    losses = (True, False) if budget.max_loss is not None else (True,)
+    sizes = (True, False) if budget.min_speedup or budget.max_bytes else (True,)
+
+    def tries(rest: list[Candidate]) -> float:
+        key = tuple(map(id, rest))
+        if key not in known:
+            middle = rest[len(rest) // 2]
+            after = [
+                tries(_left_over(rest, middle, keeps_loss, keeps_size, budget))
+                for keeps_loss, keeps_size in product(losses, sizes)
+            ]
+            known[key] = 1.0 + sum(after) / len(after)
+        return known[key]
+
+    return tries(left)
 
 
 def small_enough(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:

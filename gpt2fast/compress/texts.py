@@ -111,7 +111,11 @@ def split_texts(
     windows, seen = {}, list[NDArray[np.int32]]()
     left_out = {}
     for name in SHARES:
-        windows[name], left_out[name] = _windows(name, parts[name], seen, sizes)
+        own = verify_paths if verify_paths and name == "verification" else paths
+        part = f"{', '.join(own)}: the {name} part of the text"
+        windows[name], left_out[name] = _windows(
+            part, parts[name], seen, sizes.of(name), sizes.length
+        )
         # Where other text is verified on, a passage across the border of two parts counts as well.
         seen = texts if name == "selection" and verify_paths else [*seen, *parts[name]]
     return Texts(windows, ", ".join([*paths, *verify_paths]), left_out)
@@ -184,11 +188,14 @@ def _shared_out(
 
 
 def _windows(
-    part: str, pieces: list[NDArray[np.int32]], seen: list[NDArray[np.int32]], sizes: Sizes
+    part: str,
+    pieces: list[NDArray[np.int32]],
+    seen: list[NDArray[np.int32]],
+    most: int,
+    length: int,
 ) -> tuple[Windows, int]:
     """Windows side by side in each piece, evenly spread where there are more than are used, and how
     many were left out because they repeat what was ``seen``."""
-    length = sizes.length
     cut = [
         piece[: len(piece) // length * length].reshape(-1, length).astype(np.int64)
         for piece in pieces
@@ -199,10 +206,10 @@ def _windows(
     if len(whole) < LEAST_WINDOWS:
         besides = f" besides {left_out} that repeat text of the other parts" if left_out else ""
         raise OptionError(
-            f"the {part} part of the text has {len(whole)} windows of {length} tokens{besides}, at "
+            f"{part} has {len(whole)} windows of {length} tokens{besides}, at "
             f"least {LEAST_WINDOWS} are needed; give more text, about "
             f"{LEAST_WINDOWS * length / min(SHARES.values()):,.0f} tokens in all"
         )
-    wanted = min(sizes.of(part), len(whole))
+    wanted = min(most, len(whole))
     chosen: Windows = whole[np.linspace(0, len(whole) - 1, wanted).round().astype(int)]
     return chosen, left_out

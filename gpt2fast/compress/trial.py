@@ -108,6 +108,10 @@ class Trials:
             discard(self._directory(recipe))
         return measured
 
+    def seconds(self, candidate: Candidate) -> float:
+        """How long it took to make and measure ``candidate``, which has been tried."""
+        return float(self.log.entries[candidate.recipe.key]["seconds"])
+
     def artifact(self, recipe: Recipe) -> Path:
         """The directory of what ``recipe`` makes; made again if it is not there any more."""
         directory = self._directory(recipe)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gpt2fast.errors import OptionError
 from gpt2fast.evaluate.continuation import continuation_window, encode_pair
 from gpt2fast.evaluate.scoring import Remembering, Scorer, Step, nats_of, rows_of
-from gpt2fast.evaluate.text import decode, read_bytes
+from gpt2fast.text_files import decode, read_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

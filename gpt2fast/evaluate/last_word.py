@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from gpt2fast.errors import OptionError
 from gpt2fast.evaluate.continuation import continuation_window, encode_pair
 from gpt2fast.evaluate.scoring import Scorer, Step, nats_of, rows_of
-from gpt2fast.evaluate.text import decode, read_bytes
 from gpt2fast.evaluate.windows import Window
+from gpt2fast.text_files import decode, read_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -83,5 +83,5 @@ def _check_alike(model: LLM, reference: LLM, name: str, other: str) -> None:
     if not same or model.config.vocab_size != reference.config.vocab_size:
         raise OptionError(
             f"{name} and {other} have different tokenizers, so that their tokens cannot be "
-            "compared; measure each without a reference and compare bits_per_byte"
+            "compared; measure each without a reference and compare bits a byte"
         )

@@ -23,6 +23,7 @@ from gpt2fast.evaluate.summary import (
 )
 from gpt2fast.evaluate.text import Text, read_text
 from gpt2fast.evaluate.windows import make_protocol
+from gpt2fast.text_files import Paths
 
 # Called with what is being done, how many parts of it are done, and how many there are.
 Progress = Callable[[str, int, int], None]
@@ -31,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 def evaluate(
     model: Model,
     *,
-    text: str | Path | None = None,
+    text: Paths | None = None,
     lambada: str | Path | None = None,
     bias: bool | str | Path = False,
     reference: Model | None = None,
@@ -51,8 +52,9 @@ def evaluate(
         model, reference: ``LLM`` objects, or what ``LLM`` takes for a model. ``options`` are those
             of ``LLM`` and go to ``model``; the reference gets ``device`` and ``num_threads`` alone,
             so that it is the checkpoint as it is.
-        text: a file for perplexity, under ``protocol`` (stride, transformers or lm-eval) with its
-            ``detokenizer``, ``context``, ``stride`` and ``max_tokens`` (docs/evaluation.md).
+        text: files, directories or globs for perplexity, under ``protocol`` (stride, transformers
+            or lm-eval) with its ``detokenizer``, ``context``, ``stride`` and ``max_tokens``
+            (docs/evaluation.md).
         lambada: a file of passages for last-word accuracy.
         bias: True for the bundled sentences, or a file of others.
         seed, resamples: of the bootstrap.
@@ -60,7 +62,7 @@ def evaluate(
     Raises ``OptionError`` naming what cannot be honoured, and what ``LLM`` raises.
     """
     if text is None and lambada is None and not bias:
-        raise OptionError("there is nothing to measure; give a text, passages (lambada), or bias")
+        raise OptionError("there is nothing to measure; give text, lambada or bias")
     if resamples < 1:
         raise OptionError(f"resamples = {resamples} is not positive")
     if seed < 0:

@@ -1,13 +1,12 @@
-"""A text file as token ids, with everything that must be known to measure on it again."""
+"""Text files as token ids, with everything that must be known to measure on it again."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from gpt2fast.errors import OptionError
 from gpt2fast.evaluate import wikitext
 from gpt2fast.evaluate.windows import Protocol, Window, groups_of, weights_of
+from gpt2fast.text_files import Paths, TextFile, digest, listed, read_text_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,14 +26,15 @@ _CHARACTERS = 16  # no text has as many a token on average
 
 @dataclass(frozen=True)
 class Text:
-    """A tokenized text under a protocol.
+    """A tokenized text under a protocol; each file is at least one document.
 
     ``bytes`` are the UTF-8 bytes of what is predicted, ``words`` what white space separates; under
-    lm-eval's protocol both are those of the file before it was detokenized.
+    lm-eval's protocol both are those of the files before they were detokenized.
     """
 
-    file: str
-    sha256: str  # of the whole file
+    file: str  # or files, as they were given
+    files: int  # how many
+    sha256: str  # of all of them, one after the other in the order of their names
     detokenizer: str
     documents: tuple[tuple[int, ...], ...]
     bytes: int
@@ -66,6 +67,7 @@ class Text:
         protocol = self.protocol
         return {
             "file": self.file,
+            "files": self.files,
             "sha256": self.sha256,
             "protocol": protocol.name,
             "detokenizer": self.detokenizer,
@@ -83,8 +85,9 @@ class Text:
         """Perplexity a token and bits a byte; under lm-eval's protocol also perplexity a word and a
         byte. All grow with ``nats_per_token``, so bounds of an interval can be turned into theirs.
         """
-        before = 0 if self.protocol.name == "lm-eval" else 1  # tokens that are never predicted
-        nats = nats_per_token * (sum(map(len, self.documents)) - before)
+        # The first token of a document is never predicted, unless another one is put before it.
+        unpredicted = 0 if self.protocol.name == "lm-eval" else len(self.documents)
+        nats = nats_per_token * (sum(map(len, self.documents)) - unpredicted)
         found = {
             "perplexity": _exp(nats_per_token),
             "bits_per_byte": nats / math.log(2) / self.bytes,
@@ -96,61 +99,64 @@ class Text:
 
 
 def read_text(
-    file: str | Path,
+    paths: Paths,
     tokenizer: Tokenizer,
     protocol: Protocol,
     *,
     detokenizer: str = "none",
     max_tokens: int | None = None,
 ) -> Text:
-    """``file`` under ``tokenizer``, or its beginning.
+    """The files that ``paths`` (files, directories, globs) lead to under ``tokenizer``, or the
+    beginning of them.
 
     Of ``max_tokens`` predicted tokens at most; under lm-eval's protocol with the wikitext
     detokenizer, whole articles until there are as many. Raises ``OptionError`` naming what is wrong
-    with the file.
+    with a file.
     """
     if detokenizer not in DETOKENIZERS:
         raise OptionError(
-            f"detokenizer {detokenizer!r} is unknown; choose from {', '.join(DETOKENIZERS)}"
+            f"detokenizer = {detokenizer!r} is unknown; choose from {', '.join(DETOKENIZERS)}"
         )
     if max_tokens is not None and max_tokens < 1:
-        raise OptionError(f"at most {max_tokens} tokens: at least 1 is needed")
-    data = read_bytes(file)
-    content = decode(data, file)
-    if protocol.name == "lm-eval":
-        parts = _separately(content, tokenizer, detokenizer, max_tokens)
-    else:
-        parts = _as_one(content, tokenizer, detokenizer, max_tokens)
-    text = Text(str(file), hashlib.sha256(data).hexdigest(), detokenizer, *parts, protocol)
+        raise OptionError(f"max_tokens = {max_tokens}: at least 1 is needed")
+    files = read_text_files(paths)
+    make = _separately if protocol.name == "lm-eval" else _as_one
+    parts = _joined(files, make, tokenizer, detokenizer, max_tokens)
+    name = ", ".join(listed(paths))
+    text = Text(name, len(files), digest(files), detokenizer, *parts, protocol)
     if text.num_tokens < 1:
         least = 1 if protocol.name == "lm-eval" else 2
         count = sum(map(len, text.documents))
-        raise OptionError(f"{file} has {count} tokens; at least {least} are needed")
+        raise OptionError(f"{name} has {count} tokens; at least {least} are needed; give more text")
     if text.bytes < 1:  # tokens of one character, whose bytes count at its last one
-        raise OptionError(f"{file} is a single character; give more text")
+        raise OptionError(f"{name} is a single character; give more text")
     return text
 
 
-def read_bytes(file: str | Path) -> bytes:
-    """The whole file. Raises ``OptionError`` naming it."""
-    try:
-        return Path(file).expanduser().read_bytes()
-    except OSError as error:
-        raise OptionError(f"{file} cannot be read: {error.strerror}") from None
-
-
-def decode(data: bytes, file: str | Path) -> str:
-    """``data`` of ``file`` as text. Raises ``OptionError`` naming the first byte that is not."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise OptionError(
-            f"{file} cannot be read: it is not UTF-8 (byte 0x{data[error.start]:02x} at "
-            f"{error.start}); convert it"
-        ) from None
-
-
 _Parts = tuple[tuple[tuple[int, ...], ...], int, int]  # documents, bytes, words
+_Make = Callable[[str, "Tokenizer", str, int | None], _Parts]
+
+
+def _joined(
+    files: Sequence[TextFile],
+    make: _Make,
+    tokenizer: Tokenizer,
+    detokenizer: str,
+    most: int | None,
+) -> _Parts:
+    """The parts of all files, until ``most`` tokens are predicted."""
+    unpredicted = 1 if make is _as_one else 0  # tokens of each document
+    documents: list[tuple[int, ...]] = []
+    num_bytes = words = tokens = 0
+    for file in files:
+        left = None if most is None else most - tokens
+        if left is not None and left < 1:
+            break
+        found, more_bytes, more_words = make(file.text, tokenizer, detokenizer, left)
+        documents += found
+        num_bytes, words = num_bytes + more_bytes, words + more_words
+        tokens += sum(len(document) - unpredicted for document in found)
+    return tuple(documents), num_bytes, words
 
 
 def _as_one(content: str, tokenizer: Tokenizer, detokenizer: str, most: int | None) -> _Parts:
@@ -165,7 +171,7 @@ def _as_one(content: str, tokenizer: Tokenizer, detokenizer: str, most: int | No
     encoding = tokenizer.encode(content)
     count = len(encoding.ids) if most is None else min(len(encoding.ids), most + 1)
     if count < 2:
-        return ((tuple(encoding.ids),), 0, 0)
+        return ((tuple(encoding.ids),) if encoding.ids else (), 0, 0)
     predicted = content[encoding.offsets[0][1] : encoding.offsets[count - 1][1]]
     return ((tuple(encoding.ids[:count]),), len(predicted.encode()), len(predicted.split()))
 
@@ -177,7 +183,7 @@ def _separately(content: str, tokenizer: Tokenizer, detokenizer: str, most: int 
         originals = [_cut(content, tokenizer, most)]
     else:
         raise OptionError(
-            f"detokenizer {detokenizer!r} is of transformers' script; lm-eval's takes 'none' "
+            f"detokenizer = {detokenizer!r} is of transformers' script; lm-eval's takes 'none' "
             "or 'wikitext'"
         )
     documents: list[tuple[int, ...]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,8 @@ class Window:
 class Protocol:
     """How a text is cut into windows. ``make_protocol`` checks the numbers.
 
-    * ``stride``: windows of ``context`` tokens, ``stride`` apart; each token but the first of the
-      text is predicted once.
+    * ``stride``: windows of ``context`` tokens, ``stride`` apart; each token but the first of a
+      document is predicted once.
     * ``transformers``: the script "Perplexity of fixed-length models" of transformers'
       documentation. The same windows; the mean loss of each counts as often as it has newly
       reached tokens, less one.
@@ -50,8 +51,9 @@ class Protocol:
         if self.name == "lm-eval":
             yield from _rolling(documents, self.context, self.prefix)
         else:
+            groups = count()  # windows of all documents are numbered through
             for tokens in documents:
-                yield from _sliding(tokens, self)
+                yield from _sliding(tokens, self, groups)
 
 
 def make_protocol(
@@ -63,15 +65,18 @@ def make_protocol(
     (``transformers``). Raises ``OptionError`` naming what makes no sense.
     """
     if name not in PROTOCOLS:
-        raise OptionError(f"protocol {name!r} is unknown; choose from {', '.join(PROTOCOLS)}")
+        raise OptionError(f"protocol = {name!r} is unknown; choose from {', '.join(PROTOCOLS)}")
     context = positions if context is None else context
     if not 2 <= context <= positions:
         raise OptionError(
-            f"a context of {context} tokens is not in [2, {positions}], what the model can read"
+            f"context = {context} is not in [2, {positions}], the tokens that the model can read"
         )
     if name == "lm-eval":
         if stride not in (None, context):
-            raise OptionError("lm-eval's protocol has no stride: its blocks do not overlap")
+            raise OptionError(
+                f"stride = {stride}: lm-eval's protocol has none, its blocks do not overlap; leave "
+                "it out"
+            )
         if prefix is None:
             raise OptionError(
                 "lm-eval's protocol puts a document behind the begin- or end-of-text token, and "
@@ -84,15 +89,18 @@ def make_protocol(
     most = context - 1 if name == "stride" else context
     if not 1 <= stride <= most:
         raise OptionError(
-            f"a stride of {stride} is not in [1, {most}] under a context of {context} tokens; "
-            "tokens would be left out"
+            f"stride = {stride} is not in [1, {most}] under a context of {context} tokens; tokens "
+            "would be left out"
         )
     return Protocol(name, context, stride)
 
 
-def _sliding(tokens: tuple[int, ...], protocol: Protocol) -> Iterator[Window]:
+def _sliding(
+    tokens: tuple[int, ...], protocol: Protocol, groups: Iterator[int]
+) -> Iterator[Window]:
     done = 1 if protocol.name == "stride" else 0
-    for group, start in enumerate(range(0, len(tokens), protocol.stride)):
+    for start in range(0, len(tokens), protocol.stride):
+        group = next(groups)
         end = min(start + protocol.context, len(tokens))
         new = end - done
         counted = min(new, end - start - 1)  # nothing stands before a window's first token

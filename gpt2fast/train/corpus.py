@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import sysconfig
 from collections.abc import Iterable, Sequence
@@ -10,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2fast.errors import OptionError
-
-TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py")
+from gpt2fast.text_files import read_text_files
 
 # Not prose and not code to learn from: tests, other people's packages, character tables, data that
 # a build generated.
@@ -86,38 +84,14 @@ def _unit_hash(name: str) -> float:
 def read_documents(paths: Sequence[str]) -> tuple[Document, ...]:
     """Documents of files, directories (recursively, files with TEXT_SUFFIXES) and globs.
 
-    Raises OptionError for a path that leads to no text and for a file that is not UTF-8.
+    Raises OptionError as ``read_text_files`` does.
     """
-    found: dict[Path, Document] = {}
-    for pattern in paths:
-        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
-        files = [
-            (file.relative_to(root).as_posix() if root.is_dir() else file.as_posix(), file)
-            for root in ([Path(pattern)] if Path(pattern).exists() else matches)
-            for file in (_text_files(root) if root.is_dir() else [root])
-        ]
-        if not files:
-            raise OptionError(
-                f"{pattern}: no text files there; give files, a directory with "
-                f"{', '.join(TEXT_SUFFIXES)} files, or a glob in quotes"
-            )
-        for name, file in files:
-            found.setdefault(file.resolve(), Document(name, _read(file)))
-    documents = (document for document in found.values() if document.text)
-    return tuple(sorted(documents, key=lambda document: document.name))
+    files = read_text_files(paths)
+    return tuple(Document(file.name, _with_plain_line_ends(file.text)) for file in files)
 
 
-def _text_files(root: Path) -> list[Path]:
-    return sorted(f for f in root.rglob("*") if f.is_file() and f.suffix in TEXT_SUFFIXES)
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise OptionError(f"{file}: not UTF-8 text ({error}); convert or leave it out") from None
-    except OSError as error:
-        raise OptionError(f"{file}: cannot be read ({error.strerror})") from None
+def _with_plain_line_ends(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def python_documents() -> tuple[Document, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from gpt2fast.bench.costs import attention_flops, decode_flops, prefill_flops
 from gpt2fast.bench.grid import Model, Sizes, Variant, choose_systems, expand, find_baseline
 from gpt2fast.bench.options import BenchOptions, make_plan
 from gpt2fast.bench.pool import random_prompts
-from gpt2fast.bench.run import split
+from gpt2fast.bench.results import write_results
+from gpt2fast.bench.rows import make_record
+from gpt2fast.bench.run import Measured, split
+from gpt2fast.checkpoint.resolve import resolve
 from gpt2fast.config import LayerShape, ModelConfig
 from gpt2fast.errors import ContextOverflowError, GPT2FastError, OptionError
 
@@ -94,18 +98,19 @@ def test_baseline() -> None:
         ({"models": ("demo",), "threads": (5000,)}, "--threads 5000"),
         ({"models": ("demo",), "rounds": 0}, "--rounds 0"),
         ({"models": ("demo",), "timeout": float("nan")}, "--timeout nan"),
-        ({"models": ("demo",), "text": "/no/such/file"}, "/no/such/file cannot be read"),
-        ({"models": ("demo",), "text": "/dev/null"}, "has 0 tokens"),
+        ({"models": ("demo",), "text": ("/no/such/file",)}, "/no/such/file: no text files there"),
+        ({"models": ("demo",), "text": ("/dev/null",)}, "/dev/null: the file is empty"),
         (
-            {"models": ("demo",), "text": __file__, "context": 513},
-            r"context of 513 tokens .* 512\]",
+            {"models": ("demo",), "text": (__file__,), "context": 513},
+            r"context = 513 .* 512\]",
         ),
-        ({"models": ("demo",), "text": __file__, "stride": 512}, "stride of 512 .* left out"),
+        ({"models": ("demo",), "text": (__file__,), "stride": 512}, "stride = 512 .* left out"),
+        ({"models": ("demo",), "stride": 4}, "--stride is of the windows of --text"),
         ({"models": ("demo",), "kv_cache_dtype": ("int3",)}, "--kv-cache-dtype 'int3'"),
         ({"models": ("demo",), "out": "/dev/null/x"}, "--out /dev/null/x"),
         ({"models": ("demo", "./no-such")}, "no-such"),
         ({"random": ("gpt3",)}, "--random 'gpt3' is unknown; choose from gpt2"),
-        ({"random": ("gpt2",), "text": __file__}, "--text says nothing of random weights"),
+        ({"random": ("gpt2",), "text": (__file__,)}, "--text says nothing of random weights"),
         ({"random": ("gpt2-xl",), "prompt": (1020,)}, "exceed the context"),
     ],
 )
@@ -159,3 +164,33 @@ def test_operations_of_layers_of_different_shapes() -> None:
     assert prefill_flops(pruned, 3) == products + attention_flops(pruned, 3)
     alike = TINY.with_layers([LayerShape(2, 32)] * 2)
     assert decode_flops(alike, 7) == decode_flops(TINY, 7)
+
+
+def test_an_earlier_result_is_not_replaced_unasked(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = {"models": ("demo",), "work": str(tmp_path / "work"), "out": str(out)}
+    make_plan(BenchOptions(**options))  # type: ignore[arg-type]
+    assert not out.exists(), "it is made when there is something to write"
+    out.mkdir()
+    (out / "notes.txt").touch()
+    make_plan(BenchOptions(**options))  # type: ignore[arg-type]
+    (out / "quality_latency.png").touch()
+    with pytest.raises(OptionError, match=r"\(quality_latency.png\); .* --overwrite to replace it"):
+        make_plan(BenchOptions(**options))  # type: ignore[arg-type]
+    plan = make_plan(BenchOptions(**options, overwrite=True))  # type: ignore[arg-type]
+    record = make_record(plan, Measured(interrupted=True), "gpt2fast bench demo", "today")
+    write_results(record, out, print)
+    names = {path.name for path in out.iterdir()}
+    assert names == {"notes.txt", "rows.json", "rows.csv", "report.html"}, "no chart of before"
+    with pytest.raises(OptionError, match="--overwrite is of --out"):
+        make_plan(BenchOptions(models=("demo",), overwrite=True, work=str(tmp_path)))
+
+
+def test_a_result_does_not_go_into_the_model(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(resolve("demo"), model)
+    for out in (model, model / "bench"):
+        options = BenchOptions(models=(str(model),), work=str(tmp_path / "work"), out=str(out))
+        with pytest.raises(OptionError, match="lies in the model's own directory"):
+            make_plan(options)
+    assert not (model / "bench").exists()

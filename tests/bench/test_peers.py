@@ -120,6 +120,25 @@ def test_float32_tokens_are_those_of_transformers(
     assert adapter.generate(PROMPTS[1:], NEW, time.perf_counter)[0] == expected[1:]
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+@pytest.mark.parametrize("system", ["transformers-eager", "transformers-sdpa"])
+def test_transformers_is_called_by_the_names_that_it_has(system: str, opened: Opened) -> None:
+    adapter = opened(system, "float32")
+    adapter.generate(PROMPTS, 2, time.perf_counter)
+    adapter.logits(PROMPTS[0])
+
+
+def test_the_cache_is_called_what_the_forward_calls_it() -> None:
+    from gpt2fast.bench.peers.transformers import cache_name
+
+    def since_5_24(input_ids: Any, cache: Any = None, **options: Any) -> None: ...
+
+    def until_5_23(input_ids: Any, past_key_values: Any = None, **options: Any) -> None: ...
+
+    assert cache_name(since_5_24) == "cache"
+    assert cache_name(until_5_23) == "past_key_values"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fmt", peers.formats("transformers-compile"))
 def test_the_compiled_model_gives_the_same_tokens(

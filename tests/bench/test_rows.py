@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -307,10 +308,30 @@ def test_plots(tmp_path: Path) -> None:
     paths = write_plots(charts, make_styles(record), "a caption", tmp_path)
     assert len(paths) == 2 * len(charts) == 6
     for path in paths:
-        start = path.read_bytes()[:200]
-        assert start.startswith(b"\x89PNG") if path.suffix == ".png" else b"<?xml" in start
-        if path.suffix == ".svg":
+        if path.suffix == ".png":
+            start = path.read_bytes()[:24]
+            assert start.startswith(b"\x89PNG")
+            assert int.from_bytes(start[16:20], "big") >= 1200, "pixels across"
+        else:
+            assert_scales_and_follows_the_theme(path)
             assert "<b> $\\nonsense$" in "".join(ElementTree.parse(path).getroot().itertext())
+
+
+def assert_scales_and_follows_the_theme(path: Path) -> None:
+    root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    assert "viewBox" in root.attrib
+    assert not {"width", "height"} & root.attrib.keys(), "it takes the width of the page"
+    style = next(each.text for each in root.iter() if each.tag.endswith("}style"))
+    assert style is not None
+    assert "prefers-color-scheme: dark" in style
+
+
+def test_a_chart_of_the_report_takes_the_width_of_the_page() -> None:
+    record = record_of(*measure((1, 8)))
+    html = make_report(record, make_charts(record), make_styles(record))
+    widths = re.findall(r'viewBox="0 0 (\d+) \d+" role="img"', html)
+    assert widths.count("1280") == html.count('class="panels alone"') > 0
+    assert ".charts{display:grid;grid-template-columns:minmax(0,1fr)" in html, "one below the other"
 
 
 def test_agreement_stops_at_the_first_difference() -> None:

@@ -66,7 +66,7 @@ def test_a_recipe(
         (["--recipe", "none.yaml"], "none.yaml: cannot be read"),
         (["--max-loss", "1%", "--text", "{text}", "--work", "{out}"], "choose another --work"),
         (["--max-loss", "1%", "--seed", "-1"], "--seed -1 is not valid"),
-        (["--max-loss", "1%", "--text", "{short}"], "at least 8 are needed"),
+        (["--max-loss", "1%", "--text", "{short}"], "short.txt: the calibration part"),
         (["--num-threads", "0", "--max-loss", "1%"], "--num-threads 0 is not valid"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",

@@ -68,6 +68,20 @@ def test_last_words_and_bias(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert rows["code"].endswith("absolute 0.0000: not shown to have changed")
 
 
+def test_directories_and_several_files(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "other.md").write_text(SAMPLE)
+    assert main(["eval", "demo", "--text", str(folder), text, "--json", *QUICK]) == 0
+    found = json.loads(capsys.readouterr().out)["perplexity"]
+    assert (found["files"], found["documents"]) == (2, 2)
+    assert found["file"] == f"{folder}, {text}"
+    assert main(["eval", "demo", "--text", str(folder), text, *QUICK]) == 0
+    assert f"2 files of {folder}, {text} (sha256 " in capsys.readouterr().out
+
+
 def test_few_windows_have_no_interval(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "demo", "--text", text, "--max-tokens", "50", *QUICK]) == 0
     assert "(too few for an interval)" in capsys.readouterr().out
@@ -76,20 +90,22 @@ def test_few_windows_have_no_interval(text: str, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "there is nothing to measure"),
-        (["--text", "/no/such/file"], "/no/such/file cannot be read: No such file"),
-        (["--text", os.devnull], "has 0 tokens; at least 2 are needed"),
+        ([], "nothing to measure; give --text, --lambada or --bias"),
+        (["--text", "/no/such/file"], "/no/such/file: no text files there"),
+        (["--text", os.devnull], "/dev/null: the file is empty"),
         (["--text", sys.executable], "is not UTF-8"),
-        (["--text", __file__, "--context", "513"], "context of 513 tokens is not in [2, 512]"),
-        (["--text", __file__, "--stride", "512"], "stride of 512 is not in [1, 511]"),
-        (["--text", __file__, "--protocol", "ours"], "protocol 'ours' is unknown"),
-        (["--text", __file__, "--detokenizer", "x"], "detokenizer 'x' is unknown"),
-        (["--text", __file__, "--max-tokens", "0"], "at most 0 tokens"),
-        (["--text", __file__, "--quantization", "int5"], "int5"),
+        (["--text", __file__, "--context", "513"], "--context 513 is not in [2, 512]"),
+        (["--text", __file__, "--stride", "512"], "--stride 512 is not in [1, 511]"),
+        (["--text", __file__, "--protocol", "ours"], "--protocol ours is unknown"),
+        (["--text", __file__, "--detokenizer", "x"], "--detokenizer x is unknown"),
+        (["--text", __file__, "--max-tokens", "0"], "--max-tokens 0: at least 1"),
+        (["--text", __file__, "--quantization", "int5"], "--quantization int5 is not known"),
         (["--text", __file__, "--reference", "./no-such"], "no-such"),
         (["--text", __file__, "--seed", "-1"], "--seed -1 is negative"),
         (["--lambada", "/no/such/file"], "/no/such/file cannot be read"),
         (["--lambada", os.devnull], "has no passages"),
+        (["--bias", "--max-tokens", "5"], "--max-tokens is of --text, which is not given"),
+        (["--bias", "--protocol", "lm-eval"], "--protocol is of --text"),
         (["--bias", os.devnull], "not a file of templates"),
     ],
 )

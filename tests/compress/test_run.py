@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -129,7 +130,10 @@ def test_a_budget_is_searched_for(
     assert 1 < len(report["search"]) <= 5, "two of three formats, two of mixed precision"
     labels = [entry["label"] for entry in report["search"]]
     assert not any("blocks=int8" in label for label in labels), "int4 keeps it and is smaller"
-    assert (tmp_path / "out" / "pareto.svg").read_text().startswith("<?xml")
+    plot = (tmp_path / "out" / "pareto.svg").read_text()
+    assert plot.startswith("<?xml")
+    assert "prefers-color-scheme: dark" in plot
+    assert not re.search(r'<svg\b[^>]* width="', plot), "it takes the width of the page"
 
 
 def test_a_miss_is_no_success(options: Callable[..., CompressOptions], tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_what_is_refused(harness: dict[str, Any], model: Any) -> None:
         model.generate_until([Instance(("a", {"max_gen_toks": 64}))])
     with pytest.raises(OptionError, match="no model is named"):
         harness["gpt2fast"]()
-    with pytest.raises(OptionError, match=r"context of 513 tokens is not in \[2, 512\]"):
+    with pytest.raises(OptionError, match=r"context = 513 is not in \[2, 512\]"):
         harness["gpt2fast"](pretrained="demo", max_length=513)
 
 

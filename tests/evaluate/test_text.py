@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,11 @@ def test_bits_a_byte_where_a_window_leaves_a_token_out(tmp_path: Path, tokenizer
     ("content", "options", "message"),
     [
         (b"ab \xff\xfe", {}, "not UTF-8 .byte 0xff at 3"),
-        (b"", {}, "has 0 tokens; at least 2"),
+        (b"", {}, r"text\.bin: the file is empty"),
         (b" ", {}, "has 1 tokens; at least 2"),
         ("€".encode(), {}, "is a single character"),
-        (b"text", {"max_tokens": 0}, "at most 0 tokens"),
-        (b"text", {"detokenizer": "moses"}, "detokenizer 'moses' is unknown; choose from none"),
+        (b"text", {"max_tokens": 0}, "max_tokens = 0"),
+        (b"text", {"detokenizer": "moses"}, "detokenizer = 'moses' is unknown; choose from none"),
     ],
 )
 def test_what_cannot_be_measured(
@@ -125,10 +126,73 @@ def test_what_cannot_be_measured(
         read_text(file, tokenizer, protocol(), **options)
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.py", "a.txt", "sub/c.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"# {name}\n{SAMPLE}")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["stride", "transformers", "lm-eval"])
+def test_each_file_of_a_directory_is_a_document(name: str, folder: Path, tokenizer: Any) -> None:
+    form = protocol(name, 64)
+    text = read_text(folder, tokenizer, form)
+    alone = [read_text(folder / each, tokenizer, form) for each in ("a.txt", "b.py", "sub/c.md")]
+    assert text.documents == tuple(each.documents[0] for each in alone)
+    assert (text.file, text.files) == (str(folder), 3)
+    assert text.num_tokens == sum(each.num_tokens for each in alone)
+    assert text.bytes == sum(each.bytes for each in alone)
+    assert text.words == sum(each.words for each in alone)
+    assert len(text.windows) == sum(len(each.windows) for each in alone)
+    # No two windows, or under lm-eval documents, are resampled as one.
+    units = 3 if name == "lm-eval" else len(text.windows)
+    assert len(set(text.groups.tolist())) == units
+    nats = [each.quality(2.0)["bits_per_byte"] * each.bytes for each in alone]
+    assert text.quality(2.0)["bits_per_byte"] * text.bytes == pytest.approx(sum(nats))
+    together = b"".join((folder / each).read_bytes() for each in ("a.txt", "b.py", "sub/c.md"))
+    assert text.sha256 == hashlib.sha256(together).hexdigest()
+
+
+def test_several_files_and_globs_are_read_once(folder: Path, tokenizer: Any) -> None:
+    paths = [str(folder / "b.py"), str(folder / "*.txt"), folder / "b.py"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = read_text(paths, tokenizer, protocol())
+    assert text.files == len(text.documents) == 2
+    assert text.file == ", ".join(map(str, paths))
+
+
+@pytest.mark.parametrize("name", ["stride", "lm-eval"])
+def test_the_beginning_may_end_in_a_later_file(name: str, folder: Path, tokenizer: Any) -> None:
+    first = read_text(folder / "a.txt", tokenizer, protocol(name)).num_tokens
+    text = read_text(folder, tokenizer, protocol(name), max_tokens=first + 10)
+    assert text.num_tokens == first + 10
+    assert len(text.documents) == 2
+    assert len(read_text(folder, tokenizer, protocol(name), max_tokens=first).documents) == 1
+
+
+def test_files_that_say_nothing_are_named(folder: Path, tokenizer: Any) -> None:
+    empty = str(folder / "empty.txt")
+    with pytest.raises(OptionError, match=r"empty\.txt: the file is empty; give text"):
+        read_text(empty, tokenizer, protocol())
+    with pytest.warns(UserWarning, match=r"empty\.txt is empty and left out"):
+        assert read_text([empty, str(folder / "b.py")], tokenizer, protocol()).files == 1
+    with pytest.raises(OptionError, match=r"picture\.png cannot be read: it is not UTF-8"):
+        read_text([folder / "b.py", folder / "picture.png"], tokenizer, protocol())
+    with pytest.raises(OptionError, match="cannot be read: File name too long"):
+        read_text("the text itself " * 100, tokenizer, protocol())
+    (folder / "hollow").mkdir()
+    with pytest.raises(OptionError, match="hollow: no text files there"):
+        read_text(folder / "hollow", tokenizer, protocol())
+
+
 def test_lm_eval_knows_no_rows(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(OptionError, match="takes 'none' or 'wikitext'"):
         read_text(
             written(tmp_path, "a"), tokenizer, protocol("lm-eval"), detokenizer="wikitext-rows"
         )
-    with pytest.raises(OptionError, match="has 0 tokens; at least 1"):
+    with pytest.raises(OptionError, match="the file is empty"):
         read_text(written(tmp_path, ""), tokenizer, protocol("lm-eval"))

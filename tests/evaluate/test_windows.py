@@ -106,13 +106,13 @@ def test_choices_of_the_protocols() -> None:
 @pytest.mark.parametrize(
     ("name", "context", "stride", "message"),
     [
-        ("ours", None, None, "protocol 'ours' is unknown; choose from stride"),
-        ("stride", 65, None, r"context of 65 tokens is not in \[2, 64\]"),
-        ("stride", 1, None, "context of 1 tokens"),
-        ("stride", None, 64, r"stride of 64 is not in \[1, 63\]"),
-        ("transformers", None, 65, r"stride of 65 is not in \[1, 64\]"),
-        ("transformers", None, 0, "stride of 0"),
-        ("lm-eval", None, 32, "has no stride"),
+        ("ours", None, None, "protocol = 'ours' is unknown; choose from stride"),
+        ("stride", 65, None, r"context = 65 is not in \[2, 64\]"),
+        ("stride", 1, None, "context = 1 "),
+        ("stride", None, 64, r"stride = 64 is not in \[1, 63\]"),
+        ("transformers", None, 65, r"stride = 65 is not in \[1, 64\]"),
+        ("transformers", None, 0, "stride = 0"),
+        ("lm-eval", None, 32, "stride = 32: lm-eval's protocol has none"),
         ("lm-eval", None, None, "config.json has neither"),
     ],
 )

@@ -35,7 +35,7 @@ def test_paths_without_text_are_refused(folder: Path, missing: str) -> None:
 
 
 def test_bytes_that_are_not_utf8_are_refused(folder: Path) -> None:
-    with pytest.raises(OptionError, match=r"image\.png: not UTF-8"):
+    with pytest.raises(OptionError, match=r"image\.png cannot be read: it is not UTF-8"):
         read_documents([str(folder / "image.png")])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +22,12 @@ from gpt2fast.bench.peers.base import (
 )
 
 VARIANTS = ("eager", "sdpa", "compile")
+
+
+def cache_name(forward: Callable[..., Any]) -> str:
+    """What ``forward`` calls the cache. transformers 5.24 renamed it and translates the old name
+    with a warning at every call, which would be timed as well."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 class Transformers:
@@ -55,6 +61,7 @@ class Transformers:
         self._torch.set_num_threads(threads)
         attention = "eager" if self._variant == "eager" else "sdpa"
         self._model = hugging_face_model(artifact, fmt, attention)
+        self._cache_name = cache_name(self._model.forward)
         parameters = inspect.signature(self._model.transformer.forward).parameters
         self._takes_positions = "cache_position" in parameters
         self._context = context
@@ -85,11 +92,12 @@ class Transformers:
 
     def _forward(self, forward: Any, ids: Any, cache: Any, start: int) -> Any:
         positions = self._torch.arange(start, start + ids.shape[1])
-        options = {"cache_position": positions} if self._takes_positions else {}
+        options = {self._cache_name: cache}
+        if self._takes_positions:
+            options["cache_position"] = positions
         return forward(
             input_ids=ids,
             position_ids=positions[None],
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
             **options,
