@@ -21,7 +21,7 @@ from gpt2fast.hf.choose import chooser_of, most_likely
 from gpt2fast.hf.draw import draw
 from gpt2fast.hf.native import Floats
 from gpt2fast.hf.plan import Plan, make_plan
-from gpt2fast.hf.processors import Step, has_own, one_thread, steps_of
+from gpt2fast.hf.processors import Step, has_own, in_one_thread, steps_of
 from gpt2fast.hf.texts import Ends, Texts
 from gpt2fast.runners import BLOCK_SIZE
 
@@ -107,8 +107,7 @@ def understand(
 def sample(asked: Decoding) -> Any | None:
     """What ``_sample`` returns; None, and nothing has happened, where the prompts need torch."""
     steps = steps_of(asked.processors)
-    with one_thread():
-        return _sample(asked, steps)
+    return in_one_thread(lambda: _sample(asked, steps))
 
 
 def _sample(asked: Decoding, steps: list[Step]) -> Any | None:
