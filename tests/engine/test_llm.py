@@ -113,9 +113,7 @@ def test_stream_joins_to_generate(llm: LLM) -> None:
     assert_idle(llm)
 
 
-def test_abandoned_streams_free_their_sequences(
-    llm: LLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_abandoned_streams_free_their_sequences(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     step = llm._runner.step
     # The engine does not wait for readers: it would be done before anybody looked.
     monkeypatch.setattr(llm._runner, "step", lambda batch: time.sleep(0.02) or step(batch))
