@@ -23,11 +23,13 @@ from gpt2fast.errors import GPT2FastError
 SECONDS = 60
 
 
-def fork_many(tasks: Sequence[Task], count: int, work: Callable[[], None]) -> None:
-    """Fork ``count`` children that run ``tasks`` and ``work``, while two threads run ``tasks``."""
+def fork_many(
+    tasks: Sequence[Task], count: int, work: Callable[[], None], threads: int = 2
+) -> None:
+    """Fork ``count`` children that run ``tasks`` and ``work``, while ``threads`` run ``tasks``."""
     # Said of every fork beside threads, which is what this is about.
     warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
-    beside = Beside(tasks)
+    beside = Beside(tasks, threads)
     try:
         for number in range(count):
             time.sleep(0.001 * (number % 10))
@@ -37,8 +39,6 @@ def fork_many(tasks: Sequence[Task], count: int, work: Callable[[], None]) -> No
                 for task in tasks:
                     task.check()
                 work()
-                others = Beside(tasks)  # a child has threads of its own, too
-                others.join()
                 sys.exit(0)
             _, status = os.waitpid(child, 0)
             assert status == 0, (number, status)
@@ -58,6 +58,8 @@ def main(path: Path, count: int) -> None:
         next(begun)
 
         def work() -> None:
+            others = Beside(llm_tasks(llm))  # a child has threads of its own, too
+            others.join()
             with pytest.raises(GPT2FastError, match="forked"):  # it is the parent's
                 list(begun)
             stats = llm.stats()

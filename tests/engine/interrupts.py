@@ -178,6 +178,7 @@ def interrupt_all(
                 beside.join()
         idle()
         assert not lost, lost
+        print(came, file=sys.stderr, flush=True)
     faulthandler.cancel_dump_traceback_later()
     return {"tries": tries, **came}
 

@@ -22,7 +22,7 @@ def main(count: int) -> None:
     def work() -> None:
         assert torch.get_num_threads() == 1
 
-    fork_many(tasks(model, threads=1), count, work)
+    fork_many(tasks(model, threads=1), count, work, threads=1)
 
 
 if __name__ == "__main__":

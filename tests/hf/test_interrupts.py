@@ -42,7 +42,7 @@ def test_an_interrupted_look_at_trained_weights_is_repeated(
 
 
 def test_interrupts_at_random_moments() -> None:
-    run_process(Path("hf/interrupts.py"), 200, limit=400)
+    run_process(Path("hf/interrupts.py"), 100, limit=400)
 
 
 @pytest.mark.slow
