@@ -58,8 +58,9 @@ class LLM:
             in onnxruntime nothing is kept.
 
     Raises ``OptionError`` or ``UnsupportedError`` naming an option that cannot be honoured, and
-    ``CheckpointError`` naming the file for a damaged checkpoint. Safe to use from several threads:
-    their requests share the steps. A context manager.
+    ``CheckpointError`` naming the file for a damaged checkpoint. Safe to use from several threads,
+    whose requests share the steps, after Ctrl-C at any moment, and on the C++ runner in a child
+    forked at any moment. A context manager.
     """
 
     def __init__(

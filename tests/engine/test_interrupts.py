@@ -102,8 +102,9 @@ def test_closing_can_be_interrupted_and_repeated(checkpoint: Path) -> None:
             llm.generate([1, 2], GREEDY)
 
 
+@pytest.mark.parametrize("where", ["scheduler.Scheduler.schedule", "engine.time.perf_counter"])
 def test_an_error_that_is_no_requests_ends_all_and_harms_no_later_ones(
-    llm: LLM, monkeypatch: pytest.MonkeyPatch
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     (task, *_) = llm_tasks(llm)
     begun = llm.stream([1, 2, 3], GREEDY)
@@ -112,7 +113,7 @@ def test_an_error_that_is_no_requests_ends_all_and_harms_no_later_ones(
         raise MemoryError("none left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("gpt2fast.engine.scheduler.Scheduler.schedule", fail)
+        patch.setattr(f"gpt2fast.engine.{where}", fail)
         for use in (task.check, lambda: next(begun)):
             with pytest.raises(MemoryError, match="none left"):
                 use()
