@@ -24,12 +24,12 @@ SECONDS = 60
 
 
 def fork_many(
-    tasks: Sequence[Task], count: int, work: Callable[[], None], threads: int = 2
+    tasks: Sequence[Task], count: int, work: Callable[[], None], beside: Sequence[Task]
 ) -> None:
-    """Fork ``count`` children that run ``tasks`` and ``work``, while ``threads`` run ``tasks``."""
+    """Fork ``count`` children that run ``tasks`` and ``work``, while two threads run ``beside``."""
     # Said of every fork beside threads, which is what this is about.
     warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
-    beside = Beside(tasks, threads)
+    others = Beside(beside)
     try:
         for number in range(count):
             time.sleep(0.001 * (number % 10))
@@ -44,7 +44,7 @@ def fork_many(
             assert status == 0, (number, status)
     finally:
         if os.getpid() == PARENT:
-            beside.join()
+            others.join()
     print(count, "children")
 
 
@@ -65,7 +65,7 @@ def main(path: Path, count: int) -> None:
             stats = llm.stats()
             assert stats["sequences"] == stats["running"] == stats["waiting"] == 0, stats
 
-        fork_many(llm_tasks(llm), count, work)
+        fork_many(llm_tasks(llm), count, work, llm_tasks(llm))
         assert len(list(begun)) > 0
 
 

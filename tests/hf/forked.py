@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Any
 
 import torch
 from engine.forked import fork_many
+from engine.interrupts import Task
 from hf.interrupts import tasks
 
-from hf_pair import pair
+from hf_pair import pair, texts
 
 
 def main(count: int) -> None:
@@ -22,7 +24,14 @@ def main(count: int) -> None:
     def work() -> None:
         assert torch.get_num_threads() == 1
 
-    fork_many(tasks(model, threads=1), count, work, threads=1)
+    many = torch.cat([texts(8, 90)] * 8)
+
+    def long() -> Any:
+        with torch.no_grad():
+            return model(many).logits[-1].tolist()
+
+    # Long steps: nearly all forks are in the middle of one.
+    fork_many(tasks(model, threads=1), count, work, [Task(long)])
 
 
 if __name__ == "__main__":
