@@ -1,11 +1,14 @@
 #include "kv_cache/block_pool.h"
 
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "bindings/arrays.h"
 #include "bindings/module.h"
+#include "kv_cache/sequence_group.h"
 
 namespace gpt2fast {
 namespace {
@@ -77,8 +80,8 @@ void register_errors() {
 
 void bind_block_pool(py::module_& module) {
   register_errors();
-  py::class_<BlockPool>(module, "BlockPool",
-                        "The books of the KV cache: blocks, references, reuse by content.")
+  py::class_<BlockPool, std::shared_ptr<BlockPool>>(
+      module, "BlockPool", "The books of the KV cache: blocks, references, reuse by content.")
       .def(py::init<int32_t, int32_t, bool>(), py::arg("num_blocks"), py::arg("block_size"),
            py::arg("prefix_caching") = true)
       .def(
@@ -112,6 +115,10 @@ void bind_block_pool(py::module_& module) {
       .def_property_readonly("num_free", &BlockPool::num_free)
       .def("stats", &stats)
       .def("clear", &BlockPool::clear);
+  py::class_<SequenceGroup>(module, "SequenceGroup", "Sequences of a pool, freed with this object.")
+      .def(py::init<std::shared_ptr<BlockPool>, int32_t>(), py::arg("pool"), py::arg("count"))
+      .def_property_readonly("ids", &SequenceGroup::ids)
+      .def("fork", &SequenceGroup::fork, py::arg("rows"));
 }
 
 }  // namespace gpt2fast

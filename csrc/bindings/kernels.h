@@ -6,6 +6,7 @@
 
 #include "core/buffer.h"
 #include "core/float_environment.h"
+#include "core/fork_local.h"
 #include "core/thread_pool.h"
 #include "kernels/kernels.h"
 #include "kernels/tasks.h"
@@ -41,7 +42,7 @@ class Kernels {
 
   // args.x is quantized here where the weights are integers.
   void matmul(MatmulArgs args) {
-    const std::lock_guard<std::mutex> turn(turn_);
+    const std::lock_guard<std::mutex> turn(turn_.get());
     const Panels& weights = args.weights;
     const bool integer = weights.is_integer();
     if (integer) args.quantized = make_room(args.rows, weights);
@@ -113,7 +114,7 @@ class Kernels {
  private:
   template <typename Task>
   void share_out(int32_t count, Task task) {
-    const std::lock_guard<std::mutex> turn(turn_);
+    const std::lock_guard<std::mutex> turn(turn_.get());
     if (count == 1) {
       const FloatEnvironment ieee;
       return task(0);
@@ -146,7 +147,7 @@ class Kernels {
   const Isa isa_;
   const KernelTable& table_;
   ThreadPool pool_;
-  std::mutex turn_;  // guards the buffers
+  ForkLocal<std::mutex> turn_{std::make_unique<std::mutex>};  // guards the buffers
   Buffer values_, scales_, starts_;
 };
 

@@ -1,5 +1,7 @@
 #include "bindings/without_gil.h"
 
+#include <pthread.h>
+
 #include <chrono>
 #include <thread>
 
@@ -16,6 +18,8 @@ std::atomic<bool>& WithoutGil::closed() {
 }
 
 void WithoutGil::register_exit_hook() {
+  // The threads whose work is under way are the parent's: a child would wait for them for ever.
+  pthread_atfork(nullptr, nullptr, [] { active() = 0; });
   pybind11::module_::import("atexit").attr("register")(pybind11::cpp_function([] {
     closed() = true;
     const pybind11::gil_scoped_release release;  // those under way need it to come back

@@ -1,6 +1,5 @@
 #include "core/thread_pool.h"
 
-#include <pthread.h>
 #include <sched.h>
 
 #include <chrono>
@@ -26,16 +25,6 @@ inline void relax() {
 #endif
 }
 
-std::atomic<int> g_fork_generation{0};
-
-int current_fork_generation() {
-  static const int registered = [] {
-    return pthread_atfork(nullptr, nullptr, [] { g_fork_generation.fetch_add(1); });
-  }();
-  (void)registered;
-  return g_fork_generation.load(std::memory_order_relaxed);
-}
-
 template <typename Ready>
 void spin_until(Ready ready) {
   for (int spins = 0; !ready(); ++spins) {
@@ -49,11 +38,10 @@ void spin_until(Ready ready) {
 
 }  // namespace
 
-// The threads and everything they wait on. It is one object so that a forked child, in which the
-// threads are gone and the locks may be held by nobody, can leave all of it behind at once.
+// The threads and everything they wait on: one object, which a forked child leaves behind at once.
 class ThreadPool::Team {
  public:
-  explicit Team(int size) : size_(size), fork_generation_(current_fork_generation()) {
+  explicit Team(int size) : size_(size) {
     try {
       for (int thread = 1; thread < size_; ++thread) {
         workers_.emplace_back([this, thread] { work(thread); });
@@ -65,8 +53,6 @@ class ThreadPool::Team {
   }
 
   ~Team() { stop(); }
-
-  bool survives_from_before_fork() const { return fork_generation_ != current_fork_generation(); }
 
   void run(const std::function<void(int)>& body) {
     const std::lock_guard<std::mutex> turn(turn_);
@@ -133,7 +119,6 @@ class ThreadPool::Team {
   }
 
   const int size_;
-  const int fork_generation_;
   std::mutex turn_;  // held by the caller of run()
   const std::function<void(int)>* body_ = nullptr;
   alignas(64) std::atomic<unsigned> epoch_{0};  // counts runs; a change wakes the workers
@@ -147,29 +132,15 @@ class ThreadPool::Team {
   std::vector<std::thread> workers_;  // last: they use all of the above
 };
 
-ThreadPool::ThreadPool(int size) : size_(size), team_(std::make_unique<Team>(size)) {}
+ThreadPool::ThreadPool(int size)
+    : size_(size), team_([size] { return std::make_unique<Team>(size); }) {}
 
-ThreadPool::~ThreadPool() {
-  // In a forked child the threads cannot be joined: they live in the parent.
-  if (team_->survives_from_before_fork()) team_.release();
-}
+ThreadPool::~ThreadPool() = default;
 
-void ThreadPool::run(const std::function<void(int)>& body) {
-  if (team_->survives_from_before_fork()) renew_after_fork();
-  team_->run(body);
-}
-
-void ThreadPool::renew_after_fork() {
-  static std::mutex renewing;  // two threads of the child may both find the old team
-  const std::lock_guard<std::mutex> lock(renewing);
-  if (!team_->survives_from_before_fork()) return;
-  auto fresh = std::make_unique<Team>(size_);
-  team_.release();
-  team_ = std::move(fresh);
-}
+void ThreadPool::run(const std::function<void(int)>& body) { team_.get().run(body); }
 
 void ThreadPool::barrier() {
-  if (size_ > 1) team_->barrier();
+  if (size_ > 1) team_.get().barrier();
 }
 
 }  // namespace gpt2fast

@@ -6,7 +6,8 @@
 
 #include <atomic>
 #include <functional>
-#include <memory>
+
+#include "core/fork_local.h"
 
 namespace gpt2fast {
 
@@ -22,7 +23,8 @@ class ThreadPool {
   int size() const { return size_; }
 
   // Calls body(thread) once on each thread, thread 0 being the caller, and returns when all are
-  // done. `body` must not throw. Callers from several threads take turns.
+  // done. `body` must not throw. Callers from several threads take turns. In a forked child the
+  // first call starts a team of its own.
   void run(const std::function<void(int)>& body);
 
   // Waits until every thread of the current run() has arrived.
@@ -30,10 +32,9 @@ class ThreadPool {
 
  private:
   class Team;
-  void renew_after_fork();
 
   const int size_;
-  std::unique_ptr<Team> team_;
+  ForkLocal<Team> team_;
 };
 
 // Tasks 0 .. n-1 of one phase, handed out one by one to whichever thread is free. Who computes a

@@ -28,7 +28,9 @@ from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 
 class Engine:
-    """Runs many requests at once on one runner. Not thread-safe; ``LLM`` adds the lock.
+    """Runs many requests at once on one runner.
+
+    For one thread, which nobody interrupts: ``EngineLoop`` has it.
 
     Tokens are chosen here, or by a ``SamplingRunner`` where a request asks for nothing that it
     cannot do; one such step may give a sequence several tokens.
@@ -116,25 +118,18 @@ class Engine:
         """Schedule, run, postprocess: at most one forward step over all requests.
 
         Never raises for a request's sake: one that cannot be run, or whose step failed in the
-        runner, ends with ``RequestOutput.error``, and the others go on. Where the step itself is
-        interrupted, by Ctrl-C for example, all requests that hold cache blocks are aborted: what
-        was reserved, copied and written for them is no longer known.
+        runner, ends with ``RequestOutput.error``, and the others go on. After any other exception
+        the engine is not to be used again: what was reserved, copied and written is not known.
         """
         result = StepOutput([], [])
-        try:
-            flight, self._flight = self._flight, None
-            if flight is not None and flight.is_wanted:
-                self._land(flight, result)
-                return result
-            chunks = self._scheduler.schedule()
-            self._report_failures(result)
-            if chunks:
-                self._run_chunks(chunks, result)
-        except BaseException:
-            self._flight = None
-            for sequence in list(self._scheduler.running):
-                self.abort(sequence.request.request_id)
-            raise
+        flight, self._flight = self._flight, None
+        if flight is not None and flight.is_wanted:
+            self._land(flight, result)
+            return result
+        chunks = self._scheduler.schedule()
+        self._report_failures(result)
+        if chunks:
+            self._run_chunks(chunks, result)
         return result
 
     def _run_chunks(self, chunks: list[Chunk], result: StepOutput) -> None:

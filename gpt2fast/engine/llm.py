@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,18 +15,21 @@ from numpy.typing import NDArray
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.cache import held_on_cpu, num_blocks
 from gpt2fast.engine.engine import Engine
-from gpt2fast.engine.intake import check_cache
+from gpt2fast.engine.intake import build_request, check_cache
+from gpt2fast.engine.loop import EngineLoop
 from gpt2fast.engine.options import EngineOptions
 from gpt2fast.engine.outputs import RequestOutput
 from gpt2fast.engine.prompts import Prompt, Prompts, as_list, as_params, read_prompt
 from gpt2fast.engine.sequence import Request
-from gpt2fast.engine.text_stream import Mailbox, TextStream
+from gpt2fast.engine.text_stream import TextStream
 from gpt2fast.errors import GPT2FastError, OptionError
 from gpt2fast.quantization import agree
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+    from gpt2fast.runners.base import Runner
 
 
 class LLM:
@@ -57,8 +58,9 @@ class LLM:
             in onnxruntime nothing is kept.
 
     Raises ``OptionError`` or ``UnsupportedError`` naming an option that cannot be honoured, and
-    ``CheckpointError`` naming the file for a damaged checkpoint. Safe to use from several threads:
-    their requests share the steps. A context manager.
+    ``CheckpointError`` naming the file for a damaged checkpoint. Safe to use from several threads,
+    whose requests share the steps, after Ctrl-C at any moment, and on the C++ runner in a child
+    forked at any moment. A context manager.
     """
 
     def __init__(
@@ -87,7 +89,6 @@ class LLM:
             kv_cache_tokens=kv_cache_tokens,
             prefix_caching=prefix_caching,
         )
-        from gpt2fast._C import BlockPool
         from gpt2fast.checkpoint import Export, open_model
         from gpt2fast.runners import make_runner, tokens_in_a_block
 
@@ -113,12 +114,9 @@ class LLM:
                 max_batch_tokens=options.max_batch_tokens,
                 max_seqs=options.max_seqs,
             )
-        pool = BlockPool(runner.num_blocks, runner.block_size, prefix_caching)
-        self._engine: Engine | None = Engine(runner, pool, self.tokenizer)
+        self._runner: Runner | None = runner
         self._path = opened.path
-        self._lock = threading.Lock()
-        self._mail: dict[str, Mailbox] = {}
-        self._abandoned: deque[str] = deque()  # requests to be aborted by whoever has the lock
+        self._loop = EngineLoop(partial(_make_engine, runner, self.tokenizer, prefix_caching))
 
     def generate(
         self,
@@ -161,8 +159,7 @@ class LLM:
         if only.n != 1:
             raise OptionError(f"n = {only.n} cannot be streamed; use n = 1, or generate()")
         request = self._build(prompt, only)
-        mail = Mailbox(request.request_id, keep_pieces=True)
-        return TextStream(self._pieces(request, mail), mail)
+        return TextStream(partial(self._loop.submit, [request], streams=True))
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Teacher-forced logits (T, V), float32, of ``token_ids`` (T,): row t predicts token t + 1.
@@ -170,8 +167,7 @@ class LLM:
         Raises ``RequestError`` for ids outside the vocabulary, ``ContextOverflowError`` if T
         exceeds the context.
         """
-        with self._locked() as engine:
-            return engine.logits(token_ids)
+        return self._loop.run(lambda engine: engine.logits(token_ids))
 
     def save_quantized(self, out: str | os.PathLike[str]) -> None:
         """Write the quantized model as a new directory in Hugging Face format.
@@ -183,25 +179,23 @@ class LLM:
         from gpt2fast.checkpoint.save import save_quantized
         from gpt2fast.runners.cpu import CpuRunner
 
-        with self._locked() as engine:
-            runner = engine.runner
-            if not isinstance(runner, CpuRunner) or runner.quantization is None:
-                raise OptionError(
-                    "this model is not quantized; make it with quantization='int8' or 'int4' on "
-                    "the cpu runner"
-                )
-            tensors = runner.packed_tensors()
-            save_quantized(Path(out), self._path, self.config, runner.quantization, tensors)
+        runner = self._open_runner()
+        if not isinstance(runner, CpuRunner) or runner.quantization is None:
+            raise OptionError(
+                "this model is not quantized; make it with quantization='int8' or 'int4' on "
+                "the cpu runner"
+            )
+        tensors = runner.packed_tensors()
+        save_quantized(Path(out), self._path, self.config, runner.quantization, tensors)
 
     def stats(self) -> dict[str, int]:
         """Counters of the KV cache (blocks, hits, evictions) and of the scheduler."""
-        with self._locked() as engine:
-            return engine.stats()
+        return self._loop.run(Engine.stats)
 
     def close(self) -> None:
         """Free the model and its cache. Requests under way in other threads end with an error."""
-        with self._lock:
-            self._engine = None
+        self._runner = None
+        self._loop.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -214,87 +208,37 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _open_engine(self) -> Engine:
-        if self._engine is None:
+    def _open_runner(self) -> Runner:
+        if self._runner is None:
             raise GPT2FastError("this LLM is closed; make a new one")
-        return self._engine
+        return self._runner
 
     def _build(self, prompt: Prompt, params: SamplingParams | BeamSearchParams) -> Request:
-        engine = self._open_engine()
+        runner = self._open_runner()
         text, ids = read_prompt(prompt, self.tokenizer, self.config)
-        request = engine.build_request(ids, params, prompt=text)
-        runner = engine.runner
+        request = build_request(
+            runner.config, ids, params, prompt=text, has_tokenizer=self.tokenizer is not None
+        )
         check_cache(request, self.config.n_positions, runner.num_blocks * runner.block_size)
         return request
 
     def _run(self, requests: list[Request]) -> list[RequestOutput]:
-        mail = [Mailbox(request.request_id, keep_pieces=False) for request in requests]
+        if not requests:
+            return []
+        call = self._loop.submit(requests)
         try:
-            for request, box in zip(requests, mail, strict=True):
-                self._enqueue(request, box)
-            outputs = [self._wait(box) for box in mail]
-        finally:
-            self._abandon(mail)
+            outputs = call.take().finished
+        except BaseException:
+            call.cancel()
+            raise
         for output in outputs:
             if output.error is not None:
                 raise output.error
         return outputs
 
-    def _pieces(self, request: Request, mail: Mailbox) -> Generator[str, None, None]:
-        try:
-            self._enqueue(request, mail)
-            while mail.output is None or mail.pieces:
-                while mail.pieces:
-                    yield mail.pieces.popleft()
-                self._step_for(mail)
-            if mail.output.error is not None:
-                raise mail.output.error
-        finally:
-            self._abandon([mail])
 
-    def _enqueue(self, request: Request, mail: Mailbox) -> None:
-        with self._locked() as engine:
-            engine.enqueue(request)
-            self._mail[request.request_id] = mail
+def _make_engine(runner: Runner, tokenizer: Tokenizer | None, prefix_caching: bool) -> Engine:
+    from gpt2fast._C import BlockPool
 
-    def _wait(self, mail: Mailbox) -> RequestOutput:
-        while mail.output is None:
-            self._step_for(mail)
-        return mail.output
-
-    def _step_for(self, mail: Mailbox) -> None:
-        """Run one step, whoever's requests it serves, unless ``mail`` has come meanwhile."""
-        with self._locked() as engine:
-            if mail.has_news:
-                return
-            if not engine.knows(mail.request_id):
-                raise GPT2FastError("the request was interrupted in another thread; repeat it")
-            result = engine.step()
-            for delta in result.deltas:
-                self._mail[delta.request_id].put(delta)
-            for output in result.finished:
-                self._mail[output.request_id].output = output
-
-    @contextmanager
-    def _locked(self) -> Iterator[Engine]:
-        with self._lock:
-            self._abort_abandoned()
-            yield self._open_engine()
-        self._abandon([])
-
-    def _abandon(self, mail: list[Mailbox]) -> None:
-        # A stream can be collected as garbage in any thread at any moment, even inside a step of
-        # its own thread: waiting for the lock could then last for ever.
-        self._abandoned.extend(box.request_id for box in mail)
-        while self._abandoned and self._lock.acquire(blocking=False):
-            try:
-                self._abort_abandoned()
-            finally:
-                self._lock.release()
-
-    def _abort_abandoned(self) -> None:
-        while self._abandoned:
-            request_id = self._abandoned.popleft()
-            self._mail.pop(request_id, None)
-            if self._engine is not None:
-                self._engine.abort(request_id)
+    pool = BlockPool(runner.num_blocks, runner.block_size, prefix_caching)
+    return Engine(runner, pool, tokenizer)

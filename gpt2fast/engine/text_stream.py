@@ -2,50 +2,62 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
-from gpt2fast.engine.outputs import Delta, RequestOutput
+from gpt2fast.engine.loop import Call
+from gpt2fast.engine.outputs import RequestOutput, StepOutput
 
 
-class Mailbox:
-    """What the engine has produced for one request and its caller has not taken yet."""
+class _Reading:
+    """A request that is begun with the first piece that is asked for."""
 
-    def __init__(self, request_id: str, keep_pieces: bool) -> None:
-        self.request_id = request_id
-        self.pieces: deque[str] = deque()
+    def __init__(self, begin: Callable[[], Call[StepOutput]]) -> None:
+        self.begin = begin
+        self.call: Call[StepOutput] | None = None
         self.output: RequestOutput | None = None
-        self._keep_pieces = keep_pieces
-
-    def put(self, delta: Delta) -> None:
-        """Keep the text of ``delta`` if somebody reads along."""
-        if self._keep_pieces and delta.text:
-            self.pieces.append(delta.text)
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is anything to take."""
-        return self.output is not None or bool(self.pieces)
 
 
 class TextStream(Iterator[str]):
     """Pieces of one completion's text as they come; ``output`` is everything, once they ended.
 
-    Dropping the stream, or ``close()``, frees what it holds in the engine.
+    The engine does not wait for the reader. Dropping the stream, or ``close()``, frees what it
+    holds in the engine; so does an exception that interrupts the waiting, and ends the stream.
     """
 
-    def __init__(self, pieces: Generator[str, None, None], mail: Mailbox) -> None:
-        self._pieces = pieces
-        self._mail = mail
+    def __init__(self, begin: Callable[[], Call[StepOutput]]) -> None:
+        self._reading = _Reading(begin)
+        self._pieces = _pieces(self._reading)
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        try:
+            return next(self._pieces)
+        except BaseException:
+            self._cancel()
+            raise
 
     @property
     def output(self) -> RequestOutput | None:
         """The finished request; None before the last piece was taken."""
-        return self._mail.output
+        return self._reading.output
 
     def close(self) -> None:
         """Abandon the request."""
         self._pieces.close()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._reading.call is not None:
+            self._reading.call.cancel()
+
+
+def _pieces(reading: _Reading) -> Generator[str, None, None]:
+    reading.call = reading.begin()
+    while reading.output is None:
+        news = reading.call.take()
+        for delta in news.deltas:
+            if delta.text:
+                yield delta.text
+        for output in news.finished:
+            if output.error is not None:
+                raise output.error
+            reading.output = output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import cache_utils
 
+from gpt2fast._C import SequenceGroup
 from gpt2fast.errors import UnsupportedError
 from gpt2fast.hf.cache_layers import NativeLayer
 from gpt2fast.hf.compat import cache_argument
@@ -49,8 +49,12 @@ class NativeCache(cache_utils.Cache):
         self.past = 0  # columns
         self._columns: list[Ids] = []  # (B, some) each
         self.starts = np.zeros(0, np.int64)  # (B,): columns of the first tokens
-        self.handles: list[int] = []
-        self._finalizer = weakref.finalize(self, _free, native, self.handles)
+        self._sequences = SequenceGroup(native.pool, 0)  # that go with it
+
+    @property
+    def handles(self) -> list[int]:
+        """(B,): its sequences in the pool."""
+        return self._sequences.ids
 
     @property
     def layers(self) -> list[Any]:
@@ -78,9 +82,7 @@ class NativeCache(cache_utils.Cache):
 
     def open(self, batch: int) -> None:
         """Make room for ``batch`` sequences, of which there are none yet."""
-        with self.native.lock:
-            nothing = np.zeros(1, np.int32)
-            self.handles += [self.native.pool.create(nothing)[0] for _ in range(batch)]
+        self._sequences = SequenceGroup(self.native.pool, batch)
         self.starts, self._columns = np.zeros(batch, np.int64), []
 
     def run(self, ids: Ids, plan: Plan, last: int, *, logits: bool) -> Floats:
@@ -115,8 +117,8 @@ class NativeCache(cache_utils.Cache):
                     attention_mask=seen.long().to(device), position_ids=positions.to(device),
                     **{cache_argument(): theirs},
                 )  # fmt: skip
-        _free(self.native, self.handles)
         self.in_torch, self._columns = True, []
+        self._sequences = SequenceGroup(self.native.pool, 0)
         self.layers = theirs.layers
         self.layer_class_to_replicate = theirs.layer_class_to_replicate
 
@@ -130,8 +132,7 @@ class NativeCache(cache_utils.Cache):
         twin._columns = [] if self.in_torch else [self.ids]
         twin.layers = copy.deepcopy(self._layers, memo)
         twin.layer_class_to_replicate = self.layer_class_to_replicate
-        with self.native.lock:
-            twin.handles += [self.native.pool.fork(handle) for handle in self.handles]
+        twin._sequences = self._sequences.fork(list(range(len(self.handles))))
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -207,7 +208,7 @@ class NativeCache(cache_utils.Cache):
         """Cut columns at the end, by the convention of the transformers that is installed."""
         left = _length_after_crop(self.past, count)
         lengths = np.clip(left - self.starts, 0, self.lengths)
-        with self.native.lock:
+        with self.native.lock.turn:
             for handle, length in zip(self.handles, lengths.tolist(), strict=True):
                 self.native.pool.truncate(handle, length)
         self.past, self._columns = left, [self.ids[:, :left]]
@@ -215,15 +216,12 @@ class NativeCache(cache_utils.Cache):
     @_else_theirs
     def reset(self) -> None:
         """Forget all sequences."""
-        _free(self.native, self.handles)
+        self._sequences = SequenceGroup(self.native.pool, 0)
         self.past, self.starts, self._columns = 0, np.zeros(0, np.int64), []
 
     def _take(self, rows: list[int]) -> None:
         ids = self.ids[rows]
-        with self.native.lock:
-            taken = [self.native.pool.fork(self.handles[row]) for row in rows]
-            _free(self.native, self.handles)
-            self.handles += taken
+        self._sequences = self._sequences.fork(rows)
         self.starts, self._columns = self.starts[rows], [ids]
 
 
@@ -254,9 +252,3 @@ def _length_after_crop(length: int, count: int) -> int:
         layer.update(columns, columns)
     layer.crop(count)
     return int(layer.get_seq_length())
-
-
-def _free(native: Native, handles: list[int]) -> None:
-    with native.lock:
-        while handles:
-            native.pool.free(handles.pop())

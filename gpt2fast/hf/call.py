@@ -196,12 +196,15 @@ def why_not(
 def _native_of(network: Any, head: Any) -> Native | str:
     """The runner with the weights as they are now, or why there is none."""
     own = network.__dict__
-    with _PACKING:
+    with _PACKING.turn:
         held: Native | Refusal | None = own.get("_native")
         # Behind gradients an optimizer may have written anywhere, fused ones without a trace.
-        trained = own.pop("_native_trained", False)
+        trained = own.get("_native_trained")
         if held is None or not held.stamp.fits(head) or (trained and not held.stamp.same_sums()):
-            own["_native"] = held = _make_native(network, head, trains=trained)
+            own["_native"] = held = _make_native(network, head, trains=trained is not None)
+        # Here, where all that was looked at: an interrupt may come in the middle of it.
+        if own.get("_native_trained") is trained:
+            own.pop("_native_trained", None)
         return held.reason if isinstance(held, Refusal) else held
 
 
@@ -274,7 +277,7 @@ def tell(network: Any, reason: str) -> None:
         ) from None
     note(network, LastRun("torch", reason))
     if torch.is_grad_enabled():
-        network.__dict__["_native_trained"] = True
+        network.__dict__["_native_trained"] = object()  # each time another one
     told: set[str] = network.__dict__.setdefault("_native_told", set())
     if reason not in told:
         told.add(reason)

@@ -1,39 +1,24 @@
-"""A lock that a forked child finds open: the thread that held it is not in the child."""
+"""A lock that is found open in a forked child, where the thread that held it is not, and that an
+exception from outside does not leave held."""
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
-from contextlib import suppress
+
+from gpt2fast.engine.forks import renew_in_children
 
 
 class Lock:
-    """For ``with``; a thread may take it again while it has it."""
+    """For ``with lock.turn:``; a thread may take it again while it has it.
+
+    ``turn`` is the lock of C itself. Python looks for signals where a function begins and behind
+    each call: in an ``__enter__`` of our own Ctrl-C could come when the lock has been taken.
+    """
 
     def __init__(self) -> None:
         self.renew()
-        _LOCKS.add(self)
+        renew_in_children(self)
 
     def renew(self) -> None:
         """Nobody holds it any more."""
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(RuntimeError):  # of a child that was forked in here
-            self._lock.release()
-
-
-_LOCKS: weakref.WeakSet[Lock] = weakref.WeakSet()
-
-
-def _renew_all() -> None:
-    for each in _LOCKS:
-        each.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)
+        self.turn = threading.RLock()

@@ -6,7 +6,7 @@ model's logits come from the runner, too, and what other heads do with hidden st
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import transformers
@@ -42,7 +42,7 @@ from gpt2fast.hf.padding import (
     reason_of_loss,
     reason_of_summary,
 )
-from gpt2fast.hf.processors import has_own, one_thread
+from gpt2fast.hf.processors import has_own, in_one_thread
 from gpt2fast.hf.sample import sample, understand
 
 _CALLED_BY_GENERATE = (
@@ -102,8 +102,8 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel, GenerationMixin
         given = bind(GenerationMixin._beam_search, self, args, kwargs)
         on_runner = isinstance(given.get("cache"), NativeCache)
         alone = on_runner and not has_own(given.get("logits_processor") or ())
-        with one_thread() if alone else nullcontext():
-            return super()._beam_search(*args, **kwargs)
+        search = partial(super()._beam_search, *args, **kwargs)
+        return in_one_thread(search) if alone else search()
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,16 +18,16 @@ from transformers.generation.logits_process import (
 
 from gpt2fast.hf.lock import Lock
 
+T = TypeVar("T")
 Step = Callable[[Tensor, Tensor], Tensor]
 _THEIRS = "transformers."
 _FEW = 1024  # scores that are worth sorting alone
 _LANES = 64
 
 # torch's threads, as calls that are under way found them: each with its thread, which is not alive
-# in a forked child, and that of this thread.
+# in a forked child.
 _LOCK = Lock()
 _UNDER_WAY: list[tuple[threading.Thread, int]] = []
-_BEFORE: ContextVar[int] = ContextVar("before")
 
 
 def has_own(processors: Any) -> bool:
@@ -41,36 +39,43 @@ def _is_own(processor: Any) -> bool:
     return not type(processor).__module__.startswith(_THEIRS)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch. Others spin for milliseconds after each operation, and keep the
-    runner's from their cores."""
-    with _LOCK:
+def in_one_thread(call: Callable[[], T]) -> T:
+    """What ``call`` returns, with one thread for torch. Others spin for milliseconds after each
+    operation, and keep the runner's from their cores.
+
+    Not a context manager: Ctrl-C can come where its ``__exit__`` begins, and stop that. What a
+    ``finally`` calls first is called.
+    """
+    with _LOCK.turn:
         before, others = torch.get_num_threads(), [n for each, n in _UNDER_WAY if each.is_alive()]
         if before == 1 and others:  # that is from a call in another thread
             before = others[0]
         mine = (threading.current_thread(), before)
-        _UNDER_WAY.append(mine)
-    token = _BEFORE.set(before)
-    torch.set_num_threads(1)
     try:
-        yield
+        _UNDER_WAY.append(mine)
+        torch.set_num_threads(1)
+        return call()
     finally:
-        torch.set_num_threads(before)
-        _BEFORE.reset(token)
-        with _LOCK:
+        try:
+            torch.set_num_threads(before)
+        finally:
+            _forget(mine)
+
+
+def _forget(mine: tuple[threading.Thread, int]) -> None:
+    with _LOCK.turn:
+        if mine in _UNDER_WAY:
             _UNDER_WAY.remove(mine)
 
 
-@contextmanager
-def all_threads() -> Iterator[None]:
-    """Within ``one_thread`` as many as before: for code of the user's own, which may count on
-    them."""
-    torch.set_num_threads(_BEFORE.get())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(1)
+def in_all_threads(call: Callable[..., T], *args: Any) -> T:
+    """What ``call`` returns, within ``in_one_thread`` with as many as before: for code of the
+    user's own, which may count on them."""
+    here = threading.current_thread()
+    torch.set_num_threads([count for each, count in _UNDER_WAY if each is here][-1])
+    found = call(*args)
+    torch.set_num_threads(1)  # behind an error in_one_thread has the last word
+    return found
 
 
 def steps_of(processors: Any) -> list[Step]:
@@ -92,8 +97,7 @@ def _same(processor: Any) -> Step:
 
 def _with_threads(processor: Any) -> Step:
     def step(ids: Tensor, scores: Tensor) -> Tensor:
-        with all_threads():
-            return cast(Tensor, processor(ids, scores))
+        return cast(Tensor, in_all_threads(processor, ids, scores))
 
     return step
 

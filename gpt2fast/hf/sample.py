@@ -22,7 +22,7 @@ from gpt2fast.hf.compat import output, pad_token
 from gpt2fast.hf.draw import draw
 from gpt2fast.hf.native import Floats
 from gpt2fast.hf.plan import Plan, make_plan
-from gpt2fast.hf.processors import Step, has_own, one_thread, steps_of
+from gpt2fast.hf.processors import Step, has_own, in_one_thread, steps_of
 from gpt2fast.hf.texts import Ends, Texts
 from gpt2fast.runners import BLOCK_SIZE
 
@@ -112,8 +112,7 @@ def understand(given: dict[str, Any]) -> Decoding | None:
 def sample(asked: Decoding) -> Any | None:
     """What ``_sample`` returns; None, and nothing has happened, where the prompts need torch."""
     steps = steps_of(asked.processors)
-    with one_thread():
-        return _sample(asked, steps)
+    return in_one_thread(lambda: _sample(asked, steps))
 
 
 def _sample(asked: Decoding, steps: list[Step]) -> Any | None:

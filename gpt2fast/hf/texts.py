@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from gpt2fast.hf.processors import all_threads, has_own
+from gpt2fast.hf.processors import has_own, in_all_threads
 
 _FIRST_ROOM = 256  # tokens; doubled when it is used up
 
@@ -67,8 +68,9 @@ class Ends:
     def reached(self, texts: Texts, tokens: NDArray[np.int64], scores: Any) -> NDArray[np.bool_]:
         """(B,): the texts that end with their last token, one of ``tokens`` (B,)."""
         if self._others is not None:
-            with texts.shown() as ids, all_threads() if self._has_own else nullcontext():
-                found = self._others(ids, scores).cpu().numpy()
+            with texts.shown() as ids:
+                call = partial(self._others, ids, scores)
+                found = (in_all_threads(call) if self._has_own else call()).cpu().numpy()
             # Of numbers transformers' loop looks at the last bit.
             ended: NDArray[np.bool_] = found.astype(np.int64) % 2 == 1
             return ended

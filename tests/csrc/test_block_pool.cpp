@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <memory>
 
 #include "check.h"
+#include "kv_cache/sequence_group.h"
 
 namespace gpt2fast {
 namespace {
@@ -218,6 +220,24 @@ TEST(random_operations_never_lose_a_token) {
     }
     walk.finish();
   }
+}
+
+TEST(a_group_of_sequences_ends_with_its_object) {
+  const auto pool = std::make_shared<BlockPool>(16, 4, false);
+  {
+    const SequenceGroup group(pool, 2);
+    for (const SequenceId id : group.ids()) append(*pool, id, counting(6));
+    {
+      const auto forked = group.fork({1, 1, 0});
+      CHECK(forked->ids().size() == 3 && pool->stats().sequences == 5 && pool->stats().used == 4);
+      CHECK(pool->length(forked->ids()[2]) == 6);
+    }
+    CHECK(pool->stats().sequences == 2 && pool->stats().used == 4);
+    CHECK_THROWS(group.fork({0, 2}), std::out_of_range);
+    CHECK(pool->stats().sequences == 2);
+    pool->free(group.ids()[0]);  // by hand
+  }
+  CHECK(pool->stats().sequences == 0 && pool->stats().free == 16);
 }
 
 }  // namespace

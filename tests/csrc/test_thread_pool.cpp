@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <mutex>
 #include <thread>
 
 #include "check.h"
@@ -64,6 +65,29 @@ TEST(callers_from_two_threads_take_turns) {
   caller();
   other.join();
   CHECK(calls == 800);
+}
+
+TEST(a_forked_child_finds_open_what_a_thread_of_its_parent_held) {
+  ForkLocal<std::mutex> lock(std::make_unique<std::mutex>);
+  std::atomic<bool> held{false}, done{false};
+  std::thread other([&] {
+    const std::lock_guard<std::mutex> mine(lock.get());
+    held = true;
+    while (!done) std::this_thread::yield();
+  });
+  while (!held) std::this_thread::yield();
+  const pid_t child = fork();
+  if (child == 0) {
+    std::mutex& mine = lock.get();
+    const bool open = mine.try_lock();
+    if (open) mine.unlock();
+    _exit(open && &mine == &lock.get() ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  done = true;
+  other.join();
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 #if defined(__has_feature)

@@ -284,33 +284,3 @@ def test_scoring_beside_running_requests() -> None:
 def test_metrics_are_in_order() -> None:
     times = only(PROMPT, greedy()).metrics
     assert times.arrival_time < times.scheduled_time < times.first_token_time < times.finished_time
-
-
-@pytest.mark.parametrize("interrupted", ["step", "copy_blocks", "commit"])
-@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
-def test_an_interrupted_step_leaves_an_engine_that_works(
-    monkeypatch: pytest.MonkeyPatch, interrupted: str, raised: type[BaseException]
-) -> None:
-    engine = make_engine()
-    forked = greedy(n=2, temperature=1, seed=1)
-    # One of the prompts ends inside a block, which its two completions must copy.
-    names = [engine.add_request(PROMPT[:length], forked) for length in (9, 8, 7)]
-    engine.step()
-
-    def interrupt(*_: Any) -> None:
-        raise raised
-
-    with monkeypatch.context() as patch:
-        if interrupted == "commit":  # the pool is compiled; what runs right behind it is not
-            patch.setattr("gpt2fast.engine.engine.time.perf_counter", interrupt)
-            patch.setattr("gpt2fast.engine.engine.append_token", interrupt)
-        else:
-            patch.setattr(engine.runner, interrupted, interrupt)
-        with pytest.raises(raised):
-            engine.step()
-    assert not any(engine.knows(name) for name in names)
-    assert not engine.has_unfinished()
-    assert_clean(engine)
-    engine.add_request(PROMPT, greedy())
-    (output,) = run(engine).values()
-    assert output.outputs[0].token_ids == GREEDY_TOKENS
