@@ -53,14 +53,15 @@ py::tuple uniform_doubles(Words& words, int32_t used, int64_t count, const Token
 py::tuple draw_tokens(const Floats& logits, float temperature, int64_t top_k, double top_p,
                       int64_t least, Words& words, int32_t used) {
   MersenneTwister twister = take(words, used);
-  if (logits.ndim() != 2 || logits.size() == 0 || !(temperature > 0.0f) ||
-      std::isinf(temperature) || top_k < 1 || !(top_p >= 0.0) || least < 1 ||
-      least > std::min<int64_t>(top_k, logits.shape(1))) {
+  if (logits.ndim() != 2 || logits.size() == 0 || !(temperature > 0.0f) || top_k < 1 ||
+      !(top_p >= 0.0) || least < 1 || least > std::min<int64_t>(top_k, logits.shape(1))) {
     throw std::invalid_argument(
-        "draw_tokens needs logits (B, V), a finite temperature above 0, top_k, top_p and the least "
+        "draw_tokens needs logits (B, V), a temperature above 0, top_k, top_p and the least "
         "tokens that it keeps");
   }
   require_aligned(logits, "logits");
+  // What it makes of infinite logits is no number, which has no order.
+  if (std::isinf(temperature)) return py::make_tuple(py::none(), used);
   top_k = std::min<int64_t>(top_k, logits.shape(1));
   Drawing drawing({temperature, top_k, top_p, least}, logits.shape(1));
   Tokens tokens(logits.shape(0));

@@ -30,7 +30,9 @@ Buffer rows_of(int64_t rows, int64_t stride) {
       static_cast<size_t>(checked_product("the workspace", {rows, stride, sizeof(float)})));
 }
 
-[[noreturn]] void refuse_missing(const std::vector<std::string>& names) {
+// Refuses a step while there are some.
+void check_missing(const std::vector<std::string>& names) {
+  if (names.empty()) return;
   std::string text = "step: tensors are not loaded yet: " + names.front();
   constexpr size_t kNamed = 3;
   for (size_t i = 1; i < std::min(names.size(), kNamed); ++i) text += ", " + names[i];
@@ -106,7 +108,7 @@ void Decoder::plan(const StepBatch& batch) {
 }
 
 void Decoder::step(const StepBatch& batch, float* logits, float* hidden) {
-  if (!weights_.complete()) refuse_missing(weights_.missing());
+  if (!weights_.complete()) check_missing(weights_.missing());
   check_batch(batch, shape_, cache_.num_blocks(), max_batch_tokens_);
   if (batch.num_sequences == 0) return;
   pool_.run([&](int thread) {

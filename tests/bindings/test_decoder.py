@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def step(decoder: Any, **changes: Any) -> Any:
     "sizes",
     [
         {"layers": [(2**19, 9, 1.0)], "head_size": 128, "num_blocks": 2**31 - 1},
-        {"layers": [(2**19, 9, 1.0)] * 2**12, "head_size": 128, "num_blocks": 2**27},
+        {"layers": [(2**14, 9, 1.0)] * 64, "head_size": 128, "num_blocks": 2**31 - 1},
         {"vocab": 2**30, "width": 2**26, "positions": 2**30},
         {"width": 2**26, "max_batch_tokens": 2**28},
     ],
@@ -56,6 +57,14 @@ def step(decoder: Any, **changes: Any) -> Any:
 def test_what_no_memory_holds_is_refused(sizes: dict[str, Any]) -> None:
     with pytest.raises((ValueError, MemoryError), match=r"2\^63 bytes|no memory for \d+ bytes"):
         make_decoder(_C, num_threads=1, formats={}, **{**SIZES, **sizes})
+
+
+def test_a_cache_beyond_64_bits_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"KV cache would take more than 2\^63 bytes"):
+        _C.KvStorage("float32", 2**19, 256, 2**30)
+    with pytest.raises(MemoryError, match="no memory for"):
+        _C.KvStorage("float32", 2**12, 256, 2**30)
+    assert _C.BlockPool(2**31 - 1, 2**31 - 1).num_free == 2**31 - 1
 
 
 @pytest.mark.parametrize("name", ["vocab", "positions", "width", "head_size", "max_batch_tokens",
@@ -98,6 +107,28 @@ def test_a_refused_tensor_leaves_no_trace() -> None:
         with pytest.raises(ValueError, match="shape"):
             decoder.load(name, "F32", [*shape, 1], damaged.tobytes())
         load(decoder, name)
+    assert first_logits(decoder) == want
+
+
+def test_threads_may_load_the_same_tensors() -> None:
+    want = first_logits(load_all(make_decoder(_C, INT8)))
+    decoder = make_decoder(_C, INT8)
+    refused = []
+
+    def work() -> None:
+        for name in tensor_shapes(SIZES):
+            try:
+                load(decoder, name)
+            except ValueError as error:  # noqa: PERF203
+                refused.append(str(error))
+
+    team = [threading.Thread(target=work) for _ in range(3)]
+    for thread in team:
+        thread.start()
+    for thread in team:
+        thread.join()
+    assert len(refused) == 2 * len(tensor_shapes(SIZES))
+    assert all("is loaded already" in message for message in refused)
     assert first_logits(decoder) == want
 
 
