@@ -43,8 +43,10 @@ def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: 
             os.replace(partial, final)
             for old in _complete(directory)[:-keep]:
                 discard(old)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    except BaseException:
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     accelerator.wait_for_everyone()
 
 
