@@ -160,10 +160,13 @@ GPT2FAST_INLINE void add_span(PeakInts& p) {
       add_product<FORMAT>(p.sums[i].hi, w, x, ones);
     }
   }
-  // After a span the 16-bit sums are widened.
+  // After a span the 16-bit sums are widened, each in its place.
   GPT2FAST_UNROLL for (int i = 0; FORMAT != Format::kInt8 && i < kIntSums; ++i) {
-    I16& sum = p.sums[i];
-    sum = {_mm256_madd_epi16(sum.lo, ones), _mm256_madd_epi16(sum.hi, ones)};
+    asm volatile(
+        "vpmaddwd %[ones], %[lo], %[lo]\n\t"
+        "vpmaddwd %[ones], %[hi], %[hi]"
+        : [lo] "+x"(p.sums[i].lo), [hi] "+x"(p.sums[i].hi)
+        : [ones] "x"(ones));
   }
 }
 
