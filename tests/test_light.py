@@ -24,7 +24,7 @@ from gpt2fast import LLM, SamplingParams
 llm = LLM(sys.argv[1])
 params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 assert len(llm.generate([list(range(32))], params)[0].outputs[0].token_ids) == 8
-weights = llm._open_engine().runner.weight_bytes
+weights = llm._open_runner().weight_bytes
 # Not getrusage: its peak includes that of the process which started this one.
 peak = 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1])
 print(weights, peak)

@@ -76,7 +76,7 @@ def test_formats(
     arguments = dict(zip(options[::2], options[1::2], strict=True))
     names = {name[2:].replace("-", "_"): value for name, value in arguments.items()}
     with LLM(path, **names) as llm:  # type: ignore[arg-type]
-        runner: Any = llm._open_engine().runner
+        runner: Any = llm._open_runner()
         assert memory["weights"] == runner.weight_bytes
         assert memory["read_per_step"] == runner.bytes_per_step
     assert main(["info", str(path), *options]) == 0
@@ -129,7 +129,7 @@ def test_layers_of_different_shapes(make_checkpoint: Make, capsys: Any) -> None:
     assert [(each["n_head"], each["n_inner"]) for each in facts["layers"]] == list(PRUNED["layers"])
     assert facts["head_size"] == 16
     with LLM(path) as llm:
-        runner: Any = llm._open_engine().runner
+        runner: Any = llm._open_runner()
         assert facts["memory"]["weights"] == runner.weight_bytes
         assert facts["memory"]["read_per_step"] == runner.bytes_per_step
     assert main(["info", str(path)]) == 0

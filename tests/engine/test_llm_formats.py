@@ -83,5 +83,5 @@ def test_auto_keeps_float32_beside_float32_weights(make_checkpoint: MakeCheckpoi
         ({"quantization": "int8"}, "bfloat16"),
     ):
         with LLM(path, **options) as llm:
-            runner: Any = llm._open_engine().runner
+            runner: Any = llm._open_runner()
             assert runner.kv_cache_dtype == want

@@ -290,7 +290,7 @@ def test_small_weights(
 def test_damaged_weights_end_their_request(make_checkpoint: MakeCheckpoint) -> None:
     path, _ = make_checkpoint(**SMALL)
     with LLM(path, device="cuda", dtype="float32") as llm:
-        head = llm._open_engine().runner._forward.weights.head
+        head = llm._open_runner()._forward.weights.head
         with torch.inference_mode():
             head.bias.fill_(torch.nan)  # in place: recorded graphs have its address
         for params in (SamplingParams(temperature=0.0), SamplingParams(top_k=3, seed=1)):

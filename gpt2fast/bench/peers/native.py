@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.bench.peers.base import Clock, Generated, check_format, installed, refuse
 from gpt2fast.quantization import INTEGER_FORMATS
+
+if TYPE_CHECKING:
+    from gpt2fast.engine.engine import Engine
 
 STORED = "stored"  # the format of a model that is stored in integers, or is an export
 _BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "int8": 8}
@@ -69,34 +73,18 @@ class Native:
     def generate(
         self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock
     ) -> Generated:
-        from gpt2fast import SamplingParams
-
-        params = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
-        engine = self._llm._open_engine()
-        rows = {engine.add_request(list(p), params): i for i, p in enumerate(prompts)}
-        tokens: list[list[int]] = [[] for _ in prompts]
-        times = [0.0] * new_tokens
-        while engine.has_unfinished():
-            result = engine.step()
-            now = clock()
-            for request in result.finished:
-                if request.error is not None:
-                    raise request.error
-            for delta in result.deltas:
-                row = tokens[rows[delta.request_id]]
-                times[len(row)] = now  # the last sequence to get there decides
-                row.append(delta.token_id)
-        return tokens, times
+        found: Generated = self._llm._loop.run(partial(_generate, prompts, new_tokens, clock))
+        return found
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         values: NDArray[np.float32] = self._llm.logits(tokens)
         return values
 
     def weight_bytes(self) -> int | None:
-        return int(self._llm._open_engine().runner.bytes_per_step)
+        return int(self._llm._open_runner().bytes_per_step)
 
     def kv_bytes_per_token(self) -> int | None:
-        config, runner = self._llm.config, self._llm._open_engine().runner
+        config, runner = self._llm.config, self._llm._open_runner()
         bits = _BITS[runner.kv_cache_dtype]
         heads = sum(layer.n_head for layer in config.layer_shapes)
         return int(2 * heads * (config.head_size * bits // 8 + (4 if bits == 8 else 0)))
@@ -105,3 +93,26 @@ class Native:
         if self._llm is not None:
             self._llm.close()
         self._llm = None
+
+
+def _generate(
+    prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock, engine: Engine
+) -> Generated:
+    """In the engine's own thread, so that each step is timed and no hand-over."""
+    from gpt2fast import SamplingParams
+
+    params = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
+    rows = {engine.add_request(list(p), params): i for i, p in enumerate(prompts)}
+    tokens: list[list[int]] = [[] for _ in prompts]
+    times = [0.0] * new_tokens
+    while engine.has_unfinished():
+        result = engine.step()
+        now = clock()
+        for request in result.finished:
+            if request.error is not None:
+                raise request.error
+        for delta in result.deltas:
+            row = tokens[rows[delta.request_id]]
+            times[len(row)] = now  # the last sequence to get there decides
+            row.append(delta.token_id)
+    return tokens, times
