@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import transformers
+from transformers import modeling_utils
 from transformers.generation.utils import GenerationMixin
 
 RELEASE: str = transformers.__version__
@@ -149,13 +150,13 @@ def pad_token(settings: Any) -> int:
 
 
 def register_outputs(model: Any) -> None:
-    """For releases that look up by its class what a model can record, as noted when it was made."""
-    try:
-        from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
-    except ImportError:
-        return
-    if hasattr(model, "_can_record_outputs"):
-        _CAN_RECORD_REGISTRY[model] = model._can_record_outputs
+    """For releases that look up what a model can record, attentions for example, as noted when it
+    was made: by its class's name (5.0 to 5.22), or by the model itself. Elsewhere nothing."""
+    registry = getattr(modeling_utils, "_CAN_RECORD_REGISTRY", None)
+    if registry is not None and hasattr(model, "_can_record_outputs"):
+        # A dict would keep the model for ever.
+        key = str(type(model)) if type(registry) is dict else model
+        registry[key] = model._can_record_outputs
 
 
 def changes_of_generate() -> list[str]:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import modeling_utils
 from transformers.generation import utils
 
 from gpt2fast.hf import compat, models
 from gpt2fast.runners.cpu import CpuRunner
 from hf_pair import (
+    ANYWHERE,
     CACHE,
     HEADS,
     NO_END,
@@ -27,6 +29,7 @@ from hf_pair import (
     left_padding,
     or_skip,
     pair,
+    same_outcome,
     same_texts,
     texts,
     torch,
@@ -210,6 +213,16 @@ def test_a_cache_that_generate_prepares_elsewhere(monkeypatch: pytest.MonkeyPatc
     with torch.no_grad():
         assert len(told) == 1 or isinstance(cache_of(ours(texts(1))), hf.NativeCache)
     assert all(f"{CACHE} is a DynamicCache" in each for each in told)
+
+
+@ANYWHERE
+@torch.no_grad()
+def test_states_without_a_registry_of_what_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where transformers notes it no more, or elsewhere, what it gives is what it gives."""
+    ours, theirs = pair()
+    monkeypatch.delattr(modeling_utils, "_CAN_RECORD_REGISTRY", raising=False)
+    compat.register_outputs(ours)
+    same_outcome(ours, theirs, lambda model: model(texts(), output_hidden_states=True))
 
 
 def test_padding_without_the_prepared_token() -> None:
