@@ -46,7 +46,8 @@ demo: $(VENV)/.peers
 
 # Whether Triton's kernels are compiled or interpreted is decided once a process, and tests that look at
 # a clock run alone: hence four runs.
-TIMED := tests/test_light.py tests/engine/test_engine_overhead.py tests/engine/test_beam_search.py tests/cli/test_main.py
+TIMED := tests/test_light.py tests/engine/test_engine_overhead.py tests/engine/test_beam_search.py tests/cli/test_main.py \
+	tests/csrc/test_limits.py
 COMPILED := tests/kernels/triton/test_variant.py
 INTERPRETED := tests/kernels/triton tests/runners/test_cuda.py tests/hf/test_cuda.py
 # Other releases of transformers, each over .venv in a folder of its own; what pip installs there stands

@@ -26,7 +26,7 @@ import transformers
 
 from gpt2fast import LLM, SamplingParams, hf
 from gpt2fast.bench.sizes import random_checkpoint
-from gpt2fast.host import default_num_threads
+from gpt2fast.host import default_num_threads, processor_name
 
 Call = Callable[[Any], Any]
 _NEW = 128
@@ -218,7 +218,7 @@ def main() -> None:
     results += classifiers(path, threads, args.rounds)
     if args.out:
         record = {
-            "command": "make bench-hf", "cpu": cpu_name(), "size": args.size, "threads": threads,
+            "command": "make bench-hf", "cpu": processor_name(), "size": args.size, "threads": threads,
             "rounds": args.rounds, "date": datetime.date.today().isoformat(),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "rows": results,

@@ -22,6 +22,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+
 from small_decoder import SIZES, load_all, make_decoder, prompt_logits, tensor_shapes, values_of
 
 REFUSALS = (ValueError, TypeError, MemoryError, IndexError, BufferError)

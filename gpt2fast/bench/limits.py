@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2fast import _C
+from gpt2fast.host import processor_name
 
 # A buffer of four times the last cache is read from memory; less than this is no measurement.
 _LEAST_MEGABYTES, _MOST_MEGABYTES = 128, 2048
@@ -52,20 +53,12 @@ def machine() -> dict[str, Any]:
         memory = None
     has_affinity = hasattr(os, "sched_getaffinity")
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cpus": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
         "memory_bytes": memory,
         "system": f"{platform.system()} {platform.release()}",
         "isa": _C.isa(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def available_memory() -> int | None:

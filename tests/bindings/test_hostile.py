@@ -10,11 +10,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hostile import FORMATS, KV_FORMATS, Hostile, Shared
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt2fast import _C
+from hostile import FORMATS, KV_FORMATS, Hostile, Shared
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "tests" / "csrc"
