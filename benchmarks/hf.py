@@ -218,8 +218,8 @@ def main() -> None:
     results += classifiers(path, threads, args.rounds)
     if args.out:
         record = {
-            "command": "make bench-hf", "cpu": processor_name(), "size": args.size, "threads": threads,
-            "rounds": args.rounds, "date": datetime.date.today().isoformat(),
+            "command": "make bench-hf", "cpu": processor_name(), "size": args.size,
+            "threads": threads, "rounds": args.rounds, "date": datetime.date.today().isoformat(),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "rows": results,
         }  # fmt: skip
