@@ -16,10 +16,14 @@ from gpt2fast.kernels.triton.variant import Variant, element
 
 @triton.jit
 def normalize(x, inside, width, epsilon):
-    """(x - mean) / sqrt(var + epsilon) of rows x (R, C) in float32; zero where not ``inside``."""
+    """(x - mean) / sqrt(var + epsilon) of rows x (R, C) in float32; zero where not ``inside``.
+
+    NaN for rows whose squares overflow: 1 / sqrt of infinity would make zeros of them.
+    """
     mean = tl.sum(x, axis=1) / width
     centred = tl.where(inside, x - mean[:, None], 0.0)
     variance = tl.sum(centred * centred, axis=1) / width
+    variance += variance - variance
     return centred * tl.rsqrt(variance + epsilon)[:, None]
 
 

@@ -37,11 +37,12 @@ def statistics_of(shift, total, squares, epsilon, K: tl.constexpr):
     """Mean and 1 / sqrt(var + epsilon) of a row whose inputs less ``shift`` were summed.
 
     Where ``shift`` is one of the K inputs, the square of its distance from the mean is at most K
-    times the variance: what the difference below loses is a few units in float32.
+    times the variance: what the difference below loses is a few units in float32. NaN where the
+    squares overflow, which the maximum would hide.
     """
     total, squares = tl.reduce((tl.ravel(total), tl.ravel(squares)), 0, add_both)
     mean = total / K
-    variance = tl.maximum(squares / K - mean * mean, 0.0)
+    variance = tl.maximum(squares / K - mean * mean, 0.0) + (squares - squares)
     return shift + mean, tl.rsqrt(variance + epsilon)
 
 

@@ -49,3 +49,14 @@ def test_no_rows(device: torch.device) -> None:
     x, weight = torch.empty(0, 8, device=device), torch.ones(8, device=device)
     total, out = layer_norm(x, weight, weight, 1e-5)
     assert total.shape == out.shape == (0, 8)
+
+
+def test_an_overflow_is_not_hidden(device: torch.device) -> None:
+    """Squares beyond float32 make NaN, not the bias, and the row beside is as it was."""
+    x = normal(torch.Generator().manual_seed(0), 2, 64)
+    want = reference.layer_norm(x, torch.ones(64), torch.zeros(64), 1e-5)
+    x[1, 3] = 1e20
+    gain, bias = torch.ones(64, device=device), torch.zeros(64, device=device)
+    _, got = layer_norm(x.to(device), gain, bias, 1e-5)
+    assert got[1].isnan().all()
+    torch.testing.assert_close(got[0].cpu(), want[0])

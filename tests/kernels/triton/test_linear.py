@@ -132,3 +132,15 @@ def test_wrong_arguments_are_refused(device: torch.device) -> None:
     with pytest.raises(OptionError, match=r"a LayerNorm \(4,\) does not fit 8 inputs"):
         Product(weight, bias, LayerNorm(bias, bias, 1e-5))
     assert linear(x[:0], product).shape == (0, 4)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_an_overflow_in_layer_norm_is_not_hidden(device: torch.device, rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = normal(generator, rows, 64)
+    x[0, 3] = 1e20
+    norm = LayerNorm(torch.ones(64, device=device), torch.zeros(64, device=device), 1e-5)
+    weight, bias = (normal(generator, *size).to(device) for size in ((16, 64), (16,)))
+    got = linear(x.to(device), Product(weight, bias, norm))
+    assert got[0].isnan().all()
+    assert got[1:].isfinite().all()
