@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from gpt2fast.compress.passes import OPTIONS
 from gpt2fast.compress.recipe import Recipe, parse_recipe, read_recipe
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import MatrixFormat
@@ -55,16 +52,6 @@ def test_numbers_are_what_they_look_like(tmp_path: Path, number: str, value: flo
     file = tmp_path / "recipe.yaml"
     file.write_text(f"passes: [{{shrink: {{keep: {number}}}}}]")
     assert read_recipe(file, PASSES).steps[0].options.keep == value
-
-
-def test_recipes_of_the_documentation(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "compression.md").read_text()
-    found = re.findall(r"^    passes:\n(?:      .*\n)+", page, re.MULTILINE)
-    assert found
-    for text in found:
-        file = tmp_path / "recipe.yaml"
-        file.write_text(textwrap.dedent(text))
-        assert read_recipe(file, OPTIONS).steps
 
 
 @pytest.mark.parametrize(
