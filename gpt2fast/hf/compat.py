@@ -138,8 +138,11 @@ def usual_return_dict(config: Any) -> bool:
 
 
 def wants_usual_cache(made: Any, settings: Any) -> bool:
-    """Whether a text of ``generate`` has the cache that grows. ``made``: what transformers has
-    prepared: that cache, or nothing in releases whose ``forward`` makes it (5.0)."""
+    """Whether a text of ``generate`` has the cache that grows, and stays where it is. ``made``:
+    what transformers has prepared, that cache, or nothing where ``forward`` makes it
+    (5.0)."""
+    if settings.cache_implementation == "offloaded":
+        return False
     return type(made) is transformers.DynamicCache or (made is None and bool(settings.use_cache))
 
 

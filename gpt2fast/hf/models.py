@@ -105,24 +105,22 @@ class GPT2LMHeadModel(Accelerated, transformers.GPT2LMHeadModel, GenerationMixin
         search = partial(super()._beam_search, *args, **kwargs)
         return in_one_thread(search) if alone else search()
 
-    def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> None:
+    def _prepare_cache_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers', for ``generate``: a cache of ours in place of its usual one."""
         name = cache_argument()
-        given = model_kwargs.get(name)
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        made = model_kwargs.get(name)
-        asked = (generation_config.output_attentions, generation_config.output_hidden_states)
-        offloads = generation_config.cache_implementation == "offloaded"
-        if (
-            given is None
-            and (wants_usual_cache(made, generation_config))
-            and not (offloads or any(asked) or _learns_prompts(self))
-        ):
+        given = bind(GenerationMixin._prepare_cache_for_generation, self, args, kwargs)
+        settings: Any = given.get("generation_config")
+        model_kwargs: Any = given.get("model_kwargs")
+        is_known = settings is not None and model_kwargs is not None  # by these names
+        is_own = is_known and model_kwargs.get(name) is not None
+        found = super()._prepare_cache_for_generation(*args, **kwargs)
+        if is_own or not (is_known and wants_usual_cache(model_kwargs.get(name), settings)):
+            return found
+        if not (settings.output_attentions or settings.output_hidden_states):
             native = why_not(self, self.transformer, self.lm_head, {}, needs_grad=False)
-            if isinstance(native, Native):
+            if isinstance(native, Native) and not _learns_prompts(self):
                 model_kwargs[name] = NativeCache(native)
+        return found
 
 
 @in_place_of(transformers.GPT2DoubleHeadsModel)

@@ -26,8 +26,9 @@ from gpt2fast.hf.processors import Step, has_own, in_one_thread, steps_of
 from gpt2fast.hf.texts import Ends, Texts
 from gpt2fast.runners import BLOCK_SIZE
 
+_NEEDED = ("input_ids", "logits_processor", "stopping_criteria", "generation_config")
 _UNDERSTOOD = {
-    *("input_ids", "logits_processor", "stopping_criteria", "generation_config", "streamer"),
+    *(*_NEEDED, "streamer"),
     *("attention_mask", "position_ids", "cache", "use_cache", "logits_to_keep"),
     *("cache_position", "tokenizer", "assistant_tokenizer", "return_dict"),
 }
@@ -93,6 +94,8 @@ def understand(given: dict[str, Any]) -> Decoding | None:
     others = [each for name, each in given.items() if name not in _UNDERSTOOD]
     if any(each is not None and each is not False for each in others):
         return None
+    if any(given.get(name) is None for name in _NEEDED):
+        return None  # a release that calls them something else
     ids, settings = given["input_ids"], given["generation_config"]
     if settings.output_attentions or settings.output_hidden_states:
         return None

@@ -3,6 +3,7 @@ those that were tried somebody is told."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -191,12 +192,46 @@ def test_a_loop_that_has_gone_is_told_once(monkeypatch: pytest.MonkeyPatch, meth
     compat.warn_of_changes.cache_clear()
 
 
-def test_a_loop_with_other_arguments_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def _sample(self: Any, prompts: Any, **kwargs: Any) -> Any:
-        raise AssertionError
+RENAMED = {
+    "_sample": "stopping_criteria",
+    "_prepare_cache_for_generation": "model_kwargs",
+    "_beam_search": "logits_processor",
+}
 
-    monkeypatch.setattr(utils.GenerationMixin, "_sample", _sample)
-    assert compat.changes_of_generate() == ["`_sample` takes other arguments"]
+
+@ANYWHERE
+@pytest.mark.parametrize("method", RENAMED)
+def test_a_method_with_other_arguments_is_told(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """``generate`` gives one of them by another name. Results stay right."""
+    ours, theirs = pair()
+    old, new = RENAMED[method], "of_another_name"
+    original, mine = (
+        getattr(kind, method) for kind in (utils.GenerationMixin, models.GPT2LMHeadModel)
+    )
+
+    def theirs_renamed(self: Any, *args: Any, **given: Any) -> Any:
+        return original(self, *args, **_swapped(given, new, old))
+
+    def ours_called(self: Any, *args: Any, **given: Any) -> Any:
+        return mine(self, *args, **_swapped(given, old, new))
+
+    signature = inspect.signature(original)
+    parameters = [
+        each.replace(name=new) if each.name == old else each
+        for each in signature.parameters.values()
+    ]
+    theirs_renamed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    monkeypatch.setattr(utils.GenerationMixin, method, theirs_renamed)
+    monkeypatch.setattr(models.GPT2LMHeadModel, method, ours_called)
+    assert compat.changes_of_generate() == [f"`{method}` takes other arguments"]
+    mode = {"num_beams": 3} if method == "_beam_search" else {}
+    same_texts(ours, theirs, texts(), **GREEDY, **mode)
+
+
+def _swapped(given: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new if name == old else name: value for name, value in given.items()}
 
 
 def test_a_cache_that_generate_prepares_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
