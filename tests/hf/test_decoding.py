@@ -13,6 +13,7 @@ from hf_pair import (
     ANYWHERE,
     CACHE,
     ON_THE_RUNNER,
+    cache_of,
     hf,
     make,
     or_skip,
