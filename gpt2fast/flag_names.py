@@ -1,4 +1,4 @@
-"""Messages of the library name options as Python does; the command line has flags for them."""
+"""The command line's flags of the library's options, and messages of the library in these words."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from collections.abc import Mapping
 _VALUE = r"""(?: ?= ?(?P<value>'[^']*'|"[^"]*"|[^\s,;:()]+))"""
 # Not within a path, a quoted text, a longer name or a flag.
 _BEFORE, _AFTER = r"""(?<![\w./\\'"-])""", r"""(?![\w/\\'"]|[.-]\w)"""
+
+
+def flag_name(option: str) -> str:
+    """``held_out`` -> ``--held-out``."""
+    return "--" + option.replace("_", "-")
 
 
 def in_flags(message: str, flags: Mapping[str, str]) -> str:

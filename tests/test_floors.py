@@ -16,7 +16,7 @@ PACKAGE = ROOT / "gpt2fast"
 # and do not import each other.
 FLOORS: list[set[str]] = [
     {"_C", "errors"},
-    {"files", "host", "flag_names", "text_files"},
+    {"files", "host", "terminal", "flag_names", "text_files"},
     {"config_fields"},
     {"config", "sampling_params"},
     {"quantization"},

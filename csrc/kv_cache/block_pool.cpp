@@ -149,8 +149,8 @@ void BlockPool::free(SequenceId id) {
 int32_t BlockPool::allocate() {
   // Block 0 first, and one that was given back before a new one: a short run touches little memory.
   if (free_.empty() && static_cast<int64_t>(blocks_.size()) < num_blocks_) {
-    free_.push_back(static_cast<int32_t>(blocks_.size()));
-    blocks_.emplace_back();
+    blocks_.emplace_back();  // first: where memory runs out, no index without a block is left
+    free_.push_back(static_cast<int32_t>(blocks_.size()) - 1);
   }
   if (free_.empty()) evict_oldest();
   const int32_t block = free_.back();

@@ -110,8 +110,7 @@ class BlockPool {
 
   const int32_t num_blocks_, block_size_;
   const bool prefix_caching_;
-  std::vector<Block>
-      blocks_;  // those handed out so far: the books of a large cache grow with its use
+  std::vector<Block> blocks_;          // handed out so far: a large cache's grow with its use
   std::vector<int32_t> free_;          // of these
   int32_t oldest_ = -1, newest_ = -1;  // eviction list
   int64_t cached_ = 0;                 // its length

@@ -25,6 +25,7 @@ from gpt2fast.errors import OptionError
 from gpt2fast.evaluate.text import Text, read_text
 from gpt2fast.evaluate.windows import make_protocol
 from gpt2fast.files.disk import check_place, make_directory
+from gpt2fast.flag_names import flag_name
 from gpt2fast.host import default_num_threads
 
 _KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
@@ -126,7 +127,7 @@ def _check_counts(options: BenchOptions) -> None:
     for name in ("rounds", "starts", "text_tokens", "stride", "context"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise OptionError(f"--{name.replace('_', '-')} {value} is not positive")
+            raise OptionError(f"{flag_name(name)} {value} is not positive")
     if min(options.tokens) < 2:
         raise OptionError("--tokens must be at least 2: one token has no time after the first")
     if not options.timeout > 0:

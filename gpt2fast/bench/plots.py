@@ -12,6 +12,7 @@ from gpt2fast.bench.palette import Style
 from gpt2fast.bench.svg import decade_ticks, padded
 from gpt2fast.bench.svg_file import GRID, INK, MUTED, PAPER, save_svg
 from gpt2fast.errors import MissingDependencyError
+from gpt2fast.files.atomic import staged_file
 
 _DPI = 200
 
@@ -43,8 +44,10 @@ def write_plots(
         for chart in charts:
             figure = _draw(chart, look, caption)
             png, svg = (out / f"{chart.key}.{suffix}" for suffix in CHART_SUFFIXES)
-            figure.savefig(png, dpi=_DPI, facecolor=PAPER)
-            save_svg(figure, svg, {style.light: style.dark for style in look.values()})
+            with staged_file(png) as stage:
+                figure.savefig(stage, format="png", dpi=_DPI, facecolor=PAPER)
+            with staged_file(svg) as stage:
+                save_svg(figure, stage, {style.light: style.dark for style in look.values()})
             paths += [png, svg]
     return paths
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
 
 from gpt2fast.bench.grid import Case
+from gpt2fast.terminal import show_status
 
 _LOG_SECONDS = 10.0  # between lines where there is no terminal
 
@@ -52,12 +52,11 @@ class Progress:
     def _show(self, text: str, always: bool) -> None:
         now = time.perf_counter()
         if self._is_terminal:
-            width = shutil.get_terminal_size().columns - 1
-            self._stream.write(f"\r\x1b[K{text[:width]}")
+            show_status(self._stream, text)
         elif always or now - self._logged >= _LOG_SECONDS:
             self._logged = now
             self._stream.write(text + "\n")
-        self._stream.flush()
+            self._stream.flush()
 
     def __enter__(self) -> Progress:
         return self
@@ -69,8 +68,7 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         if self._is_terminal:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+            show_status(self._stream, "")
 
 
 def _duration(seconds: float) -> str:

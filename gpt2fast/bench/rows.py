@@ -19,6 +19,7 @@ from gpt2fast.bench.options import Plan
 from gpt2fast.bench.output import RECORD
 from gpt2fast.bench.pool import Starts, holding_of
 from gpt2fast.bench.run import Measured, Sample, options_record
+from gpt2fast.files.atomic import staged_file
 
 Row = dict[str, Any]
 
@@ -55,12 +56,13 @@ def make_record(plan: Plan, measured: Measured, command: str, date: str) -> dict
 
 
 def write_record(record: dict[str, Any], out: Path) -> list[Path]:
-    """``rows.json`` and ``rows.csv`` in ``out``, which is made."""
-    out.mkdir(parents=True, exist_ok=True)
+    """``rows.json`` and ``rows.csv`` in ``out``, which is made. Raises OptionError where one cannot
+    be written."""
     as_json, as_csv = (out / name for name in RECORD)
-    as_json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with staged_file(as_json) as stage:
+        stage.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     names = [name for name in _columns(record["rows"]) if name not in LISTS]
-    with as_csv.open("w", newline="", encoding="utf-8") as file:
+    with staged_file(as_csv) as stage, stage.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(record["rows"])

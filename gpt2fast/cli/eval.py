@@ -9,6 +9,7 @@ from typing import Any
 from gpt2fast.cli import streams
 from gpt2fast.cli.format_options import add_format_options
 from gpt2fast.errors import OptionError
+from gpt2fast.flag_names import flag_name
 
 _EXAMPLES = """\
 examples:
@@ -87,7 +88,7 @@ def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
     defaults = {"protocol": "stride", "detokenizer": "none"}
     for name in ("protocol", "detokenizer", "context", "stride", "max_tokens"):
         if getattr(args, name) != defaults.get(name):
-            flag = "--" + name.replace("_", "-")
+            flag = flag_name(name)
             raise OptionError(
                 f"{flag} is of --text, which is not given; add it, or leave {flag} out"
             )

@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.errors import OptionError
+from gpt2fast.flag_names import flag_name
 
 if TYPE_CHECKING:
     from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
@@ -73,7 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(group: Any, options: tuple[tuple[str, type, str], ...]) -> None:
     for name, kind, text in options:
-        group.add_argument("--" + name.replace("_", "-"), type=kind, help=text)
+        group.add_argument(flag_name(name), type=kind, help=text)
 
 
 def _max_tokens(text: str) -> int | None:
@@ -94,7 +95,7 @@ def _sampling_params(args: argparse.Namespace) -> SamplingParams:
     from gpt2fast.sampling_params import SamplingParams
 
     if beam := _given(args, _BEAM_OPTIONS):
-        name = _flag(next(iter(beam)))
+        name = flag_name(next(iter(beam)))
         raise OptionError(f"{name} is an option of beam search; give --beam-width too")
     sampling = _given(args, _SAMPLING_OPTIONS)
     if not hasattr(args, "max_tokens"):
@@ -107,7 +108,7 @@ def _sampling_params(args: argparse.Namespace) -> SamplingParams:
     _refuse_what_has_no_effect(args)
     params = SamplingParams(**_shared(args), **sampling)
     if params.temperature == 0.0:
-        idle = [_flag(name) for name in ("top_k", "top_p", "min_p") if name in sampling]
+        idle = [flag_name(name) for name in ("top_k", "top_p", "min_p") if name in sampling]
         if idle:
             warnings.warn(
                 f"{', '.join(idle)}: no effect at temperature 0, which takes the most likely token",
@@ -125,7 +126,7 @@ def _beam_params(args: argparse.Namespace) -> BeamSearchParams:
             sampling[name] = getattr(args, name)
     if foreign := sorted(set(sampling) - {"n"}):
         raise OptionError(
-            f"{_flag(foreign[0])} is an option of sampling and has no meaning with --beam-width"
+            f"{flag_name(foreign[0])} is an option of sampling and has no meaning with --beam-width"
         )
     if "early_stopping" in beam:
         choices: dict[str, bool | str] = {"true": True, "false": False}
@@ -148,10 +149,6 @@ def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
     ends = args.stop or args.stop_token_ids or args.keep_special_tokens
     if args.include_stop_str_in_output and not ends:
         raise OptionError("--include-stop-str-in-output has no effect without --stop; add --stop")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _given(args: argparse.Namespace, options: tuple[tuple[str, type, str], ...]) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from time import perf_counter
 
-from gpt2fast.cli.terminal import escape
+from gpt2fast.terminal import show_status
 
 _QUIET_SECONDS = 2.0  # work that is shorter needs no progress
 
@@ -23,17 +22,11 @@ class Progress:
         """``done`` steps of ``total`` are done of what ``text`` says."""
         if perf_counter() - self._begin >= _QUIET_SECONDS and sys.stderr.isatty():
             self._shown = True
-            self._write(f"{100 * done // total:3d} %  {text}")
-
-    @staticmethod
-    def _write(text: str) -> None:
-        width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write(f"\r\x1b[K{escape(text)[:width]}")
-        sys.stderr.flush()
+            show_status(sys.stderr, f"{100 * done // total:3d} %  {text}")
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._shown:
-            self._write("")
+            show_status(sys.stderr, "")

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from gpt2fast.cli import EXIT_INTERRUPTED, streams
-from gpt2fast.train.run_options import TextOptions, flag_name
+from gpt2fast.flag_names import flag_name
+from gpt2fast.train.run_options import TextOptions
 
 Options = TypeVar("Options", bound=TextOptions)
 

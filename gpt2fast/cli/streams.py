@@ -6,8 +6,8 @@ import os
 import re
 import sys
 
-from gpt2fast.cli.terminal import escape_for
 from gpt2fast.errors import OptionError
+from gpt2fast.terminal import escape_for
 
 STANDARD_OUTPUT = "standard output"  # the file name in an OSError
 

@@ -7,26 +7,26 @@ from typing import Protocol
 from weakref import WeakSet
 
 
-class Renewable(Protocol):
+class Reinitializable(Protocol):
     """Holds locks, or state that a thread changes in several moves."""
 
-    def renew(self) -> None:
+    def reinit(self) -> None:
         """Replace all of that; called in the child, before anything else runs there."""
         ...
 
 
-_RENEWABLE: WeakSet[Renewable] = WeakSet()
+_REGISTERED: WeakSet[Reinitializable] = WeakSet()
 
 
-def renew_in_children(each: Renewable) -> None:
-    """Have ``each`` renewed in every child forked from now on, as long as it lives."""
-    _RENEWABLE.add(each)
+def reinit_after_fork(each: Reinitializable) -> None:
+    """Call ``each.reinit()`` in every child forked from now on, as long as ``each`` lives."""
+    _REGISTERED.add(each)
 
 
-def _renew_all() -> None:
-    for each in _RENEWABLE:
-        each.renew()
+def _reinit_all() -> None:
+    for each in _REGISTERED:
+        each.reinit()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)
+    os.register_at_fork(after_in_child=_reinit_all)

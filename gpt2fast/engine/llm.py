@@ -227,7 +227,7 @@ class LLM:
             return []
         call = self._loop.submit(requests)
         try:
-            outputs = call.take().finished
+            outputs = call.get().finished
         except BaseException:
             call.cancel()
             raise

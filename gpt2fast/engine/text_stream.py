@@ -8,7 +8,7 @@ from gpt2fast.engine.loop import Call
 from gpt2fast.engine.outputs import RequestOutput, StepOutput
 
 
-class _Reading:
+class _Reader:
     """A request that is begun with the first piece that is asked for."""
 
     def __init__(self, begin: Callable[[], Call[StepOutput]]) -> None:
@@ -25,8 +25,8 @@ class TextStream(Iterator[str]):
     """
 
     def __init__(self, begin: Callable[[], Call[StepOutput]]) -> None:
-        self._reading = _Reading(begin)
-        self._pieces = _pieces(self._reading)
+        self._reader = _Reader(begin)
+        self._pieces = _pieces(self._reader)
 
     def __next__(self) -> str:
         try:
@@ -38,7 +38,7 @@ class TextStream(Iterator[str]):
     @property
     def output(self) -> RequestOutput | None:
         """The finished request; None before the last piece was taken."""
-        return self._reading.output
+        return self._reader.output
 
     def close(self) -> None:
         """Abandon the request."""
@@ -46,18 +46,18 @@ class TextStream(Iterator[str]):
         self._cancel()
 
     def _cancel(self) -> None:
-        if self._reading.call is not None:
-            self._reading.call.cancel()
+        if self._reader.call is not None:
+            self._reader.call.cancel()
 
 
-def _pieces(reading: _Reading) -> Generator[str, None, None]:
-    reading.call = reading.begin()
-    while reading.output is None:
-        news = reading.call.take()
-        for delta in news.deltas:
+def _pieces(reader: _Reader) -> Generator[str, None, None]:
+    reader.call = reader.begin()
+    while reader.output is None:
+        step = reader.call.get()
+        for delta in step.deltas:
             if delta.text:
                 yield delta.text
-        for output in news.finished:
+        for output in step.finished:
             if output.error is not None:
                 raise output.error
-            reading.output = output
+            reader.output = output

@@ -208,7 +208,7 @@ class NativeCache(cache_utils.Cache):
         """Cut columns at the end, by the convention of the transformers that is installed."""
         left = _length_after_crop(self.past, count)
         lengths = np.clip(left - self.starts, 0, self.lengths)
-        with self.native.lock.turn:
+        with self.native.lock.rlock:
             for handle, length in zip(self.handles, lengths.tolist(), strict=True):
                 self.native.pool.truncate(handle, length)
         self.past, self._columns = left, [self.ids[:, :left]]

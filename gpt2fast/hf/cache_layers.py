@@ -34,7 +34,7 @@ class NativeLayer(cache_utils.DynamicLayer):
         heads = native.config.layer_shapes[self._index].n_head
         shape = (len(cache.handles), heads, cache.past, native.config.head_size)
         found = np.zeros(shape, np.float32)
-        with native.lock.turn:
+        with native.lock.rlock:
             for row, handle in enumerate(cache.handles):
                 start, length = int(cache.starts[row]), native.pool.length(handle)
                 table = native.pool.block_table(handle)[: -(-length // BLOCK_SIZE)]

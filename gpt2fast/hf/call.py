@@ -196,7 +196,7 @@ def why_not(
 def _native_of(network: Any, head: Any) -> Native | str:
     """The runner with the weights as they are now, or why there is none."""
     own = network.__dict__
-    with _PACKING.turn:
+    with _PACKING.rlock:
         held: Native | Refusal | None = own.get("_native")
         # Behind gradients an optimizer may have written anywhere, fused ones without a trace.
         trained = own.get("_native_trained")

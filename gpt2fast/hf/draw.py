@@ -61,7 +61,7 @@ def exponential(uniform: Tensor, dtype: torch.dtype) -> Tensor:
 def uniform_at(places: NDArray[np.int64], count: int, generator: torch.Generator) -> Tensor:
     """(N,): of the next ``count`` uniform numbers, which are used up, those at ``places`` (N,),
     ascending."""
-    with _TURN.turn:
+    with _TURN.rlock:
         state = _State(generator)
         values, used = uniform_doubles(state.words, state.used, count, places)
         state.put_back(used)
@@ -74,7 +74,7 @@ def draw_warped(
     """(B,): a token of each row of ``logits`` (B, V) behind transformers' warpers of these names,
     by torch's default generator; top-p keeps ``least`` at least, and is left out where it is 1.
     None, and nothing is drawn, where torch's roundings decide."""
-    with _TURN.turn:
+    with _TURN.rlock:
         state = _State(torch.default_generator)
         words, used = state.words, state.used
         tokens, used = draw_tokens(logits, temperature, top_k, top_p, least, words, used)

@@ -5,20 +5,20 @@ from __future__ import annotations
 
 import threading
 
-from gpt2fast.engine.forks import renew_in_children
+from gpt2fast.engine.forks import reinit_after_fork
 
 
 class Lock:
-    """For ``with lock.turn:``; a thread may take it again while it has it.
+    """For ``with lock.rlock:``; a thread may take it again while it has it.
 
-    ``turn`` is the lock of C itself. Python looks for signals where a function begins and behind
+    ``rlock`` is the lock of C itself. Python looks for signals where a function begins and behind
     each call: in an ``__enter__`` of our own Ctrl-C could come when the lock has been taken.
     """
 
     def __init__(self) -> None:
-        self.renew()
-        renew_in_children(self)
+        self.reinit()
+        reinit_after_fork(self)
 
-    def renew(self) -> None:
+    def reinit(self) -> None:
         """Nobody holds it any more."""
-        self.turn = threading.RLock()
+        self.rlock = threading.RLock()

@@ -103,7 +103,7 @@ class Native:
         width = self.config.vocab_size if logits else self.config.n_embd
         batch, new = ids.shape
         out = np.zeros((batch, last, width), np.float32)
-        with self.lock.turn:
+        with self.lock.rlock:
             lengths = [self.pool.length(handle) for handle in handles]
             try:
                 for pieces in _steps(plan):
@@ -127,7 +127,7 @@ class Native:
             return pick(self.run(handles, tokens[:, None], each_one, 1, logits=True)[:, 0])
         starts, rows = _ranges(len(handles))
         new = tokens.astype(np.int32)
-        with self.lock.turn:
+        with self.lock.rlock:
             contexts = [self.pool.length(handle) for handle in handles]
             self._reserve(handles, [context + 1 for context in contexts])
             found = pick(self._run(handles, contexts, new, starts, rows))

@@ -46,7 +46,7 @@ def in_one_thread(call: Callable[[], T]) -> T:
     Not a context manager: Ctrl-C can come where its ``__exit__`` begins, and stop that. What a
     ``finally`` calls first is called.
     """
-    with _LOCK.turn:
+    with _LOCK.rlock:
         before, others = torch.get_num_threads(), [n for each, n in _UNDER_WAY if each.is_alive()]
         if before == 1 and others:  # that is from a call in another thread
             before = others[0]
@@ -63,7 +63,7 @@ def in_one_thread(call: Callable[[], T]) -> T:
 
 
 def _forget(mine: tuple[threading.Thread, int]) -> None:
-    with _LOCK.turn:
+    with _LOCK.rlock:
         if mine in _UNDER_WAY:
             _UNDER_WAY.remove(mine)
 

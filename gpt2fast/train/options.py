@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from gpt2fast.config_fields import SUPPORTED_ACTIVATIONS
 from gpt2fast.errors import OptionError
-from gpt2fast.train.run_options import TextOptions, flag, flag_name
+from gpt2fast.flag_names import flag_name
+from gpt2fast.train.run_options import TextOptions, flag
 
 SHAPE_DEFAULTS: dict[str, int | str] = {
     "vocab_size": 8192,

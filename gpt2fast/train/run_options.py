@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gpt2fast.errors import OptionError
+from gpt2fast.flag_names import flag_name
 
 MAX_THREADS = 1024
 _WARMUP = 100
@@ -17,11 +18,6 @@ _WARMUP = 100
 def flag(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
     """A field that is also a flag of the command line."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
-
-
-def flag_name(field: str) -> str:
-    """``held_out`` -> ``--held-out``."""
-    return "--" + field.replace("_", "-")
 
 
 @dataclass(frozen=True)

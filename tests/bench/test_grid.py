@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import shutil
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from gpt2fast.bench.costs import attention_flops, decode_flops, prefill_flops
 from gpt2fast.bench.grid import Model, Sizes, Variant, choose_systems, expand, find_baseline
 from gpt2fast.bench.options import BenchOptions, make_plan
 from gpt2fast.bench.pool import random_prompts
+from gpt2fast.bench.progress import Progress
 from gpt2fast.bench.results import write_results
 from gpt2fast.bench.rows import make_record
 from gpt2fast.bench.run import Measured, split
@@ -194,3 +197,31 @@ def test_a_result_does_not_go_into_the_model(tmp_path: Path) -> None:
         with pytest.raises(OptionError, match="lies in the model's own directory"):
             make_plan(options)
     assert not (model / "bench").exists()
+
+
+def test_a_failed_write_leaves_the_earlier_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(BenchOptions(models=("demo",), work=str(tmp_path / "work")))
+    record = make_record(plan, Measured(interrupted=True), "gpt2fast bench demo", "today")
+    out = tmp_path / "out"
+    write_results(record, out, print)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gpt2fast.bench.rows.json.dumps", full)
+    with pytest.raises(OptionError, match=r"rows\.json: cannot be written: the disk is full"):
+        write_results(record, out, print)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_progress_shows_names_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", stream)
+        with Progress(1) as progress:
+            progress.say("loading a\x1b]0;b")
+    assert "loading a\\x1b]0;b" in stream.getvalue()

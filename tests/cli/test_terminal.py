@@ -15,7 +15,7 @@ import pytest
 from engine.mock_runner import EOS, byte_tokenizer
 
 from gpt2fast.cli import main, streams
-from gpt2fast.cli.terminal import escape
+from gpt2fast.terminal import escape
 
 HOSTILE = "a\x1b[31m\r\x08\x07\x7f\x9b2J\u202e\u2066\u2028é\t\nb"
 ESCAPED = "a\\x1b[31m\\x0d\\x08\\x07\\u007f\\u009b2J\\u202e\\u2066\\u2028é\t\nb"

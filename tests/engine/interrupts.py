@@ -216,9 +216,9 @@ def main(path: Path, count: int) -> None:
             held = {name: stats[name] for name in ("sequences", "running", "waiting", "used")}
             assert not any(held.values()), held
             assert stats["cached"] + stats["free"] == stats["num_blocks"]
-            session = llm._loop.session
-            assert not session.open
-            assert not session.orders
+            thread = llm._loop.thread
+            assert not thread.submissions
+            assert not thread.by_request
 
         print(interrupt_all(llm_tasks(llm), idle, count, seed=os.getpid()))
 

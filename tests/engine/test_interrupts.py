@@ -14,6 +14,8 @@ from engine.mock_runner import EOS, byte_tokenizer
 
 from gpt2fast import LLM, SamplingParams
 from gpt2fast.engine.engine import Engine
+from gpt2fast.engine.loop import Call
+from gpt2fast.engine.messages import Shutdown
 from gpt2fast.errors import GPT2FastError
 
 SIZES = {"vocab_size": 300, "n_positions": 96, "n_embd": 32, "n_layer": 2, "n_head": 4}
@@ -38,11 +40,17 @@ def assert_whole(llm: LLM, task: Task) -> None:
     task.check()
     stats = llm.stats()
     assert stats["sequences"] == stats["running"] == stats["waiting"] == stats["used"] == 0
-    assert not llm._loop.session.open
-    assert not llm._loop.session.orders
+    assert not llm._loop.thread.submissions
+    assert not llm._loop.thread.by_request
 
 
-CALLERS = ("llm.py", "loop.py", "text_stream.py")  # whose code runs in a caller's thread
+CALLERS = (
+    "llm.py",
+    "loop.py",
+    "engine_thread.py",
+    "messages.py",
+    "text_stream.py",
+)  # whose code runs in a caller's thread
 
 
 class Interrupt:
@@ -149,3 +157,66 @@ def test_forks_while_other_threads_generate(checkpoint: Path) -> None:
 @pytest.mark.slow
 def test_many_forks_while_other_threads_generate(checkpoint: Path) -> None:
     run_process(Path("engine/forked.py"), checkpoint, 50, limit=1000)
+
+
+ENDS = {
+    # A thread that comes back to an interpreter that has ended is killed, within torch's C++ too.
+    "a stream is open": """
+llm = LLM(path, device="torch")
+params = SamplingParams(max_tokens=100_000, overflow="slide", ignore_eos=True)
+stream = llm.stream([1, 2, 3], params)
+next(stream)
+""",
+    "a finalizer closes": """
+class Service:
+    def __init__(self):
+        self.llm = LLM(path)
+        self.llm.generate([1, 2, 3], SamplingParams(max_tokens=2))
+
+    def __del__(self):
+        self.llm.close()
+
+service = Service()
+""",
+    "a finalizer closes what was not used": """
+class Service:
+    def __init__(self):
+        self.llm = LLM(path)
+
+    def __del__(self):
+        self.llm.close()
+
+service = Service()
+""",
+    "a finalizer generates": """
+class Service:
+    def __init__(self):
+        self.llm = LLM(path)
+
+    def __del__(self):
+        try:
+            self.llm.generate([1, 2, 3])
+        except GPT2FastError:
+            pass
+
+service = Service()
+""",
+}
+
+
+@pytest.mark.parametrize("code", ENDS.values(), ids=ENDS)
+def test_the_interpreter_ends(checkpoint: Path, tmp_path: Path, code: str) -> None:
+    script = tmp_path / "ends.py"
+    head = "from gpt2fast import LLM, SamplingParams\nfrom gpt2fast.errors import GPT2FastError\n"
+    script.write_text(f"{head}path = {str(checkpoint)!r}\n{code}")
+    for _ in range(3 if "torch" in code else 1):  # by chance, else
+        run_process(script, limit=60)
+
+
+def test_an_interrupted_close_frees_the_engine(llm: LLM) -> None:
+    llm.generate([1, 2], GREEDY)
+    thread = llm._loop.thread
+    Call(llm._loop, Shutdown)  # whose caller has gone
+    with pytest.raises(GPT2FastError, match="closed"):
+        llm.stats()
+    assert thread._engine is None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gpt2fast.errors import OptionError
+from gpt2fast.flag_names import flag_name
 from gpt2fast.train.run_options import LoopOptions, TextOptions, flag
 
 LOSSES = ("kl", "reverse-kl", "alpha-beta")
@@ -127,5 +128,5 @@ class DistillOptions(LossOptions, TextOptions):
         shape = ("depth", "layers", "width", "n_head", "n_inner")
         given = [name for name in shape if getattr(self, name)]
         if self.student and given:
-            names = ", ".join("--" + name.replace("_", "-") for name in given)
+            names = ", ".join(flag_name(name) for name in given)
             raise OptionError(f"{names} cannot go with --student: the model decides its shape")

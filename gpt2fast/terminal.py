@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TextIO
 
 _KEPT = {ord("\n"), ord("\t")}
@@ -26,3 +27,10 @@ def escape(text: str) -> str:
 def escape_for(stream: TextIO, text: str) -> str:
     """``escape(text)`` where ``stream`` is a terminal; else, for programs, ``text`` as it is."""
     return escape(text) if stream.isatty() else text
+
+
+def show_status(stream: TextIO, text: str) -> None:
+    """Let ``text``, escaped and cut, take the place of a terminal's last line."""
+    width = shutil.get_terminal_size().columns - 1
+    stream.write(f"\r\x1b[K{escape(text)[:width]}")
+    stream.flush()
