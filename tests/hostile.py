@@ -73,8 +73,8 @@ class Hostile:
         self.partial = make_decoder(self.module, ("int8", 32))
         self.calls = self.refused = 0
         self.actions: list[Callable[[], object]] = [
-            *[self.step] * 8, *[self.copy_blocks] * 2, *[self.load] * 4, self.inspect,
-            self.construct, *[self.cache] * 4, *[self.matmul] * 3, self.pack,
+            *[self.step] * 8, *[self.copy_blocks] * 2, self.read_cache, *[self.load] * 4,
+            self.inspect, self.construct, *[self.cache] * 4, *[self.matmul] * 3, self.pack,
             *[self.layer_norm] * 2, *[self.pool] * 6, *[self.draw] * 2, *[self.doubles] * 2,
         ]  # fmt: skip
 
@@ -163,6 +163,13 @@ class Hostile:
     def copy_blocks(self) -> None:
         pairs = [(self.small(8), self.small(8)) for _ in range(self.small(3))]
         self.shared.decoder.copy_blocks(self.ints(np.array(pairs).reshape(-1, 2)))
+
+    def read_cache(self) -> None:
+        blocks = self.ints(np.array([self.small(8) for _ in range(self.small(3))], np.int32))
+        length = self.near(16 * len(blocks))
+        keys, values = self.shared.decoder.read_cache(self.small(2), blocks, length)
+        assert keys.shape == values.shape
+        assert keys.shape[1] == length
 
     def load(self) -> None:
         shapes = tensor_shapes(SIZES)
