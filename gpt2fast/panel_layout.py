@@ -75,8 +75,8 @@ def matrix_layouts(
     """
     if quantization is not None and quantization.blocks.name in GPU_FORMATS:
         raise UnsupportedError(
-            f"quantization = {quantization.name!r} is not available on the cpu runner; use "
-            "'int8', 'int4' or 'int3', or device='cuda'"
+            f"quantization = {quantization.name!r} is not available on the cpu runner, only "
+            "on an NVIDIA GPU; use 'int8', 'int4' or 'int3'"
         )
     c = config.n_embd
     shapes = {EMBEDDING: (c, config.vocab_size)}

@@ -106,7 +106,9 @@ def run(args: argparse.Namespace) -> int:
             report = compress(options, lines.say, lines.result, lines.trying)
         except KeyboardInterrupt:
             work = options.work_directory
-            lines.result(f"interrupted; what is done is in {work}. Repeat the command to go on")
+            lines.result(
+                f"gpt2fast: interrupted; what is done is in {work}. Repeat the command to go on"
+            )
             return EXIT_INTERRUPTED
     streams.write((json.dumps(report, indent=2) if args.json else render(report, args.out)) + "\n")
     return 0

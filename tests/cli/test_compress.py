@@ -98,3 +98,16 @@ def test_an_impossible_budget_is_refused(
     assert "keeps the budget" in error
     assert "0.001 MB are allowed" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpt2fast.compress.run.compress", interrupted)
+    assert main(["compress", "demo", str(tmp_path / "out"), "--max-loss", "1%"]) == 130
+    said = capsys.readouterr().err
+    assert said.startswith("gpt2fast: interrupted; what is done is in ")
+    assert said.count("\n") == 1
