@@ -3,6 +3,7 @@ line when a candidate is begun and one with what was measured of it."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import Any
@@ -68,7 +69,9 @@ class CompressProgress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(bar_format=_TEXT, leave=False, dynamic_ncols=True, file=sys.stderr)
+            # tqdm shows nothing on a terminal that reports no columns, as some do.
+            width = shutil.get_terminal_size().columns
+            self._bar = tqdm(bar_format=_TEXT, leave=False, ncols=width, file=sys.stderr)
         return self
 
     def __exit__(self, *_: object) -> None:
