@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
-import os
-import pty
-import struct
-import termios
 
 import pytest
 
@@ -56,18 +51,6 @@ def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| candidate 3 of about 12, 4 min left: measuring the loss" in shown
     assert "found\n" in shown
     assert shown.endswith("\r"), "the bar is cleared in the end"
-
-
-def test_a_terminal_that_reports_no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    main, other = pty.openpty()
-    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
-    with open(other, "w") as terminal:
-        monkeypatch.setattr("sys.stderr", terminal)
-        with CompressProgress() as progress:
-            progress.say("the model writes text")
-        shown = os.read(main, 4096)
-    os.close(main)
-    assert b"the model writes text" in shown
 
 
 def test_what_is_left_is_estimated_from_what_was_tried() -> None:
