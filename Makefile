@@ -158,11 +158,11 @@ bench-quality: $(STUDY)/model/training.json
 	$(PY) benchmarks/quality/prune.py $(OF_STUDY) --held-out-windows 24 --only units --keep 0.5
 	for speed in artifact prune; do $(PY) benchmarks/quality/$${speed}_speed.py || exit 1; done
 
-# The drop-in beside transformers of the oldest release, of 5.0 and of the pinned one, each in its own environment.
+# The drop-in beside transformers of the oldest release, of 5.0 and of the pinned one, each in its own environment;
+# rows go to benchmarks/results/hf-<release>.json.
 bench-hf: $(VENV)/.dev $(ENVIRONMENTS)/transformers-$(OLDEST)/.ready $(ENVIRONMENTS)/transformers-5.0.0/.ready
-	for release in $(OLDEST) 5.0.0; do $(ENVIRONMENTS)/transformers-$$release/bin/python benchmarks/hf.py \
-		--rounds 3 --out benchmarks/results/hf-$$release.json || exit 1; done
-	$(PY) benchmarks/hf.py --rounds 3 --out benchmarks/results/hf.json
+	for python in $(ENVIRONMENTS)/transformers-$(OLDEST)/bin/python $(ENVIRONMENTS)/transformers-5.0.0/bin/python $(PY); \
+		do $$python benchmarks/hf.py --rounds 3 --out benchmarks/results || exit 1; done
 
 bench-kernels: $(VENV)/.peers
 	for kernel in matmul attention layer_norm; do $(PY) benchmarks/kernels/$$kernel.py || exit 1; done

@@ -2,7 +2,7 @@
 random weights.
 
     make bench-hf  # on three releases of transformers, or on the one that is installed:
-    python benchmarks/hf.py --rounds 3 --out benchmarks/results/hf.json
+    python benchmarks/hf.py --rounds 3 --out benchmarks/results
 
 Greedy tokens of float32 are compared before anything is timed. Medians over the rounds; a ratio is
 the median of the ratios within a round: to transformers, and to ``LLM`` in the same format.
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--beside-llm", action="store_true", help="that comparison alone")
     parser.add_argument("--work", type=Path, help="keeps the random checkpoint")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="folder of the rows: hf-<release>.json")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     threads = default_num_threads()
@@ -223,7 +223,8 @@ def main() -> None:
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "rows": results,
         }  # fmt: skip
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        file = args.out / f"hf-{transformers.__version__}.json"
+        file.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
