@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -5,6 +6,9 @@ from numpy.typing import NDArray
 
 BLOCK_TOKENS: int
 MAX_HEAD_SIZE: int
+LOGITS_NOT_FINITE: int
+NO_TOKEN_LEFT: int
+PROCESSING_OVERFLOW: int
 
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
@@ -25,6 +29,39 @@ def draw_tokens(
     words: NDArray[np.uint64],
     used: int,
 ) -> tuple[NDArray[np.int64] | None, int]: ...
+def sample(logits: NDArray[np.float32], sampling: SamplingRows) -> NDArray[np.int32]: ...
+
+class LogitsProcessing:
+    def __init__(
+        self,
+        *,
+        bias: list[tuple[int, float]],
+        repetition: float,
+        presence: float,
+        frequency: float,
+        banned: NDArray[np.int32],
+        min_tokens: int,
+    ) -> None: ...
+    def see(self, tokens: NDArray[np.int32], is_output: bool) -> None: ...
+
+class SamplingRows:
+    def __init__(
+        self,
+        temperature: NDArray[np.float32],
+        top_k: NDArray[np.int32],
+        top_p: NDArray[np.float32],
+        min_p: NDArray[np.float32],
+        seed: NDArray[np.uint64],
+        stream: NDArray[np.int32],
+        draw: NDArray[np.int32],
+        processing: Sequence[LogitsProcessing | None],
+    ) -> None: ...
+
+class StopFlag:
+    def __init__(self) -> None: ...
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def is_set(self) -> bool: ...
 
 class BlockPool:
     def __init__(self, num_blocks: int, block_size: int, prefix_caching: bool = True) -> None: ...
@@ -83,6 +120,20 @@ class Decoder:
         logits: NDArray[np.float32] | None,
         hidden: NDArray[np.float32] | None = None,
     ) -> None: ...
+    def sample(
+        self,
+        token_ids: NDArray[np.int32],
+        query_starts: NDArray[np.int32],
+        context_lens: NDArray[np.int32],
+        block_tables: NDArray[np.int32],
+        logit_rows: NDArray[np.int32],
+        logits: NDArray[np.float32],
+        sampling: SamplingRows,
+        steps: int,
+        stop_tokens: NDArray[np.int32],
+        stop: StopFlag | None,
+        keep_logits: bool,
+    ) -> NDArray[np.int32]: ...
     def copy_blocks(self, pairs: NDArray[np.int32]) -> None: ...
     def read_cache(
         self, layer: int, blocks: NDArray[np.int32], length: int

@@ -12,6 +12,8 @@
 #include "bindings/arrays.h"
 #include "bindings/formats.h"
 #include "bindings/module.h"
+#include "bindings/sampling.h"
+#include "bindings/step_batch.h"
 #include "bindings/without_gil.h"
 #include "core/checked.h"
 
@@ -19,8 +21,6 @@ namespace gpt2fast {
 namespace {
 
 namespace py = pybind11;
-using Ids = py::array_t<int32_t, py::array::c_style>;
-using Rows = py::array_t<float, py::array::c_style>;
 
 std::unique_ptr<Decoder> make_decoder(
     int32_t vocab, int32_t positions, int32_t width, int32_t head_size, float epsilon,
@@ -103,61 +103,47 @@ py::array_t<float> vector(const Decoder& decoder, const std::string& name) {
   return py::array_t<float>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-// Of an array's first axis: at most `most`.
-int32_t length_of(const Ids& array, const char* name, int ndim, int64_t most) {
-  if (array.ndim() != ndim) {
-    throw std::invalid_argument(std::string("step: ") + name + " needs " + std::to_string(ndim) +
-                                " dimensions");
-  }
-  if (array.shape(0) > most) {
-    throw std::invalid_argument(std::string("step: ") + std::to_string(array.shape(0)) + " " +
-                                name + " exceed " + std::to_string(most));
-  }
-  return static_cast<int32_t>(array.shape(0));
-}
-
-float* rows_of(std::optional<Rows>& array, int32_t rows, int32_t columns, const char* what) {
-  if (!array.has_value()) return nullptr;
-  if (array->ndim() != 2 || array->shape(0) < rows || array->shape(1) != columns) {
-    throw std::invalid_argument(std::string("step: a float32 array is needed for ") + what);
-  }
-  require_aligned(*array, what);
-  return array->mutable_data();
-}
-
 void step(Decoder& decoder, const Ids& token_ids, const Ids& query_starts, const Ids& context_lens,
           const Ids& block_tables, const Ids& logit_rows, std::optional<Rows>& logits,
           std::optional<Rows>& hidden) {
-  // Sizes first, which bound what is copied. A sequence has a new token at least.
-  const int64_t most = decoder.max_batch_tokens();
-  const int32_t tokens = length_of(token_ids, "token_ids", 1, most);
-  const int32_t sequences = length_of(context_lens, "context_lens", 1, tokens);
-  const int32_t rows = length_of(logit_rows, "logit_rows", 1, most);
-  if (length_of(query_starts, "query_starts", 1, most + 1) != sequences + 1 ||
-      length_of(block_tables, "block_tables", 2, sequences) != sequences) {
-    throw std::invalid_argument("step: query_starts, context_lens and block_tables disagree");
-  }
+  const CopiedBatch batch(decoder, token_ids, query_starts, context_lens, block_tables, logit_rows);
   const ModelShape& shape = decoder.shape();
-  float* const scores = rows_of(logits, rows, shape.vocab, "logits (R, vocabulary)");
-  float* const normal = rows_of(hidden, rows, shape.width, "hidden (R, width)");
-  const int64_t width = std::min<int64_t>(block_tables.shape(1),
-                                          round_up(shape.positions, kBlockTokens) / kBlockTokens);
-  const std::vector<int32_t> ids = copied(token_ids, tokens),
-                             starts = copied(query_starts, sequences + 1),
-                             contexts = copied(context_lens, sequences),
-                             tables = copied(block_tables, width),
-                             sampled = copied(logit_rows, rows);
-  const StepBatch batch{ids.data(),
-                        starts.data(),
-                        contexts.data(),
-                        tables.data(),
-                        sampled.data(),
-                        tokens,
-                        sequences,
-                        static_cast<int32_t>(width),
-                        rows};
+  const int32_t rows = batch.num_logit_rows;
+  float* const scores =
+      logits ? rows_of(*logits, rows, shape.vocab, "logits (R, vocabulary)") : nullptr;
+  float* const normal = hidden ? rows_of(*hidden, rows, shape.width, "hidden (R, width)") : nullptr;
   const WithoutGil release;
-  decoder.step(batch, scores, normal);
+  decoder.step(batch.view(), scores, normal);
+}
+
+// Tokens (R, steps done).
+Ids sample(Decoder& decoder, const Ids& token_ids, const Ids& query_starts, const Ids& context_lens,
+           const Ids& block_tables, const Ids& logit_rows, Rows& logits,
+           const SamplingRows& sampling, int32_t steps, const Ids& stop_tokens,
+           const std::shared_ptr<StopFlag>& stop, bool keep_logits) {
+  const CopiedBatch batch(decoder, token_ids, query_starts, context_lens, block_tables, logit_rows);
+  const ModelShape& shape = decoder.shape();
+  const int32_t rows = batch.num_logit_rows;
+  check_size("steps", steps, shape.positions);
+  const bool is_single = batch.num_tokens == batch.num_sequences && rows == batch.num_tokens;
+  if (steps > 1 && !is_single) {
+    throw std::invalid_argument("sample: several steps need one token a sequence");
+  }
+  check_sampling(sampling.rows, rows, shape.vocab);
+  float* const scores = rows_of(logits, rows, shape.vocab, "logits (R, vocabulary)");
+  SampleLimits limits{steps, {}, stop == nullptr ? nullptr : &stop->is_set, keep_logits};
+  limits.stop_tokens = copied(stop_tokens, length_of(stop_tokens, "stop_tokens", 1, shape.vocab));
+  std::vector<int32_t> tokens(static_cast<size_t>(int64_t{rows} * steps));
+  int32_t done = 0;
+  {
+    const WithoutGil release;
+    done = decoder.sample(batch.view(), sampling.rows, limits, scores, tokens.data());
+  }
+  Ids chosen({py::ssize_t{rows}, py::ssize_t{done}});
+  for (int64_t r = 0; r < rows; ++r) {
+    std::copy_n(tokens.data() + r * steps, done, chosen.mutable_data() + r * done);
+  }
+  return chosen;
 }
 
 void copy_blocks(Decoder& decoder, const Ids& pairs) {
@@ -206,6 +192,11 @@ void bind_decoder(py::module_& module) {
            py::arg("context_lens").noconvert(), py::arg("block_tables").noconvert(),
            py::arg("logit_rows").noconvert(), py::arg("logits").noconvert(),
            py::arg("hidden").noconvert() = py::none())
+      .def("sample", &sample, py::arg("token_ids").noconvert(), py::arg("query_starts").noconvert(),
+           py::arg("context_lens").noconvert(), py::arg("block_tables").noconvert(),
+           py::arg("logit_rows").noconvert(), py::arg("logits").noconvert(), py::arg("sampling"),
+           py::arg("steps"), py::arg("stop_tokens").noconvert(), py::arg("stop"),
+           py::arg("keep_logits"))
       .def("copy_blocks", &copy_blocks, py::arg("pairs").noconvert())
       .def("read_cache", &read_cache, py::arg("layer"), py::arg("blocks").noconvert(),
            py::arg("length"))

@@ -10,5 +10,6 @@ void bind_block_pool(pybind11::module_& module);
 void bind_decoder(pybind11::module_& module);
 void bind_kernels(pybind11::module_& module);
 void bind_sampling(pybind11::module_& module);
+void bind_torch_rng(pybind11::module_& module);
 
 }  // namespace gpt2fast

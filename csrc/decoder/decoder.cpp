@@ -16,7 +16,8 @@ constexpr int32_t kRedundantRows = 4;
 constexpr int32_t kRowsAhead = 4;  // whose keys and values are fetched while one is stored
 constexpr int32_t kPhasesPerLayer =
     10;  // at most: four products with their preparation, append, attention
-constexpr int32_t kPhasesOutside = 4;  // embedding, last LayerNorm, head with its preparation
+// Embedding, last LayerNorm, head with its preparation; the seven of a Sampler.
+constexpr int32_t kPhasesOutside = 4 + 7;
 
 std::vector<int32_t> heads_of(const ModelShape& shape) {
   std::vector<int32_t> heads;
@@ -106,9 +107,13 @@ void Decoder::plan(const StepBatch& batch) {
   }
 }
 
-void Decoder::step(const StepBatch& batch, float* logits, float* hidden) {
+void Decoder::check_step(const StepBatch& batch) {
   if (!weights_.complete()) check_missing(weights_.missing());
   check_batch(batch, shape_, cache_.num_blocks(), max_batch_tokens_);
+}
+
+void Decoder::step(const StepBatch& batch, float* logits, float* hidden) {
+  check_step(batch);
   if (batch.num_sequences == 0) return;
   pool_.run([&](int thread) {
     const FloatEnvironment ieee;
@@ -118,13 +123,6 @@ void Decoder::step(const StepBatch& batch, float* logits, float* hidden) {
     Worker worker{batch, logits, hidden, thread, residual_.floats(), batch.num_tokens};
     forward(worker);
   });
-}
-
-template <typename Task>
-void Decoder::phase(Worker& worker, int32_t tasks, Task task) {
-  TaskCounter& counter = counters_[worker.phase++];
-  for (int32_t i = counter.take(); i < tasks; i = counter.take()) task(i);
-  pool_.barrier();
 }
 
 void Decoder::forward(Worker& worker) {

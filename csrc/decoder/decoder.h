@@ -1,6 +1,7 @@
 // One forward step of GPT-2 over packed weights: any mix of prefill chunks and decode rows.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "kernels/kernels.h"
 #include "kv_cache/block_pool.h"
 #include "kv_cache/kv_storage.h"
+#include "sampling/sampler.h"
 
 namespace gpt2fast {
 
@@ -21,6 +23,14 @@ struct DecoderOptions {
   int32_t num_threads = 1;
   int32_t num_blocks = 1;        // of the cache
   int32_t max_batch_tokens = 1;  // the largest T of a step
+};
+
+// How far Decoder::sample runs.
+struct SampleLimits {
+  int32_t steps = 1;
+  std::vector<int32_t> stop_tokens;         // the step that chooses one of them is the last
+  const std::atomic<bool>* stop = nullptr;  // the step during which it becomes true is, too
+  bool keep_logits = false;  // those of the last step are left as the model gave them
 };
 
 class Decoder {
@@ -43,6 +53,14 @@ class Decoder {
   // A block that is written belongs to one sequence of the batch: what others read there is
   // anything.
   void step(const StepBatch& batch, float* logits, float* hidden = nullptr);
+
+  // One step, and a token for each row whose logits are wanted, by `sampling` (R,). With more
+  // `limits.steps` each sequence brings a single token, and the token chosen is its next input;
+  // block_tables have room for all of them. Writes tokens (R, steps), of which the first columns
+  // are chosen, and returns how many: a value below 0 stands for a token that could not be chosen,
+  // and ends the run. `logits` (R, V) are memory to work with. Throws what `step` does.
+  int32_t sample(const StepBatch& batch, std::vector<RowSampling> sampling,
+                 const SampleLimits& limits, float* logits, int32_t* tokens);
 
   // Copies cache blocks, all layers, one pair after the other, in turn with steps. Throws
   // std::invalid_argument, before anything is written, for a block that is not there.
@@ -89,6 +107,7 @@ class Decoder {
     const float* at(int32_t row) const;
   };
 
+  void check_step(const StepBatch& batch);
   void plan(const StepBatch& batch);
 
   // Each method below is called by every thread of the team; they share out the tasks of a phase
@@ -101,6 +120,7 @@ class Decoder {
   void mlp_block(Worker& worker, int32_t layer);
   void last_norm(Worker& worker);
   void head(Worker& worker);
+  void choose(Worker& worker, Sampler& sampler);
   Input sampled_rows(const Worker& worker) const;
   void matmul(Worker& worker, const PackedMatrix& matrix, const Input& input, MatmulArgs args);
   // Of any product's left side; of spans there are no more.
@@ -133,5 +153,12 @@ class Decoder {
   bool attention_split_ = false;       // a sequence has several tasks a head
   std::vector<TaskCounter> counters_;  // one a phase
 };
+
+template <typename Task>
+void Decoder::phase(Worker& worker, int32_t tasks, Task task) {
+  TaskCounter& counter = counters_[worker.phase++];
+  for (int32_t i = counter.take(); i < tasks; i = counter.take()) task(i);
+  pool_.barrier();
+}
 
 }  // namespace gpt2fast

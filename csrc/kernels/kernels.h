@@ -11,6 +11,7 @@
 
 #include "core/cpu_isa.h"
 #include "kernels/kv_layout.h"
+#include "kernels/philox.h"
 #include "kernels/row_tiles.h"
 
 namespace gpt2fast {
@@ -78,6 +79,27 @@ struct AttentionArgs {
   int64_t out_stride;
 };
 
+// Weights of tokens are integers, so that sums are the same in any order: this one for the largest
+// logit.
+constexpr int64_t kWeightOfMost = int64_t{1} << 30;
+
+// One row of logits from which a token is chosen.
+struct SampleArgs {
+  const float* logits;  // (V,)
+  const float* maxima;  // (blocks,), of block_maxima
+  int32_t vocab;
+  float most;                              // the largest logit
+  float bound;                             // logits below it are left out
+  float temperature, inverse_temperature;  // above 0; the inverse is finite
+  NoiseKey noise;
+};
+
+// A token with its logit over the temperature, less the largest such, plus noise.
+struct Perturbed {
+  double score;
+  int32_t token;
+};
+
 struct KernelTable {
   // Outputs of panels [begin, end) for all rows.
   void (*matmul)(const MatmulArgs& args, int32_t panel_begin, int32_t panel_end);
@@ -90,6 +112,20 @@ struct KernelTable {
   // Stores the key and value (D,) of the token at `position`.
   void (*append_kv)(const HeadCache& cache, int32_t position, const float* key, const float* value);
   void (*attention)(const AttentionArgs& args);
+  // The largest logit of each of the blocks [begin, end) of kNoiseBlock tokens; infinity where one
+  // is that, or no number.
+  void (*block_maxima)(const float* logits, int32_t vocab, int32_t begin, int32_t end,
+                       float* maxima);
+  // The sum of kWeightOfMost * exp((logit - most) / temperature), rounded, of logits from `bound`
+  // on in these blocks.
+  int64_t (*weight_from)(const SampleArgs& args, int32_t begin, int32_t end);
+  // The logits from `bound` on, in order of their tokens, into `out` (V,); returns how many.
+  int32_t (*logits_from)(const SampleArgs& args, float* out);
+  // The largest of `best` and of the tokens from `bound` on in these blocks; of equal ones the
+  // first.
+  void (*gumbel_max)(const SampleArgs& args, int32_t begin, int32_t end, Perturbed* best);
+  // Of one token.
+  double (*perturbed)(const SampleArgs& args, int32_t token);
   // The sum of `count` floats, a multiple of 64: reads memory and does nothing else.
   float (*stream)(const float* data, int64_t count);
   // `rounds` (a multiple of 16) of a format's multiply-adds in registers; adds their number to the

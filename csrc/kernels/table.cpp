@@ -4,13 +4,16 @@
 #include "kernels/matmul.h"
 #include "kernels/peak.h"
 #include "kernels/quantize.h"
+#include "kernels/sample.h"
 #include "kernels/stream.h"
 
 namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
 extern const KernelTable kTable;
-const KernelTable kTable = {matmul, quantize, layer_norm, append_kv, attention, stream, peak};
+const KernelTable kTable = {matmul,     quantize,     layer_norm,  append_kv,
+                            attention,  block_maxima, weight_from, logits_from,
+                            gumbel_max, perturbed,    stream,      peak};
 
 }  // namespace GPT2FAST_ISA
 }  // namespace gpt2fast

@@ -20,7 +20,7 @@ class Chunk:
     handle: int  # of the sequence in the block pool
     num_tokens: int
     copies: list[tuple[int, int]]  # blocks (source, destination) to copy before the step
-    completes: bool  # the window's last token is among them: its logits are wanted
+    samples: bool  # the window's last token is among them: the next one is chosen
 
 
 def assemble(chunks: list[Chunk], pool: BlockPool, block_size: int, steps: int = 1) -> StepBatch:
@@ -39,7 +39,7 @@ def assemble(chunks: list[Chunk], pool: BlockPool, block_size: int, steps: int =
         starts.append(len(token_ids))
         contexts.append(context)
         longest = max(longest, context + count)
-        if chunk.completes:
+        if chunk.samples:
             rows.append(len(token_ids) - 1)
     handles = [chunk.handle for chunk in chunks]
     tables = block_tables(handles, longest + steps - 1, pool, block_size)

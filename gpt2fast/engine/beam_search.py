@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.engine.sampler import keep_top_k, log_sum_exp
+from gpt2fast.engine.logprobs import keep_top_k, log_sum_exp
 from gpt2fast.engine.scheduler import Scheduler
 from gpt2fast.engine.sequence import Request, Sequence
 from gpt2fast.sampling_params import BeamSearchParams

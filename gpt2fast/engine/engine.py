@@ -12,18 +12,24 @@ from numpy.typing import NDArray
 from gpt2fast.engine.batch import Chunk
 from gpt2fast.engine.beam_search import BeamSearch, advance_beams
 from gpt2fast.engine.cache import BlockPool
-from gpt2fast.engine.completion import append_token, record_logprobs, request_output, start_text
 from gpt2fast.engine.detokenizer import Detokenizer
-from gpt2fast.engine.flight import Flight, Pilot, tokens_fed
-from gpt2fast.engine.intake import build_request
+from gpt2fast.engine.input_processor import build_request
+from gpt2fast.engine.logprobs import Logits, check_finite
+from gpt2fast.engine.multi_step import InFlightStep, MultiStepScheduler
+from gpt2fast.engine.output_processor import (
+    append_token,
+    record_logprobs,
+    request_output,
+    start_text,
+)
 from gpt2fast.engine.outputs import StepOutput
-from gpt2fast.engine.rows import Row, checked_token, choose_token, run_chunks
-from gpt2fast.engine.sampler import Logits, check_finite
+from gpt2fast.engine.sample_step import check_token, is_sampled_by_runner, sampling_by_host
 from gpt2fast.engine.scheduler import Scheduler
 from gpt2fast.engine.scoring import teacher_forced_logits
 from gpt2fast.engine.sequence import Request, Sequence
 from gpt2fast.errors import RequestError
-from gpt2fast.runners.base import Runner, SamplingRunner
+from gpt2fast.runners.base import Runner
+from gpt2fast.runners.host_sampling import choose_tokens, with_sampling
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 
@@ -32,22 +38,22 @@ class Engine:
 
     For one thread, which nobody interrupts: ``EngineLoop`` has it.
 
-    Tokens are chosen here, or by a ``SamplingRunner`` where a request asks for nothing that it
-    cannot do; one such step may give a sequence several tokens.
+    A ``SamplingRunner`` chooses the tokens, and one step may give a sequence several; for any other
+    runner ``HostSampling`` does it.
 
     ``pool`` keeps the books of the runner's cache. ``tokenizer`` (a ``tokenizers.Tokenizer``)
     turns tokens into text; without it all text is empty and stop strings are refused.
     """
 
     def __init__(self, runner: Runner, pool: BlockPool, tokenizer: Any = None) -> None:
-        self.runner = runner
+        self.runner = with_sampling(runner)
         self.pool = pool
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
         self._scheduler = Scheduler(
             pool, runner.block_size, runner.max_batch_tokens, runner.max_seqs
         )
-        self._pilot = Pilot(runner, pool) if isinstance(runner, SamplingRunner) else None
-        self._flight: Flight | None = None  # under way
+        self._multi_step = MultiStepScheduler(self.runner, pool)
+        self._in_flight: InFlightStep | None = None
         self._requests: dict[str, Request] = {}
         self._num_arrived = 0
 
@@ -121,18 +127,21 @@ class Engine:
         runner, ends with ``RequestOutput.error``, and the others go on. After any other exception
         the engine is not to be used again: what was reserved, copied and written is not known.
         """
-        result = StepOutput([], [])
-        flight, self._flight = self._flight, None
-        if flight is not None and flight.is_wanted:
-            self._land(flight, result)
-            return result
-        chunks = self._scheduler.schedule()
-        self._report_failures(result)
-        if chunks:
-            self._run_chunks(chunks, result)
-        return result
+        output = StepOutput([], [])
+        step, self._in_flight = self._in_flight, None
+        if step is None or not step.is_wanted:
+            chunks = self._scheduler.schedule()
+            self._report_failures(output)
+            step = self._launch(chunks, output) if chunks else None
+        if step is not None:
+            self._process(step, output)
+        return output
 
-    def _run_chunks(self, chunks: list[Chunk], result: StepOutput) -> None:
+    def stop_early(self) -> None:
+        """End a call of several steps after the one under way; for any thread."""
+        self.runner.stop_flag.set()
+
+    def _launch(self, chunks: list[Chunk], output: StepOutput) -> InFlightStep | None:
         for chunk in chunks:
             request = chunk.sequence.request
             request.scheduled_time = request.scheduled_time or time.perf_counter()
@@ -140,70 +149,69 @@ class Engine:
             copies = [pair for chunk in chunks for pair in chunk.copies]
             if copies:
                 self.runner.copy_blocks(np.array(copies, dtype=np.int32))
-            flight = self._pilot.take_off(chunks) if self._pilot else None
-            rows = [] if flight else run_chunks(chunks, self.runner, self._pilot, self.pool)
+            return self._multi_step.launch(chunks)
         except Exception as error:
-            self._fail_all([chunk.sequence for chunk in chunks], error, result)
-            return
-        if flight:
-            self._land(flight, result)
-        else:
-            self._postprocess(chunks, rows, result)
+            self._fail_all([chunk.sequence for chunk in chunks], error, output)
+            return None
 
-    def _report_failures(self, result: StepOutput) -> None:
+    def _report_failures(self, output: StepOutput) -> None:
         failed, self._scheduler.failed = self._scheduler.failed, []
         for request, error in failed:
-            self._fail(request, error, result)
+            self._fail(request, error, output)
 
-    def _land(self, flight: Flight, result: StepOutput) -> None:
-        """Take the tokens of a flight, the next one having been started if nothing else waits."""
-        assert self._pilot is not None
-        sequences = [member.sequence for member in flight.members]
+    def _process(self, step: InFlightStep, output: StepOutput) -> None:
+        """Take what a call of the runner has computed, the next one having been made if the runner
+        runs ahead and nothing else waits."""
         try:
-            following = None if self._scheduler.can_admit else self._pilot.fly_on(flight)
-            tokens = flight.pending.wait()
+            following = None if self._scheduler.can_admit else self._multi_step.launch_next(step)
+            columns = step.pending.wait()
         except Exception as error:
-            self._fail_all(sequences, error, result)
+            self._fail_all([each.sequence for each in step.sequences], error, output)
             return
-        for member, row in zip(flight.members, tokens, strict=True):
-            sequence = member.sequence
-            if not member.is_current:
+        self._multi_step.observe(step, columns.shape[1])
+        rows = iter(columns.tolist())
+        logits = iter(() if step.logits is None else step.logits)
+        results: list[tuple[Sequence, list[int], Logits | None]] = []
+        for each in step.sequences:
+            tokens, row = (next(rows), next(logits, None)) if each.samples else ([], None)
+            if not each.is_current:
                 continue
-            self.pool.commit(member.handle, tokens_fed(member, row))
-            sequence.num_computed += flight.steps
+            run = each.tokens_run(tokens)
+            self.pool.commit(each.handle, run)
+            each.sequence.num_computed += len(run)
+            if len(tokens) < step.steps and each.samples:  # the runner stopped early
+                self.pool.truncate(each.handle, each.sequence.num_computed)
+            if each.samples:
+                results.append((each.sequence, tokens, row))
+        for sequence, tokens, row in results:
+            if sequence.request.request_id not in self._requests:
+                continue  # it has failed or ended with another of its sequences in this very step
             try:
-                for token in row.tolist():
-                    self._append(sequence, checked_token(token), result)
-                    if sequence.finish_reason is not None:
-                        break
+                self._process_sequence(sequence, tokens, row, output)
             except Exception as error:
-                self._fail(sequence.request, error, result)
-        self._flight = following
+                self._fail(sequence.request, error, output)
+        self._in_flight = following
 
-    def _postprocess(self, chunks: list[Chunk], rows: list[Row], result: StepOutput) -> None:
-        completed: list[Sequence] = []
-        for chunk in chunks:
-            sequence = chunk.sequence
-            first = sequence.window_start + sequence.num_computed
-            fed = sequence.token_ids[first : first + chunk.num_tokens]
-            self.pool.commit(chunk.handle, np.array(fed, dtype=np.int32))
-            sequence.num_computed += chunk.num_tokens
-            if chunk.completes:
-                completed.append(sequence)
-        for sequence, row in zip(completed, rows, strict=True):
-            request = sequence.request
-            if request.request_id not in self._requests:
-                continue  # it has failed or ended with another of its rows in this very step
-            try:
-                if row.token is not None:
-                    self._append(sequence, checked_token(row.token), result)
-                elif request.beams is not None:
-                    self._observe_beam(request, sequence, row.known, result)
-                else:
-                    for each in (sequence, *self._fork_completions(sequence)):
-                        self._extend(each, row.known, result)
-            except Exception as error:
-                self._fail(request, error, result)
+    def _process_sequence(
+        self, sequence: Sequence, tokens: list[int], logits: Logits | None, output: StepOutput
+    ) -> None:
+        """Append the ``tokens`` of a sequence, or choose one from its ``logits`` (V,)."""
+        request = sequence.request
+        if is_sampled_by_runner(sequence, self.runner.processes_logits):
+            for token in tokens:
+                self._append(sequence, check_token(token), logits, output)
+                if sequence.finish_reason is not None:
+                    return
+            return
+        assert logits is not None
+        if request.beams is not None:
+            self._observe_beam(request, sequence, logits, output)
+            return
+        sequences = [sequence, *self._fork_completions(sequence)]
+        rows = np.broadcast_to(logits, (len(sequences), len(logits)))
+        tokens = choose_tokens(rows, sampling_by_host(sequences)).tolist()
+        for each, token in zip(sequences, tokens, strict=True):
+            self._append(each, check_token(token), logits, output)
 
     def _fork_completions(self, first: Sequence) -> list[Sequence]:
         """The other completions of a prompt that was just run once for all of them."""
@@ -218,29 +226,27 @@ class Engine:
             self._scheduler.add_fork(first, child)
         return request.sequences[1:]
 
-    def _extend(self, sequence: Sequence, row: Logits, result: StepOutput) -> None:
-        """Choose the next token from the raw logits ``row`` (V,) and append it."""
+    def _append(
+        self, sequence: Sequence, token: int, logits: Logits | None, output: StepOutput
+    ) -> None:
+        """Append the token that was chosen, from ``logits`` (V,) if anybody wants to know; ends the
+        request where it was its last."""
         request = sequence.request
         params = request.params
         assert isinstance(params, SamplingParams)
-        token = choose_token(sequence, row)
         if params.logprobs is not None:
-            record_logprobs(sequence, row, token, params.logprobs, self._detokenizer)
-        self._append(sequence, token, result)
-
-    def _append(self, sequence: Sequence, token: int, result: StepOutput) -> None:
-        """Append the token that was chosen; ends the request where it was its last."""
-        request = sequence.request
+            assert logits is not None
+            record_logprobs(sequence, logits, token, params.logprobs, self._detokenizer)
         if not request.first_token_time:
             request.first_token_time = time.perf_counter()
-        result.deltas.append(append_token(sequence, token))
+        output.deltas.append(append_token(sequence, token))
         if sequence.finish_reason is None:
             if self._slide_window(sequence):
                 self._scheduler.restart(sequence)
             return
         self._scheduler.remove(sequence)
         if all(each.finish_reason for each in request.sequences):
-            self._finish(request, result)
+            self._finish(request, output)
 
     def _slide_window(self, sequence: Sequence) -> bool:
         """Drop the oldest tokens if the window has outgrown the context; whether it had."""
@@ -251,7 +257,7 @@ class Engine:
         return True
 
     def _observe_beam(
-        self, request: Request, beam: Sequence, row: Logits, result: StepOutput
+        self, request: Request, beam: Sequence, row: Logits, output: StepOutput
     ) -> None:
         search = request.beams
         assert search is not None
@@ -263,20 +269,20 @@ class Engine:
         if not request.first_token_time:
             request.first_token_time = time.perf_counter()
         if not advance_beams(request, self._scheduler):
-            self._finish(request, result)
+            self._finish(request, output)
 
-    def _finish(self, request: Request, result: StepOutput) -> None:
+    def _finish(self, request: Request, output: StepOutput) -> None:
         self.abort(request.request_id)
-        result.finished.append(request_output(request, self._detokenizer))
+        output.finished.append(request_output(request, self._detokenizer))
 
-    def _fail(self, request: Request, error: Exception, result: StepOutput) -> None:
+    def _fail(self, request: Request, error: Exception, output: StepOutput) -> None:
         self.abort(request.request_id)
-        result.finished.append(request_output(request, self._detokenizer, error))
+        output.finished.append(request_output(request, self._detokenizer, error))
 
-    def _fail_all(self, sequences: list[Sequence], error: Exception, result: StepOutput) -> None:
+    def _fail_all(self, sequences: list[Sequence], error: Exception, output: StepOutput) -> None:
         for request in dict.fromkeys(sequence.request for sequence in sequences):
             if request.request_id in self._requests:
-                self._fail(request, error, result)
+                self._fail(request, error, output)
 
     def logits(self, token_ids: ReadOnlyList[int]) -> NDArray[np.float32]:
         """Teacher-forced logits (T, V): row t predicts token t + 1. See ``scoring``."""

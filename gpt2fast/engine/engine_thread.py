@@ -56,6 +56,8 @@ class EngineThread:
         if self.is_closed:
             raise closed_error()
         self.input_queue.put(message)
+        if (engine := self._engine) is not None:
+            engine.stop_early()
         # A thread too many ends at once. Where a caller was stopped here, the next one starts it.
         if not self._running.locked():
             start_new_thread(self._run, ())
@@ -85,6 +87,8 @@ class EngineThread:
         try:
             if self._engine is None or not self._engine.has_unfinished():
                 self._process_message(self.input_queue.get())
+            if self._engine is not None:
+                self._engine.runner.stop_flag.clear()  # before: what comes now ends the next call
             while not self.input_queue.empty():
                 self._process_message(self.input_queue.get())
             if self._engine is not None and self._engine.has_unfinished():

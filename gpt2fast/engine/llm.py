@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.cache import held_on_cpu, num_blocks
 from gpt2fast.engine.engine import Engine
-from gpt2fast.engine.intake import build_request, check_cache
+from gpt2fast.engine.input_processor import build_request, check_cache
 from gpt2fast.engine.loop import EngineLoop
 from gpt2fast.engine.options import EngineOptions
+from gpt2fast.engine.output_stream import TextStream
 from gpt2fast.engine.outputs import RequestOutput
 from gpt2fast.engine.prompts import Prompt, Prompts, as_list, as_params, read_prompt
 from gpt2fast.engine.sequence import Request
-from gpt2fast.engine.text_stream import TextStream
 from gpt2fast.errors import GPT2FastError, OptionError
 from gpt2fast.quantization import agree
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
@@ -159,6 +159,7 @@ class LLM:
         if only.n != 1:
             raise OptionError(f"n = {only.n} cannot be streamed; use n = 1, or generate()")
         request = self._build(prompt, only)
+        request.is_streamed = True
         return TextStream(partial(self._loop.submit, [request], streams=True))
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2fast.checkpoint.tokenizer import library_errors
 from gpt2fast.config import ModelConfig
-from gpt2fast.engine.intake import NOT_LISTS, as_plain_list
+from gpt2fast.engine.input_processor import NOT_LISTS, as_plain_list
 from gpt2fast.errors import OptionError, RequestError, counted, show
 from gpt2fast.sampling_params import BeamSearchParams
 

@@ -175,8 +175,8 @@ class Scheduler:
                 self._preempt(victim)
                 if victim is sequence:
                     return
-        completes = count == sequence.num_pending
-        chunks[sequence.key] = Chunk(sequence, handle, count, copies, completes)
+        samples = count == sequence.num_pending
+        chunks[sequence.key] = Chunk(sequence, handle, count, copies, samples)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.num_preemptions += 1

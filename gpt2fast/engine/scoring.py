@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gpt2fast.engine.batch import block_tables
 from gpt2fast.engine.cache import BlockPool
-from gpt2fast.engine.intake import check_token_ids
+from gpt2fast.engine.input_processor import check_token_ids
 from gpt2fast.engine.scheduler import Scheduler
 from gpt2fast.errors import CacheExhaustedError, ContextOverflowError, counted
 from gpt2fast.runners.base import Runner, StepBatch

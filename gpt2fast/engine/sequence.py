@@ -15,6 +15,7 @@ from gpt2fast.engine.stop_strings import StopStrings
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 if TYPE_CHECKING:
+    from gpt2fast._C import LogitsProcessing
     from gpt2fast.engine.beam_search import BeamSearch
 
 
@@ -39,9 +40,8 @@ class Request:
         self.max_tokens = max_tokens  # with the context's end taken into account
         self.stop_ids = stop_ids
         self.seed = seed
-        self.banned_early = np.fromiter(stop_ids, np.int64, len(stop_ids))  # before min_tokens
-        self.is_greedy = False  # the next token is the argmax of the raw logits, and no more
-        self.drawn_by_runner = False  # a runner that can chooses the next token from raw logits
+        self.changes_logits = False  # bias, penalties or bans come before a token is chosen
+        self.is_streamed = False  # somebody reads the text as it comes
         self.arrival = -1  # order of admission to the engine; first come, first served
         self.sequences: list[Sequence] = []
         self.beams: BeamSearch | None = None
@@ -72,8 +72,10 @@ class Sequence:
         "key",
         "logprobs",
         "num_computed",
+        "num_processed",
         "num_prompt",
         "parked",
+        "processing",
         "request",
         "stop_reason",
         "stop_strings",
@@ -92,6 +94,8 @@ class Sequence:
         self.window_start = 0
         self.handle: int | None = None  # of the block pool; None while nothing is cached
         self.num_computed = 0  # tokens of the window whose keys and values are cached
+        self.processing: LogitsProcessing | None = None  # made when it is first needed
+        self.num_processed = 0  # tokens that it has seen
         self.parked = False  # a beam that waits for its siblings
         self.text_stream: TextStream | None = None
         self.stop_strings: StopStrings | None = None

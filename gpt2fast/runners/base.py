@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2fast import _C
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
 
@@ -71,10 +73,10 @@ def check_sizes(runner: Runner) -> None:
 
 @dataclass(frozen=True)
 class RowSampling:
-    """How a token is chosen from each of R rows of logits, where the runner does it.
+    """How a token is chosen from each of R rows of logits.
 
     The filters are those of ``SamplingParams``. A random choice is a pure function of the logits,
-    the seed, the stream and the number of the draw.
+    the seed, the stream and the number of the draw (``csrc/kernels/philox.h``).
     """
 
     temperature: NDArray[np.float32]  # (R,): 0 takes the most likely token
@@ -84,6 +86,8 @@ class RowSampling:
     seed: NDArray[np.uint64]  # (R,)
     stream: NDArray[np.int32]  # (R,)
     draw: NDArray[np.int32]  # (R,): one more for each further token
+    # Bias, penalties and banned tokens of each row, applied first; [] where no row has any.
+    processing: Sequence[_C.LogitsProcessing | None] = ()
 
     @property
     def is_filtered(self) -> bool:
@@ -91,32 +95,74 @@ class RowSampling:
         filters = (self.top_k > 0) | (self.top_p < 1.0) | (self.min_p > 0.0)
         return bool((filters & (self.temperature > 0.0)).any())
 
+    def native(self) -> _C.SamplingRows:
+        """The same for the C++ core."""
+        return _C.SamplingRows(
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.min_p,
+            self.seed,
+            self.stream,
+            self.draw,
+            self.processing,
+        )
+
 
 class PendingTokens(Protocol):
     """Tokens that are being chosen."""
 
     def wait(self) -> NDArray[np.int32]:
-        """(R, steps); -1 where the largest logit was no finite number, and after it anything."""
+        """(R, steps), or fewer columns where the runner stopped early.
+
+        A value below 0 says why there is no token, as ``_C.sample`` does; what follows it is
+        anything.
+        """
         ...
+
+
+class KnownTokens:
+    """Tokens that were chosen already: ``PendingTokens``."""
+
+    def __init__(self, tokens: NDArray[np.int32]) -> None:
+        self._tokens = tokens
+
+    def wait(self) -> NDArray[np.int32]:
+        """(R, steps)"""
+        return self._tokens
+
+
+NO_TOKENS = np.empty(0, np.int32)
 
 
 @runtime_checkable
 class SamplingRunner(Runner, Protocol):
-    """A runner that can choose tokens itself, and run on from them without being asked."""
+    """A runner that chooses tokens itself, and can take several steps in one call."""
 
     max_steps: int  # the most tokens of a sequence in one call
+    processes_logits: bool  # ``RowSampling.processing`` is honoured; else no row may have any
+    runs_ahead: bool  # the next call can be made before the tokens of the last one are known
+    stop_flag: _C.StopFlag  # ends a call of several steps early; for any thread to set
 
-    def sample(self, batch: StepBatch, sampling: RowSampling, steps: int = 1) -> PendingTokens:
+    def sample(
+        self,
+        batch: StepBatch,
+        sampling: RowSampling,
+        steps: int = 1,
+        stop_tokens: NDArray[np.int32] = NO_TOKENS,
+    ) -> PendingTokens:
         """Run one step and choose a token for each row whose logits are wanted.
 
         With more ``steps``, each row of the batch is one sequence's single token; the token chosen
-        is its next input, ``steps`` times in all. ``block_tables`` has room for all of them.
+        is its next input, ``steps`` times in all, or until one of ``stop_tokens`` is chosen, if the
+        runner looks. ``block_tables`` has room for all of them.
         """
         ...
 
     def sample_more(self, block_tables: NDArray[np.int32], steps: int) -> PendingTokens:
-        """Go on with the sequences of the last ``sample``, of single tokens, or ``sample_more``,
-        whose tokens need not be known yet; the cache is theirs alone meanwhile."""
+        """Where it ``runs_ahead``: go on with the sequences of the last ``sample``, of single
+        tokens, or ``sample_more``, whose tokens need not be known yet; the cache is theirs alone
+        meanwhile."""
         ...
 
     def step_and_sample(

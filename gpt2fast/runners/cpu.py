@@ -17,7 +17,7 @@ from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
 from gpt2fast.host import default_num_threads
 from gpt2fast.panel_layout import matrix_layouts
 from gpt2fast.quantization import EMBEDDING, HEAD, Quantization
-from gpt2fast.runners.base import StepBatch
+from gpt2fast.runners.base import NO_TOKENS, KnownTokens, RowSampling, StepBatch
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
@@ -47,6 +47,9 @@ class CpuRunner:
     """
 
     block_size: int = _C.BLOCK_TOKENS
+    max_steps = 16
+    processes_logits = True
+    runs_ahead = False
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class CpuRunner:
         self._decoder = self._make_decoder()
         self._dtypes: dict[str, str] = {}  # of the vectors, as they were stored
         self._load(checkpoint, loaded)
+        self.stop_flag = _C.StopFlag()
         self._logits = np.empty((0, self.config.vocab_size), np.float32)
 
     @property
@@ -86,12 +90,32 @@ class CpuRunner:
 
     def step(self, batch: StepBatch) -> NDArray[np.float32]:
         """Run one step; the rows returned are overwritten by the next one."""
-        rows = len(batch.logit_rows)
-        if rows > len(self._logits):
-            self._logits = np.empty((rows, self.config.vocab_size), np.float32)
-        logits = self._logits[:rows]
+        logits = self._rows_of_logits(len(batch.logit_rows))
         self._run(batch, logits, None)
         return logits
+
+    def sample(
+        self,
+        batch: StepBatch,
+        sampling: RowSampling,
+        steps: int = 1,
+        stop_tokens: NDArray[np.int32] = NO_TOKENS,
+    ) -> KnownTokens:
+        """Run up to ``steps`` steps; a token of each row and step. A step during which
+        ``stop_flag`` is set, or which chooses one of ``stop_tokens``, is the last."""
+        logits = self._rows_of_logits(len(batch.logit_rows))
+        return KnownTokens(self._sample(batch, logits, sampling, steps, stop_tokens, False))
+
+    def sample_more(self, block_tables: NDArray[np.int32], steps: int) -> KnownTokens:
+        """Never called: this does not run ahead."""
+        raise NotImplementedError
+
+    def step_and_sample(
+        self, batch: StepBatch, sampling: RowSampling
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Logits (R, V), overwritten by the next step, and a token chosen from each row (R,)."""
+        logits = self._rows_of_logits(len(batch.logit_rows))
+        return logits, self._sample(batch, logits, sampling, 1, NO_TOKENS, True)[:, 0]
 
     def hidden_states(self, batch: StepBatch) -> NDArray[np.float32]:
         """Run one step without the head: (R, C), what the last LayerNorm makes of the rows whose
@@ -109,6 +133,34 @@ class CpuRunner:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Keys and values (H, length, D) of ``layer``, of the sequence in ``blocks`` (M,)."""
         return self._decoder.read_cache(layer, blocks, length)
+
+    def _rows_of_logits(self, count: int) -> NDArray[np.float32]:
+        if count > len(self._logits):
+            self._logits = np.empty((count, self.config.vocab_size), np.float32)
+        return self._logits[:count]
+
+    def _sample(
+        self,
+        batch: StepBatch,
+        logits: NDArray[np.float32],
+        sampling: RowSampling,
+        steps: int,
+        stop_tokens: NDArray[np.int32],
+        keep_logits: bool,
+    ) -> NDArray[np.int32]:
+        return self._decoder.sample(
+            batch.token_ids,
+            batch.query_starts,
+            batch.context_lens,
+            batch.block_tables,
+            batch.logit_rows,
+            logits,
+            sampling.native(),
+            steps,
+            stop_tokens,
+            self.stop_flag,
+            keep_logits,
+        )
 
     def _run(
         self,

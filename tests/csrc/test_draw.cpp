@@ -1,4 +1,4 @@
-#include "sampling/draw.h"
+#include "torch_rng/draw.h"
 
 #include <cmath>
 #include <limits>

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from gpt2fast import _C
 from gpt2fast.config import ModelConfig
-from gpt2fast.engine.rng import uniform
-from gpt2fast.engine.sampler import sample_row
-from gpt2fast.runners.base import RowSampling, StepBatch
+from gpt2fast.runners.base import NO_TOKENS, RowSampling, StepBatch
 from gpt2fast.sampling_params import SamplingParams
+from gumbel_reference import choose
 
 EOS = 256
 VOCAB_SIZE = 300  # bytes, EOS, and ids that the tokenizer does not know
@@ -131,12 +131,21 @@ class Ready:
 
 @dataclass
 class MockSamplingRunner(MockRunner):
-    """One that chooses tokens itself, as the engine would: its results must be the same."""
+    """One that chooses tokens itself, of logits as they are, and runs ahead, as the CUDA runner."""
 
     max_steps: int = 5
+    processes_logits: bool = False
+    runs_ahead: bool = True
+    stop_flag: _C.StopFlag = field(default_factory=_C.StopFlag)
     runs: list[int] = field(default_factory=list)  # steps of each call for single tokens
 
-    def sample(self, batch: StepBatch, sampling: RowSampling, steps: int = 1) -> Ready:
+    def sample(
+        self,
+        batch: StepBatch,
+        sampling: RowSampling,
+        steps: int = 1,
+        stop_tokens: NDArray[np.int32] = NO_TOKENS,
+    ) -> Ready:
         if len(batch.token_ids) == len(batch.context_lens) == len(batch.logit_rows):
             self._batch, self._sampling = batch, sampling
             return self._run(batch.block_tables, steps)
@@ -167,6 +176,7 @@ class MockSamplingRunner(MockRunner):
 
 def _draw(logits: NDArray[np.float32], sampling: RowSampling) -> NDArray[np.int32]:
     assert len(logits) == len(sampling.seed)
+    assert not any(sampling.processing)
     tokens = []
     for row, values in enumerate(logits):
         if not np.isfinite(values.max()):
@@ -179,7 +189,7 @@ def _draw(logits: NDArray[np.float32], sampling: RowSampling) -> NDArray[np.int3
             min_p=float(sampling.min_p[row]),
         )
         key = int(sampling.seed[row]), int(sampling.stream[row]), int(sampling.draw[row])
-        tokens.append(sample_row(values, params, uniform(*key)))
+        tokens.append(choose(values, params, *key))
     return np.array(tokens, np.int32)
 
 

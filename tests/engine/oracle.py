@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from engine.mock_runner import EOS, MockModel, MockRunner, MockSamplingRunner, byte_tokenizer
 
 from gpt2fast._C import BlockPool
 from gpt2fast.engine.engine import Engine
 from gpt2fast.engine.outputs import RequestOutput
-from gpt2fast.engine.rng import uniform
-from gpt2fast.engine.sampler import process_logits, sample_row
+from gpt2fast.runners.base import StepBatch
+from gpt2fast.runners.host_sampling import HostSampling
 from gpt2fast.sampling_params import SamplingParams
+from gumbel_reference import choose, process
 
 MODEL = MockModel()
 TOKENIZER = byte_tokenizer()
@@ -27,6 +27,14 @@ def make_engine(
     runner = kind(model=MODEL, **runner_options)  # type: ignore[arg-type]
     pool = BlockPool(runner.num_blocks, runner.block_size, prefix_caching)
     return Engine(runner, pool, TOKENIZER)
+
+
+def batches_of(engine: Engine) -> list[StepBatch]:
+    """What the mock runner of ``engine`` has run."""
+    runner = engine.runner
+    mock = runner.runner if isinstance(runner, HostSampling) else runner
+    assert isinstance(mock, MockRunner)
+    return mock.batches
 
 
 def run(engine: Engine, max_steps: int = 10_000) -> dict[str, RequestOutput]:
@@ -51,15 +59,13 @@ def expected_tokens(
     """Output tokens of completion ``index``; stop strings and the context's end are left out."""
     tokens, window_start = list(prompt), 0
     stop = {*params.stop_token_ids, *(() if params.ignore_eos else (EOS,))}
-    banned = np.array(sorted(stop), dtype=np.int64)
     assert params.max_tokens is not None
     for position in range(params.max_tokens):
         if len(tokens) - window_start > n_positions:
             window_start = len(tokens) - n_positions // 2
         logits = MODEL.logits(tokens[window_start:])
-        row = process_logits(logits, params, tokens, len(prompt), banned)
-        draw = uniform(params.seed or 0, index, position) if params.temperature else 0.0
-        tokens.append(sample_row(row, params, draw))
+        row = process(logits, params, tokens, len(prompt), sorted(stop))
+        tokens.append(choose(row, params, params.seed or 0, index, position))
         if tokens[-1] in stop:
             break
     return tokens[len(prompt) :]

@@ -13,9 +13,9 @@ from engine.mock_runner import EOS, mock_config
 from engine.oracle import MODEL, assert_clean, make_engine, run
 
 from gpt2fast.engine.beam_search import BeamSearch
-from gpt2fast.engine.intake import build_request
+from gpt2fast.engine.input_processor import build_request
 from gpt2fast.engine.llm import LLM
-from gpt2fast.engine.sampler import log_sum_exp
+from gpt2fast.engine.logprobs import log_sum_exp
 from gpt2fast.engine.sequence import Request, Sequence
 from gpt2fast.sampling_params import BeamSearchParams
 

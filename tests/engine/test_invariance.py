@@ -7,7 +7,7 @@ import random
 
 import pytest
 from engine import oracle
-from engine.oracle import assert_clean, expected_tokens, make_engine, run
+from engine.oracle import assert_clean, batches_of, expected_tokens, make_engine, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,7 +116,7 @@ def test_prompt_of_n_completions_is_run_once() -> None:
     engine = make_engine(prefix_caching=False)
     engine.add_request(STEM, SamplingParams(n=4, seed=1, max_tokens=6, ignore_eos=True))
     run(engine)
-    batches = engine.runner.batches  # type: ignore[attr-defined]
+    batches = batches_of(engine)
     assert sum(len(batch.token_ids) for batch in batches) == len(STEM) + 4 * 5
     assert engine.stats()["copies"] == 3  # the partly filled block: all but the last who writes
 

@@ -115,9 +115,10 @@ def test_stream_joins_to_generate(llm: LLM) -> None:
 
 
 def test_abandoned_streams_free_their_sequences(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = llm._runner.step
+    sample = llm._runner.sample
     # The engine does not wait for readers: it would be done before anybody looked.
-    monkeypatch.setattr(llm._runner, "step", lambda batch: time.sleep(0.02) or step(batch))
+    slow = lambda *arguments: time.sleep(0.02) or sample(*arguments)  # noqa: E731
+    monkeypatch.setattr(llm._runner, "sample", slow)
     params = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
     stream = llm.stream("abc", params)
     next(stream)

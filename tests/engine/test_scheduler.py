@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engine.oracle import assert_clean, expected_tokens, make_engine, run
+from engine.oracle import assert_clean, batches_of, expected_tokens, make_engine, run
 
 from gpt2fast.engine.engine import Engine
 from gpt2fast.errors import CacheExhaustedError
@@ -15,7 +15,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 
 def chunk_sizes(engine: Engine) -> list[list[int]]:
     """For each step so far the new tokens of its sequences."""
-    batches = engine.runner.batches  # type: ignore[attr-defined]
+    batches = batches_of(engine)
     return [np.diff(batch.query_starts).tolist() for batch in batches]
 
 
@@ -35,7 +35,7 @@ def test_logits_are_asked_for_sampled_rows_only() -> None:
     engine.add_request(list(range(20)), GREEDY)
     for _ in range(4):
         engine.step()
-    batches = engine.runner.batches  # type: ignore[attr-defined]
+    batches = batches_of(engine)
     assert [batch.logit_rows.tolist() for batch in batches] == [[], [], [3], [0]]
 
 

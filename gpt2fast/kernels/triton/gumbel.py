@@ -17,19 +17,25 @@ NO_TOKEN = tl.constexpr(0x7FFFFFFF)
 def gumbel(token, draw, stream, seed_low, seed_high):
     """Gumbel noise of the shape of ``token`` (int32); the others broadcast to it.
 
-    -log(E) of an exponential variable E, from Philox4x32-10 (Salmon et al. 2011) with the counter
-    (token, draw, stream, 0). What matters is where E is small: a uniform variable near 0, which
-    float32 resolves finely, is turned into it, and not one near 1.
+    -log(E) of an exponential variable E, from Philox4x32-10 (Salmon et al. 2011): of each 64
+    tokens, token i has the word i // 16 of the counter (i % 16 of those 64, draw, stream, 0), as in
+    ``csrc/kernels/philox.h``, where one evaluation serves four tokens. What matters is where E is
+    small: a uniform variable near 0, which float32 resolves finely, is turned into it, and not one
+    near 1.
     """
     zero = token * 0
-    bits, _, _, _ = tl.philox_impl(
-        token.to(tl.uint32),
+    counter = (token >> 6) * 16 + (token & 15)
+    word = (token >> 4) & 3
+    first, second, third, fourth = tl.philox_impl(
+        counter.to(tl.uint32),
         (zero + draw).to(tl.uint32),
         (zero + stream).to(tl.uint32),
         zero.to(tl.uint32),
         (zero + seed_low).to(tl.uint32),
         (zero + seed_high).to(tl.uint32),
     )
+    low = tl.where(word == 0, first, second)
+    bits = tl.where(word < 2, low, tl.where(word == 2, third, fourth))
     uniform = tl.minimum((bits.to(tl.float32) + 0.5) * 2.3283064365386963e-10, 0.99999994)
     series = uniform * (1.0 + uniform * (0.5 + uniform * 0.33333333))
     exponential = tl.where(uniform < 0.01, series, -tl.log(1.0 - uniform))

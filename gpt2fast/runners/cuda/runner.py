@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
+from gpt2fast import _C
 from gpt2fast.errors import OptionError, UnsupportedError
 from gpt2fast.kernels.triton.head import head_logits
 from gpt2fast.kernels.triton.linear import check_activation
 from gpt2fast.kernels.triton.row_state import MOST_STEPS
 from gpt2fast.quantization import Quantization
-from gpt2fast.runners.base import RowSampling, StepBatch, check_sizes
+from gpt2fast.runners.base import NO_TOKENS, RowSampling, StepBatch, check_sizes
 from gpt2fast.runners.cuda.decode import Decoder, Pending
 from gpt2fast.runners.cuda.device import check_float8, gpu
 from gpt2fast.runners.cuda.forward import Forward
@@ -57,6 +58,8 @@ class CudaRunner:
     """
 
     max_steps = 8
+    processes_logits = False
+    runs_ahead = True
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class CudaRunner:
         max_seqs: int = 64,
     ) -> None:
         self.config = checkpoint.config
+        self.stop_flag = _C.StopFlag()  # a call is short: nothing looks at it
         self.block_size, self.num_blocks = block_size, num_blocks
         self.max_batch_tokens, self.max_seqs = max_batch_tokens, max_seqs
         check_sizes(self)
@@ -125,8 +129,15 @@ class CudaRunner:
             hidden: NDArray[np.float32] = found.cpu().numpy()
             return hidden
 
-    def sample(self, batch: StepBatch, sampling: RowSampling, steps: int = 1) -> Pending:
-        """Run one step, or ``steps`` of single tokens, and choose a token from each row."""
+    def sample(
+        self,
+        batch: StepBatch,
+        sampling: RowSampling,
+        steps: int = 1,
+        stop_tokens: NDArray[np.int32] = NO_TOKENS,
+    ) -> Pending:
+        """Run one step, or ``steps`` of single tokens, and choose a token from each row; nobody
+        looks for ``stop_tokens`` meanwhile."""
         if not 1 <= steps <= MOST_STEPS:
             raise OptionError(f"steps = {steps} is not allowed; give 1 to {MOST_STEPS}")
         with self._active():

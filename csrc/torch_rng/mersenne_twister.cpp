@@ -1,4 +1,4 @@
-#include "sampling/mersenne_twister.h"
+#include "torch_rng/mersenne_twister.h"
 
 namespace gpt2fast {
 namespace {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gpt2fast.engine.detokenizer import Detokenizer
+from gpt2fast.engine.logprobs import Logits, top_logprobs
 from gpt2fast.engine.outputs import CompletionOutput, Delta, Logprob, RequestOutput
-from gpt2fast.engine.sampler import Logits, top_logprobs
 from gpt2fast.engine.sequence import Request, Sequence
 from gpt2fast.engine.stop_strings import StopStrings
 from gpt2fast.sampling_params import SamplingParams

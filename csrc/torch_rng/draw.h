@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "sampling/mersenne_twister.h"
+#include "torch_rng/mersenne_twister.h"
 
 namespace gpt2fast {
 

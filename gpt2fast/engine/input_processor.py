@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.rng import fresh_seed
-from gpt2fast.engine.sampler import changes_logits
+from gpt2fast.engine.sample_step import changes_logits
 from gpt2fast.engine.sequence import Request
 from gpt2fast.errors import (
     CacheExhaustedError,
@@ -67,8 +67,7 @@ def build_request(
         seed=seed,
     )
     if isinstance(params, SamplingParams):
-        request.is_greedy = params.temperature == 0.0 and not changes_logits(params)
-        request.drawn_by_runner = params.logprobs is None and not changes_logits(params)
+        request.changes_logits = changes_logits(params)
     return request
 
 
