@@ -69,6 +69,14 @@ void see(LogitsProcessing& processing, const Ints& tokens, bool is_output) {
   }
 }
 
+void apply(const LogitsProcessing& processing, Floats& logits) {
+  if (logits.ndim() != 1 || processing.largest_token() >= logits.size()) {
+    throw std::invalid_argument("LogitsProcessing.apply: logits (V,) with all its tokens needed");
+  }
+  require_aligned(logits, "logits");
+  processing.apply(logits.mutable_data());
+}
+
 template <typename T, int FLAGS>
 std::vector<T> column(const py::array_t<T, FLAGS>& array, py::ssize_t rows, const char* name) {
   if (array.ndim() != 1 || array.shape(0) != rows) {
@@ -153,6 +161,7 @@ void bind_sampling(py::module_& module) {
       .def(py::init(&make_processing), py::kw_only(), py::arg("bias"), py::arg("repetition"),
            py::arg("presence"), py::arg("frequency"), py::arg("banned").noconvert(),
            py::arg("min_tokens"))
+      .def("apply", &apply, py::arg("logits").noconvert())
       .def("see", &see, py::arg("tokens").noconvert(), py::arg("is_output"));
   py::class_<SamplingRows>(module, "SamplingRows",
                            "How a token is chosen from each of R rows of logits; arrays (R,).")
