@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.engine.detokenizer import TextStream
+from gpt2fast.engine.detokenizer import IncrementalDetokenizer
 from gpt2fast.engine.outputs import Logprob, RequestMetrics
 from gpt2fast.engine.stop_strings import StopStrings
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
@@ -93,7 +93,7 @@ class Sequence:
         self.handle: int | None = None  # of the block pool; None while nothing is cached
         self.num_computed = 0  # tokens of the window whose keys and values are cached
         self.parked = False  # a beam that waits for its siblings
-        self.text_stream: TextStream | None = None
+        self.text_stream: IncrementalDetokenizer | None = None
         self.stop_strings: StopStrings | None = None
         self.text_parts: list[str] = []
         self.logprobs: list[dict[int, Logprob]] = []
