@@ -217,10 +217,11 @@ def test_an_interrupted_save_leaves_the_last_checkpoint(
     out = tmp_path / "cut"
     options = {"out": str(out), "data": (text,), **TINY}
     train(TrainOptions(**options, stop_at=10))
-    partial = out / "checkpoints" / ".partial-00000015"
+    partial = out / "checkpoints" / ".step-00000015-abcdefgh.partial"
     partial.mkdir()
     (partial / "model.safetensors").write_bytes(b"half")
     train(TrainOptions(**options, resume=True))
+    assert not partial.exists()
     assert checkpoint_state(out, 20) == checkpoint_state(straight, 20)
 
 
