@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from gpt2fast import _C
-from small_decoder import (
+from support.small_decoder import (
     SIZES,
     load,
     load_all,
@@ -21,6 +19,8 @@ from small_decoder import (
     tensor_shapes,
     values_of,
 )
+
+from gpt2fast import _C
 
 INT8 = ("int8", 32)
 MATRIX = "h.0.attn.c_attn.weight"

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.model_grid import BASE, FLAG_GRID
 
 from gpt2fast.checkpoint import Checkpoint, open_checkpoint
 from gpt2fast.errors import CheckpointError, UnsupportedError
-from model_grid import BASE, FLAG_GRID
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.model_grid import BASE
 
 from gpt2fast.cli import main
-from model_grid import BASE
 
 Make = Callable[..., tuple[Path, Any]]
 ROOT = Path(__file__).resolve().parents[2]

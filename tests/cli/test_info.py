@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.model_grid import BASE, PRUNED
 
 from gpt2fast import _C, LLM
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.cli import main
-from model_grid import BASE, PRUNED
 
 Make = Callable[..., tuple[Path, Any]]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.mock_runner import EOS, byte_tokenizer
+from support.engine.mock_runner import EOS, byte_tokenizer
 
 from gpt2fast.cli import main, streams
 from gpt2fast.terminal import escape

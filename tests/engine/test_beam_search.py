@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.mock_runner import EOS, mock_config
-from engine.oracle import MODEL, assert_clean, make_engine, run
+from support.engine.mock_runner import EOS, mock_config
+from support.engine.oracle import MODEL, assert_clean, make_engine, run
 
 from gpt2fast.engine.beam_search import BeamSearch
 from gpt2fast.engine.intake import build_request

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.mock_runner import EOS, byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.engine.mock_runner import EOS, byte_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from gpt2fast.engine.detokenizer import Detokenizer

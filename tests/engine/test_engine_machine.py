@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.mock_runner import mock_config
-from engine.oracle import assert_clean, expected_tokens, make_engine
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from support.engine.mock_runner import mock_config
+from support.engine.oracle import assert_clean, expected_tokens, make_engine
 
 from gpt2fast.errors import CacheExhaustedError
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams

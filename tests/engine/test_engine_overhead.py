@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from engine.mock_runner import byte_tokenizer, mock_config
 from numpy.typing import NDArray
+from support.engine.mock_runner import byte_tokenizer, mock_config
 
 from gpt2fast._C import BlockPool
 from gpt2fast.engine.engine import Engine

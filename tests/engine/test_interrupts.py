@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.interrupts import Task, llm_tasks, run_process
-from engine.mock_runner import EOS, byte_tokenizer
+from support.engine.interrupts import Task, llm_tasks, run_process
+from support.engine.mock_runner import EOS, byte_tokenizer
 
 from gpt2fast import LLM, SamplingParams
 from gpt2fast.engine.engine import Engine
@@ -140,23 +140,23 @@ def test_what_the_engine_itself_calls_cannot_wait_for_it(
 
 
 def test_interrupts_at_random_moments(checkpoint: Path) -> None:
-    run_process(Path("engine/interrupts.py"), checkpoint, 500, limit=300)
+    run_process(Path("support/engine/interrupts.py"), checkpoint, 500, limit=300)
 
 
 @pytest.mark.slow
 def test_many_interrupts_at_random_moments(checkpoint: Path) -> None:
-    print(run_process(Path("engine/interrupts.py"), checkpoint, 20_000, limit=3500))
+    print(run_process(Path("support/engine/interrupts.py"), checkpoint, 20_000, limit=3500))
 
 
 @FORKS
 def test_forks_while_other_threads_generate(checkpoint: Path) -> None:
-    run_process(Path("engine/forked.py"), checkpoint, 5, limit=200)
+    run_process(Path("support/engine/forked.py"), checkpoint, 5, limit=200)
 
 
 @FORKS
 @pytest.mark.slow
 def test_many_forks_while_other_threads_generate(checkpoint: Path) -> None:
-    run_process(Path("engine/forked.py"), checkpoint, 50, limit=1000)
+    run_process(Path("support/engine/forked.py"), checkpoint, 50, limit=1000)
 
 
 ENDS = {

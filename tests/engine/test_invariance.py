@@ -6,10 +6,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from engine import oracle
-from engine.oracle import assert_clean, expected_tokens, make_engine, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.engine import oracle
+from support.engine.oracle import assert_clean, expected_tokens, make_engine, run
 
 from gpt2fast.engine.engine import Engine
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.mock_runner import EOS, VOCAB_SIZE, byte_tokenizer, mock_config
+from support.engine.mock_runner import EOS, VOCAB_SIZE, byte_tokenizer, mock_config
 from tokenizers import Tokenizer, models
 
 import gpt2fast

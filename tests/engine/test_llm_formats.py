@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.model_grid import BASE
 
 from gpt2fast import LLM, BeamSearchParams, SamplingParams
-from model_grid import BASE
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engine.oracle import assert_clean, expected_tokens, make_engine, run
+from support.engine.oracle import assert_clean, expected_tokens, make_engine, run
 
 from gpt2fast.engine.engine import Engine
 from gpt2fast.errors import CacheExhaustedError

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.model_grid import BASE
 
 import gpt2fast.evaluate as package
 from gpt2fast import LLM
@@ -21,7 +22,6 @@ from gpt2fast.evaluate import (
     read_text,
     token_nats,
 )
-from model_grid import BASE
 
 Make = Callable[..., tuple[Path, Any]]
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.model_grid import BASE
 
 from gpt2fast.errors import OptionError
 from gpt2fast.evaluate import interval, make_protocol, plain_windows, token_nats
 from gpt2fast.evaluate.windows import Window, groups_of, weights_of
-from model_grid import BASE
 
 Make = Callable[..., tuple[Path, Any]]
 

@@ -15,6 +15,8 @@ import pytest
 pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
+from support.model_grid import BASE, FLAG_GRID
+
 from gpt2fast import LLM, SamplingParams
 from gpt2fast.bench.sizes import random_checkpoint
 from gpt2fast.checkpoint import open_checkpoint
@@ -22,7 +24,6 @@ from gpt2fast.errors import GPT2FastError, OptionError, UnsupportedError
 from gpt2fast.export import ExportOptions, export, operators
 from gpt2fast.export.run import PRECISIONS, TARGETS
 from gpt2fast.export.verify import Certificate, Graph
-from model_grid import BASE, FLAG_GRID
 
 Make = Callable[..., tuple[Path, Any]]
 ONE_THREAD = ExportOptions(num_threads=1)

@@ -11,8 +11,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
+from support.hf_pair import close, make, texts  # noqa: E402
+
 from gpt2fast import hf  # noqa: E402
-from hf_pair import close, make, texts  # noqa: E402
 
 APART = "gpt2fast leaves .*adapters that are not merged"
 

@@ -9,11 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
-
-from gpt2fast.errors import CacheExhaustedError, UnsupportedError
-from gpt2fast.hf import native
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     CACHE,
     ON_THE_RUNNER,
@@ -30,6 +26,10 @@ from hf_pair import (
     torch,
     transformers,
 )
+from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
+
+from gpt2fast.errors import CacheExhaustedError, UnsupportedError
+from gpt2fast.hf import native
 
 
 @ON_THE_RUNNER

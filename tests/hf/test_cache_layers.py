@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from transformers.generation.utils import GenerationMixin
-
-from gpt2fast.errors import UnsupportedError
-from hf_pair import (
+from support.hf_pair import (
     CACHE,
     ON_THE_RUNNER,
     cache_of,
@@ -21,6 +18,9 @@ from hf_pair import (
     torch,
     transformers,
 )
+from transformers.generation.utils import GenerationMixin
+
+from gpt2fast.errors import UnsupportedError
 
 pytestmark = ON_THE_RUNNER
 

@@ -14,12 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import modeling_utils
-from transformers.generation import utils
-
-from gpt2fast.hf import compat, models
-from gpt2fast.runners.cpu import CpuRunner
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     CACHE,
     HEADS,
@@ -36,6 +31,11 @@ from hf_pair import (
     torch,
     transformers,
 )
+from transformers import modeling_utils
+from transformers.generation import utils
+
+from gpt2fast.hf import compat, models
+from gpt2fast.runners.cpu import CpuRunner
 
 ROOT = Path(__file__).parents[2]
 GREEDY = {**NO_END, "max_new_tokens": 6, "do_sample": False}

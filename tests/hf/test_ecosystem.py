@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers.pipelines import SUPPORTED_TASKS
-
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     CACHE,
     NO_END,
@@ -28,6 +26,7 @@ from hf_pair import (
     torch,
     transformers,
 )
+from transformers.pipelines import SUPPORTED_TASKS
 
 WORDS = {"vocab_size": 50257, "bos_token_id": 50256, "eos_token_id": 50256, "pad_token_id": 50256}
 SENTENCES = ["It was a bright cold day in April", "and the clocks", "were striking thirteen."]

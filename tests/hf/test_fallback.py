@@ -6,9 +6,7 @@ import warnings
 from typing import Any
 
 import pytest
-
-from gpt2fast.errors import GPT2FastError, OptionError
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     CACHE,
     ON_THE_RUNNER,
@@ -20,6 +18,8 @@ from hf_pair import (
     torch,
     transformers,
 )
+
+from gpt2fast.errors import GPT2FastError, OptionError
 
 
 @ON_THE_RUNNER

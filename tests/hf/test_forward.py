@@ -6,9 +6,7 @@ import warnings
 from typing import Any
 
 import pytest
-
-from gpt2fast.hf import native
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     CACHE,
     ON_THE_RUNNER,
@@ -22,6 +20,8 @@ from hf_pair import (
     texts,
     torch,
 )
+
+from gpt2fast.hf import native
 
 FLAGS: list[dict[str, Any]] = [
     {},

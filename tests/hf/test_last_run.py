@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from gpt2fast import NotAcceleratedError, OptionError
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     CACHE,
     HEADS,
@@ -24,6 +22,8 @@ from hf_pair import (
     torch,
     transformers,
 )
+
+from gpt2fast import NotAcceleratedError, OptionError
 
 CPU = hf.LastRun("cpu")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     ON_THE_RUNNER,
     close,

@@ -8,10 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from torch.nn.utils import parametrize, prune
-
-from gpt2fast.errors import UnsupportedError
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     ON_THE_RUNNER,
     close,
@@ -23,6 +20,9 @@ from hf_pair import (
     torch,
     transformers,
 )
+from torch.nn.utils import parametrize, prune
+
+from gpt2fast.errors import UnsupportedError
 
 
 class Adapter(torch.nn.Module):

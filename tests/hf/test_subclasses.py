@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from gpt2fast.hf.classes import Accelerated
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     ENDS,
     HEADS,
@@ -31,6 +29,8 @@ from hf_pair import (
     torch,
     transformers,
 )
+
+from gpt2fast.hf.classes import Accelerated
 
 RIGHT = left_padding(3, 12).flip(1)
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from gpt2fast.runners.cpu import CpuRunner
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     ON_THE_RUNNER,
     close,
@@ -22,6 +20,8 @@ from hf_pair import (
     texts,
     torch,
 )
+
+from gpt2fast.runners.cpu import CpuRunner
 
 
 @ON_THE_RUNNER

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from model_grid import BASE
+from support.model_grid import BASE
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
+from support.model_grid import BASE, FLAG_GRID, PRUNED_GRID  # noqa: E402
+
 from gpt2fast.checkpoint import open_checkpoint  # noqa: E402
 from gpt2fast.errors import OptionError  # noqa: E402
 from gpt2fast.runners import make_runner  # noqa: E402
 from gpt2fast.runners.base import StepBatch  # noqa: E402
 from gpt2fast.runners.torch import TorchRunner  # noqa: E402
-from model_grid import BASE, FLAG_GRID, PRUNED_GRID  # noqa: E402
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 NUM_BLOCKS = 64

@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from pruned import prune  # noqa: E402
+from support.pruned import prune  # noqa: E402
 
 from gpt2fast import LLM  # noqa: E402
 from gpt2fast.checkpoint import open_checkpoint  # noqa: E402

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.triton_cases import examples, paged_case, within_bound
 
 from gpt2fast.kernels.triton.attention_prefill import attention_prefill
 from gpt2fast.kernels.triton.cache_append import cache_append
-from triton_cases import examples, paged_case, within_bound
 
 
 def run(

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.triton_cases import examples, normal
 
 from gpt2fast.kernels.triton.embedding import embedding
 from gpt2fast.kernels.triton.product import Product
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
-from triton_cases import examples, normal
 
 
 @pytest.mark.parametrize("form", [None, ("int8", 64), ("int4", 32), ("fp8", 64)], ids=str)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.triton_cases import examples, normal, within_bound
 
 from gpt2fast.kernels import reference
 from gpt2fast.kernels.triton.layer_norm import layer_norm
-from triton_cases import examples, normal, within_bound
 
 
 def run(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.triton_cases import examples, is_thorough, normal, within_bound
 
 from gpt2fast.errors import OptionError, UnsupportedError
 from gpt2fast.kernels import reference
@@ -14,7 +15,6 @@ from gpt2fast.kernels.triton.activation import FORMULAS
 from gpt2fast.kernels.triton.linear import linear
 from gpt2fast.kernels.triton.product import LayerNorm, Product
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
-from triton_cases import examples, is_thorough, normal, within_bound
 
 FLOAT = ("", 0)
 FORMATS = [

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.gumbel_reference import kept, noise
+from support.triton_cases import examples, fill_state
 
 from gpt2fast.kernels.triton.head import Choice
 from gpt2fast.kernels.triton.product import Sizes
 from gpt2fast.kernels.triton.sample import sample
-from gumbel_reference import kept, noise
-from triton_cases import examples, fill_state
 
 ROWS = st.fixed_dictionaries(
     {

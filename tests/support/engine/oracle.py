@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from engine.mock_runner import EOS, MockModel, MockRunner, MockSamplingRunner, byte_tokenizer
+from support.engine.mock_runner import (
+    EOS,
+    MockModel,
+    MockRunner,
+    MockSamplingRunner,
+    byte_tokenizer,
+)
 
 from gpt2fast._C import BlockPool
 from gpt2fast.engine.engine import Engine

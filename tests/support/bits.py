@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.paged import PagedSequences
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.runners.base import Runner
-from paged import PagedSequences
 
 
 def tokens_for(config: ModelConfig, count: int, seed: int = 0) -> NDArray[np.int32]:
