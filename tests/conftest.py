@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pruned import prune
+
+from support.pruned import prune
 
 # The models here are tiny: torch's threads would spend their time waiting for each other, a
 # hundredfold when the machine is busy. Set before anything imports torch.

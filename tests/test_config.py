@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gpt2fast.checkpoint.names import expected_shapes
 from gpt2fast.config import LayerShape, ModelConfig
 from gpt2fast.errors import ConfigError, GPT2FastError, UnsupportedError
-from model_grid import FLAG_GRID
+from support.model_grid import FLAG_GRID
 
 SOURCE = "some/config.json"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpt2fast import LLM, SamplingParams
-from model_grid import FLAG_GRID, PRUNED_GRID, WIDE_GRID
+from support.model_grid import FLAG_GRID, PRUNED_GRID, WIDE_GRID
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 NEW_TOKENS = 64

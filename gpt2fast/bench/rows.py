@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +19,7 @@ from gpt2fast.bench.output import RECORD
 from gpt2fast.bench.pool import Starts, holding_of
 from gpt2fast.bench.run import Measured, Sample, options_record
 from gpt2fast.files.atomic import staged_file
+from gpt2fast.files.json_file import write_json
 
 Row = dict[str, Any]
 
@@ -59,8 +59,7 @@ def write_record(record: dict[str, Any], out: Path) -> list[Path]:
     """``rows.json`` and ``rows.csv`` in ``out``, which is made. Raises OptionError where one cannot
     be written."""
     as_json, as_csv = (out / name for name in RECORD)
-    with staged_file(as_json) as stage:
-        stage.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(as_json, record)
     names = [name for name in _columns(record["rows"]) if name not in LISTS]
     with staged_file(as_csv) as stage, stage.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")

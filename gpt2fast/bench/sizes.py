@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.files.atomic import staged_directory
+from gpt2fast.files.json_file import write_json
 
 SIZES = {  # n_embd, n_layer, n_head
     "gpt2": (768, 12, 12),
@@ -68,8 +68,8 @@ def _write(size: str, path: Path) -> None:
         save_file(tensors, path / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
     index = {"metadata": {}, "weight_map": weight_map}
-    (path / "model.safetensors.index.json").write_text(json.dumps(index))
-    (path / "config.json").write_text(json.dumps(config_fields(size)))
+    write_json(path / "model.safetensors.index.json", index)
+    write_json(path / "config.json", config_fields(size))
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:

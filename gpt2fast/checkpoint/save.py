@@ -14,9 +14,8 @@ from gpt2fast.checkpoint.packed import panel_metadata
 from gpt2fast.checkpoint.resolve import SMALL_FILES
 from gpt2fast.checkpoint.safetensors_writer import NewTensor, Written, write_weights
 from gpt2fast.config import ModelConfig
-from gpt2fast.errors import OptionError
-from gpt2fast.files.atomic import clear_abandoned, staged_directory
-from gpt2fast.files.disk import clear_write_errors, human_size
+from gpt2fast.files.atomic import check_out, staged_directory
+from gpt2fast.files.disk import check_room
 from gpt2fast.files.json_file import read_json_object, write_json
 from gpt2fast.quantization import Quantization
 
@@ -63,7 +62,8 @@ def save_checkpoint(
         small = [source / name for name in SMALL_FILES if name != _CONFIG]
         small = [file for file in small if file.is_file()]
         needed = sum(tensor.num_bytes for tensor in tensors) + _SPARE_BYTES
-        _check_room(out, stage, needed + sum(file.stat().st_size for file in small))
+        needed += sum(file.stat().st_size for file in small)
+        check_room(stage, needed, str(out))
         for file in small:
             shutil.copyfile(file, stage / file.name)
         write_weights(stage, _as_stored(tensors), metadata, max_shard_bytes, written)
@@ -80,24 +80,3 @@ def _as_stored(tensors: Sequence[NewTensor]) -> Sequence[NewTensor]:
         else replace(tensor, name=PREFIX + tensor.name)
         for tensor in tensors
     ]
-
-
-def check_out(out: Path) -> None:
-    """Raises OptionError unless ``out`` is free: absent, or an empty directory. What a killed
-    process has left of it is removed."""
-    with clear_write_errors(out):
-        clear_abandoned(out)
-        if out.is_dir() and not any(out.iterdir()):
-            return
-        if out.exists() or out.is_symlink():
-            kind = "is a directory with files in it" if out.is_dir() else "exists and is a file"
-            raise OptionError(f"{out} {kind}; give a new name")
-
-
-def _check_room(out: Path, stage: Path, needed: int) -> None:
-    free = shutil.disk_usage(stage).free
-    if free < needed:
-        raise OptionError(
-            f"{out}: {human_size(needed)} are needed there, {human_size(free)} are free; free "
-            "some, or write to another disk"
-        )

@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from gpt2fast.checkpoint import open_checkpoint
-    from gpt2fast.checkpoint.save import check_out
+    from gpt2fast.files.atomic import check_out
     from gpt2fast.quantization import Quantization
 
     begin = perf_counter()

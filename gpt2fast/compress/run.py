@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from typing import Any
 
 from gpt2fast.checkpoint import open_checkpoint
-from gpt2fast.checkpoint.save import check_out
 from gpt2fast.compress.bias import bias_figures, bias_text
 from gpt2fast.compress.budget import Budget, BudgetError
 from gpt2fast.compress.checks import check_request
@@ -27,7 +26,7 @@ from gpt2fast.compress.trial import Trials
 from gpt2fast.compress.verify import Verification, measured_of, verify
 from gpt2fast.compress.work import open_work
 from gpt2fast.config import ModelConfig
-from gpt2fast.files.atomic import clear_abandoned, discard, staged_file
+from gpt2fast.files.atomic import check_out, clear_abandoned, discard, staged_file
 from gpt2fast.files.disk import clear_write_errors
 from gpt2fast.files.json_file import write_json
 

@@ -6,12 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gpt2fast.checkpoint import Checkpoint
-from gpt2fast.checkpoint.save import check_out
 from gpt2fast.compress.options import CompressOptions
 from gpt2fast.compress.report import weights_digest
 from gpt2fast.compress.texts import SHARES, Say, Sizes, Texts, split_texts, written_texts
 from gpt2fast.errors import CheckpointError, OptionError
-from gpt2fast.files.atomic import clear_all_abandoned
+from gpt2fast.files.atomic import check_out, clear_all_abandoned
 from gpt2fast.files.disk import make_directory
 from gpt2fast.files.json_file import read_json_object, write_json
 from gpt2fast.files.lock import exclusive

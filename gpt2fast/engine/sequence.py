@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.engine.detokenizer import TextStream
+from gpt2fast.engine.detokenizer import IncrementalDetokenizer
 from gpt2fast.engine.outputs import Logprob, RequestMetrics
 from gpt2fast.engine.stop_strings import StopStrings
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
@@ -97,7 +97,7 @@ class Sequence:
         self.processing: LogitsProcessing | None = None  # made when it is first needed
         self.num_processed = 0  # tokens that it has seen
         self.parked = False  # a beam that waits for its siblings
-        self.text_stream: TextStream | None = None
+        self.text_stream: IncrementalDetokenizer | None = None
         self.stop_strings: StopStrings | None = None
         self.text_parts: list[str] = []
         self.logprobs: list[dict[int, Logprob]] = []

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.checkpoint.checkpoint import QUANTIZATION_FIELD
 from gpt2fast.checkpoint.resolve import SMALL_FILES
-from gpt2fast.checkpoint.save import check_out
 from gpt2fast.checkpoint.weight_files import GRAPH
 from gpt2fast.errors import MissingDependencyError, OptionError, show
 from gpt2fast.export.genai import NAME, genai_config
-from gpt2fast.files.atomic import staged_directory
+from gpt2fast.files.atomic import check_out, staged_directory
 from gpt2fast.files.json_file import read_json_object, write_json
 
 if TYPE_CHECKING:

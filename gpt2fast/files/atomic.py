@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gpt2fast.errors import OptionError
 from gpt2fast.files.disk import clear_write_errors
 from gpt2fast.files.lock import acquire, lock
 
@@ -65,6 +66,18 @@ def discard(path: Path) -> None:
     aside = tempfile.mkdtemp(prefix=_prefix(path), suffix=_SUFFIX, dir=path.parent)
     os.replace(path, aside)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_out(out: Path) -> None:
+    """Raises OptionError unless ``out`` is free: absent, or an empty directory. What a killed
+    process has left of it is removed."""
+    with clear_write_errors(out):
+        clear_abandoned(out)
+        if out.is_dir() and not any(out.iterdir()):
+            return
+        if out.exists() or out.is_symlink():
+            kind = "is a directory with files in it" if out.is_dir() else "exists and is a file"
+            raise OptionError(f"{out} {kind}; give a new name")
 
 
 def clear_abandoned(target: Path) -> None:

@@ -40,6 +40,19 @@ def check_place(out: str, flag: str) -> Path:
     return place
 
 
+def check_room(
+    place: Path, needed: int, shown: str, purpose: str = "", remedy: str = "write to another disk"
+) -> None:
+    """Raise OptionError, which names ``shown`` and what to do, unless the disk of ``place`` has
+    ``needed`` bytes."""
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise OptionError(
+            f"{shown}: {human_size(needed)} are needed there{purpose}, {human_size(free)} are "
+            f"free; free some, or {remedy}"
+        )
+
+
 def make_directory(out: str, directory: Path, flag: str) -> None:
     """Make ``directory``, which lies in ``out``. Raises OptionError where that cannot be."""
     try:

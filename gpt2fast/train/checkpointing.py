@@ -3,74 +3,70 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.errors import CheckpointError, OptionError
-from gpt2fast.files.atomic import discard
-from gpt2fast.files.disk import clear_write_errors
+from gpt2fast.files.atomic import discard, staged_directory
+from gpt2fast.files.disk import check_place, check_room, clear_write_errors
+from gpt2fast.files.json_file import read_json_object, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 CHECKPOINTS = "checkpoints"  # directory below --out
 _PREFIX = "step-"
-_PARTIAL = ".partial-"
 _STATE = "state.json"
 _BLOCK = 2**20
+
+
+def check_room_for_run(out: str, num_parameters: int, keep: int) -> None:
+    """Raise OptionError unless ``out`` can be written to and has room for ``keep`` checkpoints and
+    the model. Writes nothing."""
+    place = check_place(out, "--out")
+    # A checkpoint holds weights and two moments in fp32; one more exists while it is being written.
+    needed = num_parameters * 4 * (3 * (keep + 1) + 1)
+    check_room(place, needed, f"--out {out}", " for checkpoints and model", "lower --keep")
 
 
 def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: int) -> None:
     """Save weights, AdamW moments, gradient scale and every process's random state after ``step``
     steps. The schedule and the position in the data are functions of the step.
 
-    The checkpoint appears under its final name by one rename; the oldest beyond ``keep`` go. All
-    processes write to one directory, whose name they know: who has ``directory`` to himself may
-    remove what a killed run has left of such.
-
+    The checkpoint appears under its final name by one rename; the oldest beyond ``keep`` go.
     Raises OptionError, naming the file, where one cannot be written.
     """
-    final, partial = directory / f"{_PREFIX}{step:08d}", directory / f"{_PARTIAL}{step:08d}"
-    try:
-        with clear_write_errors(partial, final):
-            _save(accelerator, partial, step)
+    final = directory / f"{_PREFIX}{step:08d}"
+    with _common_stage(accelerator, final) as stage:
+        accelerator.save_state(str(stage), safe_serialization=True)
+        accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            discard(final)
-            os.replace(partial, final)
-            for old in _complete(directory)[:-keep]:
-                discard(old)
-    except BaseException:
-        if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    accelerator.wait_for_everyone()
-
-
-def clear_partial_checkpoints(directory: Path) -> None:
-    """Remove what a killed run has left of checkpoints in ``directory``."""
-    for partial in directory.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _save(accelerator: Accelerator, partial: Path, step: int) -> None:
+            state = {
+                "step": step,
+                "processes": accelerator.num_processes,
+                "threads": _threads(),
+                "sha256": {file.name: _digest(file) for file in sorted(stage.iterdir())},
+            }
+            write_json(stage / _STATE, state)
     if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        for old in _complete(directory)[:-keep]:
+            discard(old)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial), safe_serialization=True)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        state = {
-            "step": step,
-            "processes": accelerator.num_processes,
-            "threads": _threads(),
-            "sha256": {file.name: _digest(file) for file in sorted(partial.iterdir())},
-        }
-        (partial / _STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _common_stage(accelerator: Accelerator, final: Path) -> Iterator[Path]:
+    """The main process's stage of ``final``, whose name it tells the others."""
+    from accelerate.utils import broadcast_object_list
+
+    mine = staged_directory(final, replace=True) if accelerator.is_main_process else nullcontext()
+    with mine as stage:
+        (name,) = broadcast_object_list([str(stage)])
+        with clear_write_errors(Path(name), final):
+            yield Path(name)
 
 
 def latest_checkpoint(directory: Path) -> Path | None:
@@ -128,10 +124,10 @@ def _advice(checkpoint: Path) -> str:
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = read_json_object(path)
         if isinstance(state["step"], int) and isinstance(state["processes"], int):
-            return dict(state)
-    except (ValueError, KeyError, TypeError):
+            return state
+    except (CheckpointError, KeyError):
         pass
     raise CheckpointError(f"{path} is damaged; {_advice(path.parent)}")
 

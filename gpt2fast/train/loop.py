@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from gpt2fast.train.checkpointing import (
     CHECKPOINTS,
+    check_room_for_run,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from gpt2fast.train.data import Batch, Sampler
-from gpt2fast.train.disk import check_disk
 from gpt2fast.train.divergence import diverged, is_diverged
 from gpt2fast.train.evaluation import HeldOut, evaluate
 from gpt2fast.train.interrupt import TrainingInterrupted, deferred_interrupt
@@ -66,7 +66,7 @@ class Trainer:
     ) -> None:
         self.options, self.accelerator, self.sampler = options, accelerator, sampler
         self.objective, self.held_out, self.progress = objective, held_out, progress
-        check_disk(options.out, sum(p.numel() for p in network.parameters()), options.keep)
+        check_room_for_run(options.out, sum(p.numel() for p in network.parameters()), options.keep)
         network.to(accelerator.device)
         objective.to(accelerator.device)
         trained = [network] if objective.learned is None else [network, objective.learned]

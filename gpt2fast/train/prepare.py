@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +15,15 @@ from gpt2fast.config import ModelConfig
 from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.files.atomic import clear_all_abandoned, staged_file
 from gpt2fast.files.disk import make_directory
-from gpt2fast.files.json_file import write_json
+from gpt2fast.files.json_file import read_json_object, write_json
 from gpt2fast.files.lock import exclusive
 from gpt2fast.train.checkpointing import (
     CHECKPOINTS,
-    clear_partial_checkpoints,
+    check_room_for_run,
     latest_checkpoint,
 )
 from gpt2fast.train.corpus import load_corpus
 from gpt2fast.train.data import tokenize
-from gpt2fast.train.disk import check_disk
 from gpt2fast.train.finish import finished_record
 from gpt2fast.train.guard import refuse_overwriting_model, refuse_training_in_place
 from gpt2fast.train.memory import check_memory
@@ -94,7 +92,6 @@ def _claim(out: Path, held: ExitStack) -> None:
     """Keep others out of ``out``, and remove what a killed run has left there."""
     held.enter_context(exclusive(out))
     clear_all_abandoned(out)
-    clear_partial_checkpoints(out / CHECKPOINTS)
 
 
 def _check_resumes(task: Task, path: Path) -> None:
@@ -112,7 +109,7 @@ def _check_resumes(task: Task, path: Path) -> None:
 def _check_shape(task: Task, on_cpu: bool) -> None:
     options, config = task.options, task.config(None, task.given_tokenizer())
     check_context(options.context, config)
-    check_disk(options.out, config.num_parameters, options.keep)
+    check_room_for_run(options.out, config.num_parameters, options.keep)
     check_memory(config.num_parameters, on_cpu)
 
 
@@ -192,10 +189,10 @@ def _read_record(path: Path) -> dict[str, Any]:
             f"{path} does not exist, but there are checkpoints of a run; restore it, {_AGAIN}"
         )
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json_object(path)
         if isinstance(record["corpus"]["held_out"]["bytes"], int) and "end_of_text" in record:
             return {**record, "options": dict(record["options"])}
-    except (ValueError, KeyError, TypeError):
+    except (CheckpointError, KeyError, TypeError, ValueError):
         pass
     raise _damaged(path)
 

@@ -13,7 +13,6 @@ import torch
 from gpt2fast.files.disk import clear_write_errors
 from gpt2fast.files.json_file import write_json
 from gpt2fast.train.accelerator import make_accelerator
-from gpt2fast.train.export import export_model
 from gpt2fast.train.finish import RECORD, finished_record
 from gpt2fast.train.interrupt import TrainingInterrupted
 from gpt2fast.train.loop import HeldOutText, Trainer
@@ -22,6 +21,7 @@ from gpt2fast.train.options import TrainOptions
 from gpt2fast.train.plot import plot_losses
 from gpt2fast.train.prepare import PreparedRun, check_context, load_prepared, prepare
 from gpt2fast.train.record import training_record
+from gpt2fast.train.save import save_model
 from gpt2fast.train.task import Task
 from gpt2fast.train.training import Training
 
@@ -78,7 +78,7 @@ def _run(task: Task, accelerator: Accelerator, run: PreparedRun, say: Say) -> di
     done = trainer.run()
     state = accelerator.get_state_dict(trainer.model)
     if trainer.metrics:
-        export_model(state, run, options, task.tokenizer_source())
+        save_model(state, run, options, task.tokenizer_source())
     accelerator.wait_for_everyone()
     try:
         held_out = trainer.evaluate(done)

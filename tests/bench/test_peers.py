@@ -20,7 +20,7 @@ from gpt2fast.bench.options import BenchOptions, make_plan
 from gpt2fast.bench.peers.base import Adapter, cached
 from gpt2fast.bench.peers.gguf_file import write_gguf
 from gpt2fast.errors import MissingDependencyError, OptionError, UnsupportedError
-from model_grid import PRUNED
+from support.model_grid import PRUNED
 
 VOCAB, CONTEXT, NEW = 300, 64, 16
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 128, "vocab_size": VOCAB, "n_positions": CONTEXT}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpt2fast import _C
-from small_decoder import (
+from support.small_decoder import (
     SIZES,
     load,
     load_all,

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt2fast import _C
-from hostile import FORMATS, KV_FORMATS, Hostile, Shared
+from support.hostile import FORMATS, KV_FORMATS, Hostile, Shared
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "tests" / "csrc"
@@ -36,7 +36,7 @@ def test_a_call_is_served_or_refused_and_the_decoder_stays(
 
 
 def run_hostile(arguments: list[str], **environment: str) -> str:
-    command = [sys.executable, ROOT / "tests" / "hostile.py", *arguments]
+    command = [sys.executable, ROOT / "tests" / "support" / "hostile.py", *arguments]
     path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
     done = subprocess.run(
         command,

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from gpt2fast import LLM
 from gpt2fast.errors import CheckpointError, GPT2FastError, UnsupportedError
 from gpt2fast.quantization import Quantization
-from model_grid import BASE
+from support.model_grid import BASE
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 Tensors = dict[str, np.ndarray[Any, Any]]

@@ -17,7 +17,7 @@ import pytest
 
 from gpt2fast.checkpoint import Checkpoint, open_checkpoint
 from gpt2fast.errors import CheckpointError, UnsupportedError
-from model_grid import BASE, FLAG_GRID
+from support.model_grid import BASE, FLAG_GRID
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

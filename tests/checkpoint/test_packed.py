@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gpt2fast.checkpoint.packed import decode, decode_integers, decode_scales, encode
 from gpt2fast.panel_layout import PanelLayout
 from gpt2fast.quantization import GROUP_SIZES, INTEGER_FORMATS, INTEGER_RANGES, MatrixFormat
-from packed_reference import Floats, from_bfloat16, pack, quantize, to_bfloat16
+from support.packed_reference import Floats, from_bfloat16, pack, quantize, to_bfloat16
 
 FORMATS = [(name, group) for name in INTEGER_FORMATS for group in GROUP_SIZES]
 SHAPES = [(16, 64), (1, 1), (5, 33), (17, 100), (33, 129), (48, 256), (100, 7)]

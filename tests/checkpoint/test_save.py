@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.mock_runner import byte_tokenizer
 from safetensors.numpy import load_file
 
 from gpt2fast import LLM
@@ -22,8 +21,9 @@ from gpt2fast.checkpoint.save import save_quantized
 from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.quantization import MatrixFormat, Quantization, agree
 from gpt2fast.runners.cpu import CpuRunner
-from model_grid import BASE, PRUNED
-from paged import PagedSequences
+from support.engine.mock_runner import byte_tokenizer
+from support.model_grid import BASE, PRUNED
+from support.paged import PagedSequences
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 

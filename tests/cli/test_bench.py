@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gpt2fast.cli import main
-from model_grid import BASE
+from support.model_grid import BASE
 
 Make = Callable[..., tuple[Path, Any]]
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.mock_runner import EOS, byte_tokenizer
 
 from gpt2fast import LLM, BeamSearchParams, SamplingParams
 from gpt2fast.cli import main
+from support.engine.mock_runner import EOS, byte_tokenizer
 
 SIZES = {"vocab_size": 300, "n_positions": 96, "n_embd": 32, "n_layer": 2, "n_head": 4}
 

@@ -13,7 +13,7 @@ import pytest
 from gpt2fast import _C, LLM
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.cli import main
-from model_grid import BASE, PRUNED
+from support.model_grid import BASE, PRUNED
 
 Make = Callable[..., tuple[Path, Any]]
 

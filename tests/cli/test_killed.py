@@ -15,7 +15,7 @@ import pytest
 for needed in ("torch", "accelerate", "matplotlib", "onnxruntime", "onnx_ir", "yaml"):
     pytest.importorskip(needed)
 
-from command_server import CommandServer  # noqa: E402
+from support.command_server import CommandServer  # noqa: E402
 
 WINDOW = ["--batch-size=2", "--steps=30", "--log-every=5", "--save-every=5", "--eval-every=10"]
 TEACHER = ["--vocab-size=270", "--n-embd=32", "--n-layer=2", "--n-head=2", "--n-positions=64"]

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.mock_runner import byte_tokenizer
 
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.cli import main
@@ -22,7 +21,8 @@ from gpt2fast.compress.calibration import read_calibration
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
 from gpt2fast.compress.state import open_model
 from gpt2fast.quantization import Quantization
-from model_grid import BASE
+from support.engine.mock_runner import byte_tokenizer
+from support.model_grid import BASE
 
 Make = Callable[..., tuple[Path, Any]]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.mock_runner import EOS, byte_tokenizer
 
 from gpt2fast.cli import main, streams
 from gpt2fast.terminal import escape
+from support.engine.mock_runner import EOS, byte_tokenizer
 
 HOSTILE = "a\x1b[31m\r\x08\x07\x7f\x9b2J\u202e\u2066\u2028é\t\nb"
 ESCAPED = "a\\x1b[31m\\x0d\\x08\\x07\\u007f\\u009b2J\\u202e\\u2066\\u2028é\t\nb"

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.mock_runner import EOS, mock_config
-from engine.oracle import MODEL, assert_clean, make_engine, run
 
 from gpt2fast.engine.beam_search import BeamSearch
 from gpt2fast.engine.input_processor import build_request
@@ -18,6 +16,8 @@ from gpt2fast.engine.llm import LLM
 from gpt2fast.engine.logprobs import log_sum_exp
 from gpt2fast.engine.sequence import Request, Sequence
 from gpt2fast.sampling_params import BeamSearchParams
+from support.engine.mock_runner import EOS, mock_config
+from support.engine.oracle import MODEL, assert_clean, make_engine, run
 
 torch = pytest.importorskip("torch")
 

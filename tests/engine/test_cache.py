@@ -13,7 +13,7 @@ from gpt2fast.engine import cache
 from gpt2fast.engine.cache import bytes_per_token, num_blocks
 from gpt2fast.errors import OptionError
 from gpt2fast.runners.cpu import CpuRunner
-from model_grid import BASE, PRUNED
+from support.model_grid import BASE, PRUNED
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.mock_runner import EOS, byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from gpt2fast.engine.detokenizer import Detokenizer
 from gpt2fast.engine.stop_strings import StopStrings
+from support.engine.mock_runner import EOS, byte_tokenizer
 
 
 def tokenizer_with_odd_tokens() -> Tokenizer:
@@ -69,12 +69,91 @@ def test_emoji_split_across_real_tokens(gpt2_tokenizer_files: Path) -> None:
         assert parts.count("") > 1
 
 
-def test_other_decoders_join_too() -> None:
-    vocab = {"[UNK]": 0, "play": 1, "##ing": 2, "the": 3, ",": 4, "##s": 5}
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    tokenizer.decoder = decoders.WordPiece()
-    for tokens in ([3, 1, 2, 4, 1, 5], [1], [], [2, 2], [4, 4, 3]):
-        assert "".join(pieces(Detokenizer(tokenizer), tokens, True)) == tokenizer.decode(tokens)
+ODD = ["a", "", "▁", "▁a", "##", "##s", "</w>", "a</w>", ".", "not", "n't", "do", "<pad>", "|", " "]
+ODD += ["  a", "<0xC3>", "<0xA9>", "<0xFF>", "<0x41>", "é", "\ufffd", "日", "ab", "Ġ"]
+SPACES = decoders.Replace("▁", " ")
+OTHER_DECODERS = {
+    "none": None,
+    "word_piece": decoders.WordPiece(),
+    "bpe": decoders.BPEDecoder(),
+    "ctc": decoders.CTC(),
+    "metaspace": decoders.Metaspace(),
+    "metaspace_first": decoders.Metaspace(prepend_scheme="first"),
+    "llama": decoders.Sequence(
+        [SPACES, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    ),
+    "nested": decoders.Sequence(
+        [
+            decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()]),
+            SPACES,
+            decoders.Strip(" ", 2, 0),
+        ]
+    ),
+    "byte_level_in_a_sequence": decoders.Sequence([decoders.ByteLevel()]),
+    "replace": decoders.Sequence([decoders.Fuse(), decoders.Replace("ab", "x")]),
+    "ctc_first": decoders.Sequence([decoders.CTC(), decoders.BPEDecoder()]),
+    "several": decoders.Sequence([decoders.BPEDecoder(), decoders.Replace("a ", "b")]),
+    "byte_level_first": decoders.Sequence([decoders.ByteLevel(), decoders.Replace("ab", "x")]),
+}
+
+
+def tokenizer_with(decoder: Any) -> Tokenizer:
+    vocab = {text: rank for rank, text in enumerate(ODD)}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="a"))
+    tokenizer.add_special_tokens(["<s>"])
+    if decoder is not None:
+        tokenizer.decoder = decoder
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", OTHER_DECODERS)
+@settings(max_examples=150, deadline=None)
+@given(tokens=st.lists(st.integers(0, len(ODD) + 1), max_size=12), skip=st.booleans())
+def test_other_decoders_join_too(name: str, tokens: list[int], skip: bool) -> None:
+    tokenizer = tokenizer_with(OTHER_DECODERS[name])
+    whole = tokenizer.decode(tokens, skip_special_tokens=skip)
+    assert "".join(pieces(Detokenizer(tokenizer), tokens, skip)) == whole
+
+
+def streamed(name: str, texts: list[str]) -> list[str]:
+    tokenizer = tokenizer_with(OTHER_DECODERS[name])
+    return pieces(Detokenizer(tokenizer), [ODD.index(text) for text in texts], True)
+
+
+def test_other_decoders_give_text_at_once() -> None:
+    assert streamed("word_piece", ["a", "##s", "do", "."]) == ["a", "s", " do", ".", ""]
+    assert streamed("bpe", ["a</w>", "a", "do"]) == ["a", " a", "do", ""]
+    assert streamed("metaspace", ["▁a", "▁a", "▁", "do"]) == ["a", " a", " ", "do", ""]
+    # A run of bytes that turns out to be no UTF-8 becomes U+FFFD, all of it.
+    assert streamed("llama", ["▁a", "<0xC3>", "<0xA9>", "a"]) == ["a", "", "", "éa", ""]
+    assert streamed("llama", ["a", "<0xC3>", "<0xA9>", "<0xFF>"])[-1] == "\ufffd\ufffd\ufffd"
+    assert streamed("replace", ["a", "ab"]) == ["", "", "ax"]
+
+
+class PythonDecoder:
+    def decode_chain(self, tokens: list[str]) -> list[str]:
+        return tokens[::-1]
+
+
+def test_a_decoder_in_python_gives_its_text_at_the_end() -> None:
+    tokenizer = tokenizer_with(decoders.Decoder.custom(PythonDecoder()))
+    assert pieces(Detokenizer(tokenizer), [0, 8], True) == ["", "", ".a"]
+
+
+@pytest.mark.parametrize("name", ["word_piece", "llama"])
+def test_a_token_costs_the_same_after_a_long_text(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    decode = Detokenizer.decode
+
+    def counting(self: Detokenizer, tokens: list[int], skip_special_tokens: bool) -> str:
+        decoded.append(len(tokens))
+        return decode(self, tokens, skip_special_tokens)
+
+    monkeypatch.setattr(Detokenizer, "decode", counting)
+    streamed(name, ["▁a", "a", "<0x41>", ".", ""] * 40)
+    assert max(decoded) <= 5
 
 
 def stopped(strings: list[str], parts: list[str], include: bool = False) -> tuple[str, str | None]:

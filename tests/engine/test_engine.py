@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import oracle
-from engine.mock_runner import EOS, VOCAB_SIZE, MockRunner
-from engine.oracle import MODEL, TOKENIZER, assert_clean, expected_tokens, make_engine, run
 
 from gpt2fast._C import BlockPool
 from gpt2fast.engine.engine import Engine
 from gpt2fast.engine.outputs import RequestOutput
 from gpt2fast.errors import ContextOverflowError, OptionError, RequestError
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
+from support.engine import oracle
+from support.engine.mock_runner import EOS, VOCAB_SIZE, MockRunner
+from support.engine.oracle import MODEL, TOKENIZER, assert_clean, expected_tokens, make_engine, run
 
 PROMPT = list(b"once upon")
 

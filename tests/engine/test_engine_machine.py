@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.mock_runner import mock_config
-from engine.oracle import assert_clean, expected_tokens, make_engine
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from gpt2fast.errors import CacheExhaustedError
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
+from support.engine.mock_runner import mock_config
+from support.engine.oracle import assert_clean, expected_tokens, make_engine
 
 N_POSITIONS = 32  # short, so that windows slide
 PROMPTS = st.lists(st.sampled_from([1, 2, 299]), min_size=1, max_size=23)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from engine.mock_runner import byte_tokenizer, mock_config
 from numpy.typing import NDArray
 
 from gpt2fast._C import BlockPool
 from gpt2fast.engine.engine import Engine
 from gpt2fast.runners.base import StepBatch
 from gpt2fast.sampling_params import SamplingParams
+from support.engine.mock_runner import byte_tokenizer, mock_config
 
 GPT2_VOCAB = 50257
 LIMIT = 60e-6  # seconds a step; a 124M model takes some 8 milliseconds

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.interrupts import Task, llm_tasks, run_process
-from engine.mock_runner import EOS, byte_tokenizer
 
 from gpt2fast import LLM, SamplingParams
 from gpt2fast.engine.engine import Engine
 from gpt2fast.engine.loop import Call
 from gpt2fast.engine.messages import Shutdown
 from gpt2fast.errors import GPT2FastError
+from support.engine.interrupts import Task, llm_tasks, run_process
+from support.engine.mock_runner import EOS, byte_tokenizer
 
 SIZES = {"vocab_size": 300, "n_positions": 96, "n_embd": 32, "n_layer": 2, "n_head": 4}
 GREEDY = SamplingParams(temperature=0.0, max_tokens=5, ignore_eos=True)
@@ -140,23 +140,23 @@ def test_what_the_engine_itself_calls_cannot_wait_for_it(
 
 
 def test_interrupts_at_random_moments(checkpoint: Path) -> None:
-    run_process(Path("engine/interrupts.py"), checkpoint, 500, limit=300)
+    run_process(Path("support/engine/interrupts.py"), checkpoint, 500, limit=300)
 
 
 @pytest.mark.slow
 def test_many_interrupts_at_random_moments(checkpoint: Path) -> None:
-    print(run_process(Path("engine/interrupts.py"), checkpoint, 20_000, limit=3500))
+    print(run_process(Path("support/engine/interrupts.py"), checkpoint, 20_000, limit=3500))
 
 
 @FORKS
 def test_forks_while_other_threads_generate(checkpoint: Path) -> None:
-    run_process(Path("engine/forked.py"), checkpoint, 5, limit=200)
+    run_process(Path("support/engine/forked.py"), checkpoint, 5, limit=200)
 
 
 @FORKS
 @pytest.mark.slow
 def test_many_forks_while_other_threads_generate(checkpoint: Path) -> None:
-    run_process(Path("engine/forked.py"), checkpoint, 50, limit=1000)
+    run_process(Path("support/engine/forked.py"), checkpoint, 50, limit=1000)
 
 
 ENDS = {

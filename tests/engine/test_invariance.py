@@ -6,13 +6,13 @@ from __future__ import annotations
 import random
 
 import pytest
-from engine import oracle
-from engine.oracle import assert_clean, batches_of, expected_tokens, make_engine, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2fast.engine.engine import Engine
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
+from support.engine import oracle
+from support.engine.oracle import assert_clean, batches_of, expected_tokens, make_engine, run
 
 STEM = list(b"a common beginning of")
 REQUESTS: list[tuple[list[int], SamplingParams]] = [

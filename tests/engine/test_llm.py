@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.mock_runner import EOS, VOCAB_SIZE, byte_tokenizer, mock_config
 from tokenizers import Tokenizer, models
 
 import gpt2fast
@@ -27,6 +26,7 @@ from gpt2fast.errors import (
     RequestError,
     UnsupportedError,
 )
+from support.engine.mock_runner import EOS, VOCAB_SIZE, byte_tokenizer, mock_config
 
 SIZES = {"vocab_size": 300, "n_positions": 96, "n_embd": 32, "n_layer": 2, "n_head": 4}
 PROMPTS = ["one", "another, longer one", "ü"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpt2fast import LLM, BeamSearchParams, SamplingParams
-from model_grid import BASE
+from support.model_grid import BASE
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 

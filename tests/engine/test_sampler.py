@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine.mock_runner import mock_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +23,8 @@ from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.runners.base import RowSampling
 from gpt2fast.runners.host_sampling import choose_tokens
 from gpt2fast.sampling_params import SamplingParams
-from gumbel_reference import choose, kept, noise, process
+from support.engine.mock_runner import mock_config
+from support.gumbel_reference import choose, kept, noise, process
 
 FILTERS = [
     {},

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engine.oracle import assert_clean, batches_of, expected_tokens, make_engine, run
 
 from gpt2fast.engine.engine import Engine
 from gpt2fast.errors import CacheExhaustedError
 from gpt2fast.sampling_params import SamplingParams
+from support.engine.oracle import assert_clean, batches_of, expected_tokens, make_engine, run
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 

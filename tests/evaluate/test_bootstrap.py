@@ -41,7 +41,7 @@ def test_against_a_bootstrap_in_plain_loops() -> None:
     assert found.high == pytest.approx(means[int((1 - tail) * 4000)], abs=0.05 * width)
 
 
-@pytest.mark.parametrize(("groups", "spread"), [(6, 1.0), (20, 1.0), (60, 1.0), (20, 0.0)])
+@pytest.mark.parametrize(("groups", "spread"), [(6, 1.0), (20, 1.0), (20, 0.0)])
 def test_it_holds_the_truth_as_often_as_it_says(groups: int, spread: float) -> None:
     """Tokens of a group share a deviation, so that an interval over tokens would be too narrow."""
     rng = np.random.default_rng(7)

@@ -21,7 +21,7 @@ from gpt2fast.evaluate import (
     read_text,
     token_nats,
 )
-from model_grid import BASE
+from support.model_grid import BASE
 
 Make = Callable[..., tuple[Path, Any]]
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import pytest
 from gpt2fast.errors import OptionError
 from gpt2fast.evaluate import interval, make_protocol, plain_windows, token_nats
 from gpt2fast.evaluate.windows import Window, groups_of, weights_of
-from model_grid import BASE
+from support.model_grid import BASE
 
 Make = Callable[..., tuple[Path, Any]]
 

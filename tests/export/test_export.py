@@ -22,7 +22,7 @@ from gpt2fast.errors import GPT2FastError, OptionError, UnsupportedError
 from gpt2fast.export import ExportOptions, export, operators
 from gpt2fast.export.run import PRECISIONS, TARGETS
 from gpt2fast.export.verify import Certificate, Graph
-from model_grid import BASE, FLAG_GRID
+from support.model_grid import BASE, FLAG_GRID
 
 Make = Callable[..., tuple[Path, Any]]
 ONE_THREAD = ExportOptions(num_threads=1)

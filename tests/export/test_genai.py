@@ -15,7 +15,7 @@ genai = pytest.importorskip("onnxruntime_genai")
 
 from gpt2fast import LLM, SamplingParams  # noqa: E402
 from gpt2fast.export import ExportOptions, export  # noqa: E402
-from model_grid import BASE  # noqa: E402
+from support.model_grid import BASE  # noqa: E402
 
 Make = Callable[..., tuple[Path, Any]]
 PROMPT, NEW = "def read_lines(path):", 50

@@ -21,7 +21,7 @@ def tokenizer(gpt2_tokenizer_files: Path) -> Any:
 @pytest.fixture(scope="session")
 def speaking(tokenizer: Any) -> Any:
     """An accelerated language model of the tokenizer's vocabulary, and transformers' own."""
-    from hf_pair import pair
+    from support.hf_pair import pair
 
     end = tokenizer.eos_token_id
     return pair(vocab_size=50257, bos_token_id=end, eos_token_id=end, pad_token_id=end)

@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 from gpt2fast import hf  # noqa: E402
-from hf_pair import close, make, texts  # noqa: E402
+from support.hf_pair import close, make, texts  # noqa: E402
 
 APART = "gpt2fast leaves .*adapters that are not merged"
 

@@ -13,12 +13,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from pruned import prune  # noqa: E402
-
 from gpt2fast import LLM, hf  # noqa: E402
 from gpt2fast.cli import main  # noqa: E402
 from gpt2fast.errors import OptionError, UnsupportedError  # noqa: E402
-from hf_pair import close, make, texts  # noqa: E402
+from support.hf_pair import close, make, texts  # noqa: E402
+from support.pruned import prune  # noqa: E402
 
 SHAPES = [(2, 100), (1, 192)]  # heads and neurons of the layers
 

@@ -13,7 +13,7 @@ from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATION
 
 from gpt2fast.errors import CacheExhaustedError, UnsupportedError
 from gpt2fast.hf import native
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     CACHE,
     ON_THE_RUNNER,

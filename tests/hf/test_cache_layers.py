@@ -8,7 +8,7 @@ import pytest
 from transformers.generation.utils import GenerationMixin
 
 from gpt2fast.errors import UnsupportedError
-from hf_pair import (
+from support.hf_pair import (
     CACHE,
     ON_THE_RUNNER,
     cache_of,

@@ -19,7 +19,7 @@ from transformers.generation import utils
 
 from gpt2fast.hf import compat, models
 from gpt2fast.runners.cpu import CpuRunner
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     CACHE,
     HEADS,

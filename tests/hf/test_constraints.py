@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from hf_pair import ON_THE_RUNNER, pair, same, same_texts, seeded, texts, torch, transformers
+from support.hf_pair import (
+    ON_THE_RUNNER,
+    pair,
+    same,
+    same_texts,
+    seeded,
+    texts,
+    torch,
+    transformers,
+)
 
 pytestmark = ON_THE_RUNNER
 

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 
 from gpt2fast import hf  # noqa: E402
 from gpt2fast.errors import OptionError  # noqa: E402
-from hf_pair import CACHE, cache_of, close, left_padding, make, texts  # noqa: E402
+from support.hf_pair import CACHE, cache_of, close, left_padding, make, texts  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_A_GPU = torch.cuda.is_available()

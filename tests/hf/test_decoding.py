@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tokenizers
 
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     CACHE,
     ON_THE_RUNNER,

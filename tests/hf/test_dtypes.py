@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from hf_pair import ANYWHERE, HEADS, ON_THE_RUNNER, close, hf, make, pair, same, texts, torch
+from support.hf_pair import (
+    ANYWHERE,
+    HEADS,
+    ON_THE_RUNNER,
+    close,
+    hf,
+    make,
+    pair,
+    same,
+    texts,
+    torch,
+)
 
 # How far logits may be off: the runner computes in float32 what transformers rounds after each
 # operation, so that of two values near the exact one the tolerance is transformers' own error.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from transformers.pipelines import SUPPORTED_TASKS
 
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     CACHE,
     NO_END,

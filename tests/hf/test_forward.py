@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpt2fast.hf import native
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     CACHE,
     ON_THE_RUNNER,

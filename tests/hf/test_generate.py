@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     NO_END,
     ON_THE_RUNNER,

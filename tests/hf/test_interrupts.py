@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from engine.interrupts import run_process
+
+from support.engine.interrupts import run_process
 
 torch = pytest.importorskip("torch")
 
 from gpt2fast.hf.stamp import Stamp  # noqa: E402
-from hf_pair import pair, texts  # noqa: E402
+from support.hf_pair import pair, texts  # noqa: E402
 
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
@@ -42,20 +43,20 @@ def test_an_interrupted_look_at_trained_weights_is_repeated(
 
 
 def test_interrupts_at_random_moments() -> None:
-    run_process(Path("hf/interrupts.py"), 100, limit=400)
+    run_process(Path("support/hf/interrupts.py"), 100, limit=400)
 
 
 @pytest.mark.slow
 def test_many_interrupts_at_random_moments() -> None:
-    print(run_process(Path("hf/interrupts.py"), 20_000, limit=3500))
+    print(run_process(Path("support/hf/interrupts.py"), 20_000, limit=3500))
 
 
 @FORKS
 def test_forks_while_other_threads_generate() -> None:
-    run_process(Path("hf/forked.py"), 5, limit=400)
+    run_process(Path("support/hf/forked.py"), 5, limit=400)
 
 
 @FORKS
 @pytest.mark.slow
 def test_many_forks_while_other_threads_generate() -> None:
-    run_process(Path("hf/forked.py"), 50, limit=3500)
+    run_process(Path("support/hf/forked.py"), 50, limit=3500)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gpt2fast import NotAcceleratedError, OptionError
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     CACHE,
     HEADS,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     ON_THE_RUNNER,
     make,

@@ -14,7 +14,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from hf_pair import (
+from support.hf_pair import (
     HEADS,
     ON_THE_RUNNER,
     close,

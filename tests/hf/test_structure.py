@@ -11,7 +11,7 @@ import pytest
 from torch.nn.utils import parametrize, prune
 
 from gpt2fast.errors import UnsupportedError
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     ON_THE_RUNNER,
     close,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gpt2fast.hf.classes import Accelerated
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     ENDS,
     HEADS,

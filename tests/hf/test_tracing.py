@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hf_pair import ANYWHERE, ON_THE_RUNNER, close, or_skip, pair, texts, torch
+from support.hf_pair import ANYWHERE, ON_THE_RUNNER, close, or_skip, pair, texts, torch
 
 
 class Logits(torch.nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hf_pair import ANYWHERE, HEADS, close, pair, same, seeded, texts, torch
+from support.hf_pair import ANYWHERE, HEADS, close, pair, same, seeded, texts, torch
 
 OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
     "SGD": lambda each: torch.optim.SGD(each, lr=0.1, momentum=0.9),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpt2fast.runners.cpu import CpuRunner
-from hf_pair import (
+from support.hf_pair import (
     ANYWHERE,
     ON_THE_RUNNER,
     close,

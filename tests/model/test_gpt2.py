@@ -17,7 +17,7 @@ from gpt2fast.config import LayerShape, ModelConfig  # noqa: E402
 from gpt2fast.errors import CheckpointError, RequestError  # noqa: E402
 from gpt2fast.model.gpt2 import GPT2  # noqa: E402
 from gpt2fast.model.weights import load_weights  # noqa: E402
-from model_grid import BASE, FLAG_GRID, PRUNED_GRID  # noqa: E402
+from support.model_grid import BASE, FLAG_GRID, PRUNED_GRID  # noqa: E402
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 CONFIG = ModelConfig(vocab_size=101, n_positions=16, n_embd=64, n_layer=8, n_head=4, n_inner=256)

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bits import check_bits, check_forks, tokens_for
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
 from gpt2fast.host import default_num_threads
 from gpt2fast.quantization import Quantization
 from gpt2fast.runners.cpu import CpuRunner
-from model_grid import BASE, FLAG_GRID, PRUNED, PRUNED_GRID
-from paged import PagedSequences
+from support.bits import check_bits, check_forks, tokens_for
+from support.model_grid import BASE, FLAG_GRID, PRUNED, PRUNED_GRID
+from support.paged import PagedSequences
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 

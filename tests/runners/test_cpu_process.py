@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from model_grid import BASE
+from support.model_grid import BASE
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from bits import check_forks  # noqa: E402
 from gpt2fast import LLM, BeamSearchParams, SamplingParams  # noqa: E402
 from gpt2fast.checkpoint import open_checkpoint  # noqa: E402
 from gpt2fast.checkpoint.save import save_quantized  # noqa: E402
@@ -34,10 +33,11 @@ from gpt2fast.quantization import MatrixFormat, Quantization  # noqa: E402
 from gpt2fast.runners.base import RowSampling, SamplingRunner, StepBatch  # noqa: E402
 from gpt2fast.runners.cpu import CpuRunner  # noqa: E402
 from gpt2fast.runners.cuda import CudaRunner  # noqa: E402
-from gumbel_reference import kept, noise  # noqa: E402
-from model_grid import BASE, FLAG_GRID, PRUNED, PRUNED_GRID  # noqa: E402
-from paged import PagedSequences  # noqa: E402
-from triton_cases import poisoned  # noqa: E402
+from support.bits import check_forks  # noqa: E402
+from support.gumbel_reference import kept, noise  # noqa: E402
+from support.model_grid import BASE, FLAG_GRID, PRUNED, PRUNED_GRID  # noqa: E402
+from support.paged import PagedSequences  # noqa: E402
+from support.triton_cases import poisoned  # noqa: E402
 
 # The kernels' own tests have the activations: here one that has a kernel, one that has not. What
 # nothing in this runner depends on is left to `make test-slow`.

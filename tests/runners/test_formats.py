@@ -13,15 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bits import check_bits, check_forks, tokens_for
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.checkpoint.save import save_quantized
 from gpt2fast.panel_layout import bytes_by_format, bytes_per_step, matrix_layouts
 from gpt2fast.quantization import FLOAT_FORMATS, MatrixFormat, Quantization
 from gpt2fast.runners.cpu import CpuRunner
-from model_grid import BASE, FLAG_GRID, PRUNED_GRID
-from paged import PagedSequences
+from support.bits import check_bits, check_forks, tokens_for
+from support.model_grid import BASE, FLAG_GRID, PRUNED_GRID
+from support.paged import PagedSequences
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 

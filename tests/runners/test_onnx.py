@@ -13,15 +13,15 @@ import pytest
 pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
-from bits import tokens_for
 from gpt2fast import LLM, SamplingParams
 from gpt2fast.checkpoint import Export, open_checkpoint, open_model
 from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.export import ExportOptions, export
 from gpt2fast.runners.onnx import OnnxRunner
 from gpt2fast.sampling_params import BeamSearchParams
-from model_grid import BASE, PRUNED
-from paged import PagedSequences
+from support.bits import tokens_for
+from support.model_grid import BASE, PRUNED
+from support.paged import PagedSequences
 
 Make = Callable[..., tuple[Path, Any]]
 HEADS_OF_20 = {**BASE, "n_embd": 60}  # which no attention of onnxruntime appends to in place

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bits import tokens_for
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.runners.cpu import CpuRunner
-from paged import PagedSequences
+from support.bits import tokens_for
+from support.paged import PagedSequences
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 # Heads of 20: components of a head that fill no vector, nor a group of four.

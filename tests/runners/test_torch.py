@@ -18,7 +18,7 @@ from gpt2fast.errors import OptionError  # noqa: E402
 from gpt2fast.runners import make_runner  # noqa: E402
 from gpt2fast.runners.base import StepBatch  # noqa: E402
 from gpt2fast.runners.torch import TorchRunner  # noqa: E402
-from model_grid import BASE, FLAG_GRID, PRUNED_GRID  # noqa: E402
+from support.model_grid import BASE, FLAG_GRID, PRUNED_GRID  # noqa: E402
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 NUM_BLOCKS = 64

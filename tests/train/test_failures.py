@@ -24,7 +24,7 @@ from gpt2fast.cli import main  # noqa: E402
 from gpt2fast.errors import CheckpointError, OptionError  # noqa: E402
 from gpt2fast.files.disk import clear_write_errors, human_size  # noqa: E402
 from gpt2fast.train import loop  # noqa: E402
-from gpt2fast.train.disk import check_disk  # noqa: E402
+from gpt2fast.train.checkpointing import check_room_for_run  # noqa: E402
 from gpt2fast.train.memory import (  # noqa: E402
     check_memory,
     clear_memory_errors,
@@ -365,7 +365,7 @@ def test_out_in_proc_is_refused(text: str) -> None:
 def test_out_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OptionError, match="no permission to write"):
-        check_disk(str(tmp_path / "out"), 10, 1)
+        check_room_for_run(str(tmp_path / "out"), 10, 1)
 
 
 def test_a_permission_lost_on_the_way_is_not_blamed_on_space(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +20,7 @@ from gpt2fast.bench.peers.base import (
     refuse,
     refuse_layers,
 )
+from gpt2fast.files.json_file import read_json_object, write_json
 
 _QUANTIZATION = {"float32": None, "int8": "int8_float32"}
 _NOTES = "gpt2fast-bench.json"
@@ -59,7 +59,7 @@ class CTranslate2:
             spec.save(str(path))
             config = model.config
             notes = {"weights": _bytes_read(spec), "kv": 2 * 4 * config.n_layer * config.n_embd}
-            (path / _NOTES).write_text(json.dumps(notes))
+            write_json(path / _NOTES, notes)
 
         return cached(self._work, checkpoint, f"ctranslate2-{fmt}", self.versions(), make)
 
@@ -67,7 +67,7 @@ class CTranslate2:
         self, artifact: Path, fmt: str, threads: int, context: int, batch: int, **options: str
     ) -> None:
         refuse("ctranslate2", options)
-        self._notes = json.loads((artifact / _NOTES).read_text())
+        self._notes = read_json_object(artifact / _NOTES)
         self._generator = self._api.Generator(
             str(artifact),
             device="cpu",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.errors import CheckpointError, UnsupportedError
+from gpt2fast.files.json_file import read_json_object
 
 _NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -38,7 +39,7 @@ def write_gguf(checkpoint: Path, path: Path, dtype: str) -> None:
     The file has no tokenizer: token ids go in and out. Raises ``UnsupportedError`` for what
     llama.cpp's GPT-2 does not know: another activation than gelu_new, other attention scales.
     """
-    config = json.loads((checkpoint / "config.json").read_text())
+    config = read_json_object(checkpoint / "config.json")
     _check(config)
     gguf = import_module("gguf")
     writer = gguf.GGUFWriter(path, "gpt2", use_temp_file=False)
@@ -113,7 +114,7 @@ def _renamed(checkpoint: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
 
 
 def _is_tied(checkpoint: Path) -> bool:
-    config = json.loads((checkpoint / "config.json").read_text())
+    config = read_json_object(checkpoint / "config.json")
     return bool(config.get("tie_word_embeddings", True))
 
 

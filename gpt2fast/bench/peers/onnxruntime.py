@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +26,7 @@ from gpt2fast.bench.peers.onnx_file import (
     quantize_int4,
     quantize_int8,
 )
+from gpt2fast.files.json_file import read_json_object, write_json
 
 _NOTES = "gpt2fast-bench.json"
 
@@ -57,10 +57,10 @@ class OnnxRuntime:
             else:
                 quantize = quantize_int8 if fmt == "int8" else quantize_int4
                 quantize(self.convert(checkpoint, "float32"), path)
-            config = json.loads((checkpoint / "config.json").read_text())
+            config = read_json_object(checkpoint / "config.json")
             notes = {"weights": bytes_read(path), "heads": config["n_head"]}
             notes |= {"layers": config["n_layer"], "width": config["n_embd"]}
-            (path / _NOTES).write_text(json.dumps(notes))
+            write_json(path / _NOTES, notes)
 
         return cached(self._work, checkpoint, f"onnxruntime-{fmt}", self.versions(), make)
 
@@ -68,7 +68,7 @@ class OnnxRuntime:
         self, artifact: Path, fmt: str, threads: int, context: int, batch: int, **options: str
     ) -> None:
         refuse("onnxruntime", options)
-        self._notes: dict[str, int] = json.loads((artifact / _NOTES).read_text())
+        self._notes: dict[str, int] = read_json_object(artifact / _NOTES)
         settings = self._api.SessionOptions()
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1

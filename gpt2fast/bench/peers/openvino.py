@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +19,7 @@ from gpt2fast.bench.peers.base import (
     refuse,
     refuse_layers,
 )
+from gpt2fast.files.json_file import read_json_object, write_json
 
 _NOTES = "gpt2fast-bench.json"
 _MODEL = "openvino_model.xml"
@@ -50,11 +50,11 @@ class OpenVino:
 
         def make(path: Path) -> None:
             _export(checkpoint, path, fmt)
-            config = json.loads((checkpoint / "config.json").read_text())
+            config = read_json_object(checkpoint / "config.json")
             graph = self._api.Core().read_model(path / _MODEL)
             notes = {"weights": _bytes_read(graph), "values": config["n_layer"] * config["n_embd"]}
             notes["heads"] = config["n_layer"] * config["n_head"]
-            (path / _NOTES).write_text(json.dumps(notes))
+            write_json(path / _NOTES, notes)
 
         return cached(self._work, checkpoint, f"openvino-{fmt}", self.versions(), make)
 
@@ -62,7 +62,7 @@ class OpenVino:
         self, artifact: Path, fmt: str, threads: int, context: int, batch: int, **options: str
     ) -> None:
         refuse("openvino", options)
-        self._notes: dict[str, int] = json.loads((artifact / _NOTES).read_text())
+        self._notes: dict[str, int] = read_json_object(artifact / _NOTES)
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,

@@ -22,15 +22,12 @@ from gpt2fast.compress.distill.options import LossOptions, RecoverOptions
 from gpt2fast.compress.distill.student import evenly_spaced
 from gpt2fast.compress.state import CONV1D_PARTS, Model, frozen
 from gpt2fast.errors import OptionError
+from gpt2fast.files.atomic import clear_all_abandoned
 from gpt2fast.files.disk import clear_write_errors, make_directory
 from gpt2fast.files.json_file import write_json
 from gpt2fast.model.gpt2 import GPT2
 from gpt2fast.train.accelerator import make_accelerator
-from gpt2fast.train.checkpointing import (
-    CHECKPOINTS,
-    clear_partial_checkpoints,
-    latest_checkpoint,
-)
+from gpt2fast.train.checkpointing import CHECKPOINTS, latest_checkpoint
 from gpt2fast.train.data import FixedWindows
 from gpt2fast.train.loop import Progress, Trainer
 from gpt2fast.train.memory import clear_memory_errors
@@ -100,7 +97,7 @@ def recover(
     home = network.wte.weight.device
     with clear_write_errors(out), clear_memory_errors():
         make_directory(options.out, out, "work in")
-        clear_partial_checkpoints(out / CHECKPOINTS)
+        clear_all_abandoned(out / CHECKPOINTS)
         _claim(out, options, network, teacher, windows, constraints or {})
         torch.manual_seed(options.seed)
         try:

@@ -10,7 +10,7 @@ import torch
 from gpt2fast.compress.prune import elimination
 from gpt2fast.compress.prune.elimination import removal_costs
 from gpt2fast.compress.prune.reconstruct import reconstruct, removal_error
-from least_squares import moment_of, rows_with_correlations
+from support.least_squares import moment_of, rows_with_correlations
 
 
 @pytest.fixture(autouse=True)

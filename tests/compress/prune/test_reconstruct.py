@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gpt2fast.compress.prune.reconstruct import reconstruct, removal_error
-from least_squares import moment_of, rows_with_correlations
+from support.least_squares import moment_of, rows_with_correlations
 
 KEPT = torch.tensor([0, 2, 3, 7, 8, 11, 15])
 

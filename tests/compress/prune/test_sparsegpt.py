@@ -8,7 +8,12 @@ import torch
 from gpt2fast.compress.prune.masks import Pattern, mask_of_rows
 from gpt2fast.compress.prune.sparsegpt import sparsegpt
 from gpt2fast.compress.prune.wanda import wanda
-from least_squares import masked_least_squares, moment_of, rows_with_correlations, squared_error
+from support.least_squares import (
+    masked_least_squares,
+    moment_of,
+    rows_with_correlations,
+    squared_error,
+)
 
 TINY = 1e-9  # damping
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpt2fast.errors import OptionError
 from gpt2fast.kernels.triton.attention_decode import SplitWorkspace, attention_decode
-from triton_cases import examples, paged_case, within_bound
+from support.triton_cases import examples, paged_case, within_bound
 
 
 def run(

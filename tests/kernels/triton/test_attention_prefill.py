@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpt2fast.kernels.triton.attention_prefill import attention_prefill
 from gpt2fast.kernels.triton.cache_append import cache_append
-from triton_cases import examples, paged_case, within_bound
+from support.triton_cases import examples, paged_case, within_bound
 
 
 def run(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpt2fast.errors import OptionError
 from gpt2fast.kernels.triton.cache_append import cache_append
-from triton_cases import examples, paged_case
+from support.triton_cases import examples, paged_case
 
 
 @examples(12)

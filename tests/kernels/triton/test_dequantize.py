@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gpt2fast.kernels import reference
 from gpt2fast.kernels.triton.dequantize import dequantize
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
-from triton_cases import examples, normal
+from support.triton_cases import examples, normal
 
 
 @pytest.mark.parametrize("form", [("int8", 64), ("int4", 32), ("int4", 128), ("fp8", 64)], ids=str)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gpt2fast.kernels.triton.embedding import embedding
 from gpt2fast.kernels.triton.product import Product
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
-from triton_cases import examples, normal
+from support.triton_cases import examples, normal
 
 
 @pytest.mark.parametrize("form", [None, ("int8", 64), ("int4", 32), ("fp8", 64)], ids=str)

@@ -12,8 +12,8 @@ from gpt2fast.kernels import reference
 from gpt2fast.kernels.triton.head import Choice, head_choose, head_logits
 from gpt2fast.kernels.triton.product import LayerNorm, Product
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
-from gumbel_reference import margin, noise
-from triton_cases import examples, fill_state, normal, state_field, within_bound
+from support.gumbel_reference import margin, noise
+from support.triton_cases import examples, fill_state, normal, state_field, within_bound
 
 
 def make(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpt2fast.kernels import reference
 from gpt2fast.kernels.triton.layer_norm import layer_norm
-from triton_cases import examples, normal, within_bound
+from support.triton_cases import examples, normal, within_bound
 
 
 def run(

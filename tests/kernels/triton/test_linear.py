@@ -14,7 +14,7 @@ from gpt2fast.kernels.triton.activation import FORMULAS
 from gpt2fast.kernels.triton.linear import linear
 from gpt2fast.kernels.triton.product import LayerNorm, Product
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
-from triton_cases import examples, is_thorough, normal, within_bound
+from support.triton_cases import examples, is_thorough, normal, within_bound
 
 FLOAT = ("", 0)
 FORMATS = [

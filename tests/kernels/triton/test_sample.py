@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from gpt2fast.kernels.triton.head import Choice
 from gpt2fast.kernels.triton.product import Sizes
 from gpt2fast.kernels.triton.sample import sample
-from gumbel_reference import kept, noise
-from triton_cases import examples, fill_state
+from support.gumbel_reference import kept, noise
+from support.triton_cases import examples, fill_state
 
 ROWS = st.fixed_dictionaries(
     {

@@ -18,7 +18,7 @@ from gpt2fast.train.run_options import TextOptions
 from gpt2fast.train.tokenizer import END_OF_TEXT, copy_tokenizer, write_tokenizer
 
 
-def export_model(
+def save_model(
     state: Mapping[str, Tensor],
     run: PreparedRun,
     options: TextOptions,
@@ -28,7 +28,6 @@ def export_model(
     appears whole, by a rename. The tokenizer's files are copied from ``tokenizer_source``, or
     written where it was trained by this run."""
     directory = Path(options.out)
-    directory.mkdir(parents=True, exist_ok=True)
     _write_weights(state, getattr(torch, options.dtype), directory / "model.safetensors")
     if tokenizer_source is not None:
         copy_tokenizer(tokenizer_source, directory)

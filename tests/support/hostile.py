@@ -4,7 +4,7 @@ Each call returns, or raises one of ``REFUSALS`` and changes nothing. The tests 
 ``tests/bindings`` make some with the package's extension; by itself this makes any number with any
 build of it::
 
-    python tests/hostile.py --extension build/csrc-address-undefined/python/_C.so --calls 1000000
+    python tests/support/hostile.py --extension build/csrc-address-undefined/python/_C.so --calls N
 
 Sizes are tiny or absurd: what lies between would be granted, and take the machine's memory.
 """
@@ -23,7 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from small_decoder import SIZES, load_all, make_decoder, prompt_logits, tensor_shapes, values_of
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a script
+from support.small_decoder import (
+    SIZES,
+    load_all,
+    make_decoder,
+    prompt_logits,
+    tensor_shapes,
+    values_of,
+)
 
 REFUSALS = (ValueError, TypeError, MemoryError, IndexError, BufferError)
 EDGES = [

@@ -2,7 +2,7 @@
 
 It ends with the number of interrupts that came; with an error where anything but KeyboardInterrupt
 came, a result is wrong or something is left held; and with a traceback of all threads where a call
-hangs. ``hf/interrupts.py`` does the same to ``gpt2fast.hf``.
+hangs. ``support/hf/interrupts.py`` does the same to ``gpt2fast.hf``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Work = Callable[[], Any]
 def run_process(script: Path, *arguments: object, limit: float) -> str:
     """What a script beside the tests prints; it fails where that does, or takes ``limit``
     seconds."""
-    tests = Path(__file__).resolve().parents[1]
+    tests = Path(__file__).resolve().parents[2]
     command = [sys.executable, str(tests / script), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment)

@@ -1,5 +1,5 @@
 """A process in which calls of ``gpt2fast.hf`` are interrupted at random moments: ``interrupts.py
-COUNT``. See ``engine/interrupts.py``."""
+COUNT``. See ``support/engine/interrupts.py``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import warnings
 from typing import Any
 
 import torch
-from engine.interrupts import Task, interrupt_all
 
-from hf_pair import NO_END, pair, texts
+from support.engine.interrupts import Task, interrupt_all
+from support.hf_pair import NO_END, pair, texts
 
 THREADS = 2
 

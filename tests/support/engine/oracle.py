@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.mock_runner import EOS, MockModel, MockRunner, MockSamplingRunner, byte_tokenizer
-
 from gpt2fast._C import BlockPool
 from gpt2fast.engine.engine import Engine
 from gpt2fast.engine.outputs import RequestOutput
 from gpt2fast.runners.base import StepBatch
 from gpt2fast.runners.host_sampling import HostSampling
 from gpt2fast.sampling_params import SamplingParams
-from gumbel_reference import choose, process
+from support.engine.mock_runner import (
+    EOS,
+    MockModel,
+    MockRunner,
+    MockSamplingRunner,
+    byte_tokenizer,
+)
+from support.gumbel_reference import choose, process
 
 MODEL = MockModel()
 TOKENIZER = byte_tokenizer()

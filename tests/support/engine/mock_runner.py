@@ -18,7 +18,7 @@ from gpt2fast import _C
 from gpt2fast.config import ModelConfig
 from gpt2fast.runners.base import NO_TOKENS, RowSampling, StepBatch
 from gpt2fast.sampling_params import SamplingParams
-from gumbel_reference import choose
+from support.gumbel_reference import choose
 
 EOS = 256
 VOCAB_SIZE = 300  # bytes, EOS, and ids that the tokenizer does not know

@@ -1,7 +1,7 @@
 """Children forked while other threads generate: ``forked.py CHECKPOINT COUNT``.
 
 Each child generates what the parent does, and exits the usual way, within a time in which even a
-busy machine gets there. ``hf/forked.py`` does the same to ``gpt2fast.hf``.
+busy machine gets there. ``support/hf/forked.py`` does the same to ``gpt2fast.hf``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from engine.interrupts import Beside, Task, llm_tasks
 
 from gpt2fast import LLM, SamplingParams
 from gpt2fast.errors import GPT2FastError
+from support.engine.interrupts import Beside, Task, llm_tasks
 
 SECONDS = 60
 

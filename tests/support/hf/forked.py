@@ -1,5 +1,5 @@
 """Children forked while other threads call ``gpt2fast.hf``: ``forked.py COUNT``. See
-``engine/forked.py``."""
+``support/engine/forked.py``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import warnings
 from typing import Any
 
 import torch
-from engine.forked import fork_many
-from engine.interrupts import Task
-from hf.interrupts import tasks
 
-from hf_pair import pair, texts
+from support.engine.forked import fork_many
+from support.engine.interrupts import Task
+from support.hf.interrupts import tasks
+from support.hf_pair import pair, texts
 
 
 def main(count: int) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.runners.base import Runner
-from paged import PagedSequences
+from support.paged import PagedSequences
 
 
 def tokens_for(config: ModelConfig, count: int, seed: int = 0) -> NDArray[np.int32]:
