@@ -96,6 +96,7 @@ def test_only_torch_rooms_import_torch_when_loaded(path: Path) -> None:
         "transformers",
         "accelerate",
         "matplotlib",
+        "jinja2",
         "tqdm",
     }
     relative = str(path.relative_to(PACKAGE))
