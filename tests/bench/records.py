@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt2fast.bench.grid import Case, Model, Sizes, expand
 from gpt2fast.bench.options import BenchOptions, Plan
-from gpt2fast.bench.pool import Starts, holding_of
+from gpt2fast.bench.pool import Starts, worker_key
 from gpt2fast.bench.probe import Probe
 from gpt2fast.bench.rows import make_record
 from gpt2fast.bench.run import Measured, Sample
@@ -41,7 +41,7 @@ def measure(batches: tuple[int, ...] = (1,), quality: bool = True) -> tuple[Plan
         if quality:
             probe.quality = {"perplexity": 20.0 + factor, "bits_per_byte": 1.0}
         measured.probes[case.variant] = probe
-        measured.starts[holding_of(case)] = Starts([0.2, 0.1, 0.9], [1.0, 2.0, 4.0], 1, 1000, 4)
+        measured.starts[worker_key(case)] = Starts([0.2, 0.1, 0.9], [1.0, 2.0, 4.0], 1, 1000, 4)
     return Plan(BenchOptions(), tuple(cases), cases[0].variant, {}, Path(), None), measured
 
 

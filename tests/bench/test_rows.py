@@ -14,7 +14,7 @@ from bench.records import CONFIG, fail_second, measure, record_of, sample
 from gpt2fast.bench import table
 from gpt2fast.bench.charts import make_charts
 from gpt2fast.bench.costs import attention_flops, prefill_flops
-from gpt2fast.bench.pool import holding_of
+from gpt2fast.bench.pool import worker_key
 from gpt2fast.bench.probe import agreement
 from gpt2fast.bench.rows import write_record
 
@@ -81,7 +81,7 @@ def test_an_int8_cache_is_held_against_the_peak_of_int8() -> None:
     )
     measured.samples[case] = measured.samples[plan.cases[0]]
     measured.probes[case.variant] = measured.probes[plan.cases[0].variant]
-    measured.starts[holding_of(case)] = measured.starts[holding_of(plan.cases[0])]
+    measured.starts[worker_key(case)] = measured.starts[worker_key(plan.cases[0])]
     measured.peaks["int8", 2] = [4e9]
     row = record_of(dataclasses.replace(plan, cases=(case,), baseline=None), measured)["rows"][0]
     attention = attention_flops(CONFIG, 10)
@@ -101,7 +101,7 @@ def test_ratios_are_paired_within_rounds() -> None:
 
 def test_bytes_that_are_not_known_give_no_fraction() -> None:
     plan, measured = measure()
-    measured.starts[holding_of(plan.cases[1])].weight_bytes = None
+    measured.starts[worker_key(plan.cases[1])].weight_bytes = None
     row = record_of(plan, measured)["rows"][1]
     assert row["decode_gb_s"] is row["decode_bandwidth_fraction"] is None
     assert row["decode_tok_s"] == pytest.approx(250)
