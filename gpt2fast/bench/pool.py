@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,9 @@ def prompts(case: Case) -> list[list[int]]:
     return random_prompts(vocabulary, case.batch, case.prompt_tokens)
 
 
-def random_prompts(vocabulary: int, batch: int, length: int) -> list[list[int]]:
+def random_prompts(
+    vocabulary: int, batch: int, length: int, seed: int | Sequence[int] = 0
+) -> list[list[int]]:
     """(batch, length) token ids that depend on nothing but these arguments."""
-    rows = np.random.default_rng(0).integers(0, vocabulary, (batch, length))
+    rows = np.random.default_rng(seed).integers(0, vocabulary, (batch, length))
     return [[int(token) for token in row] for row in rows]

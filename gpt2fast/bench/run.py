@@ -15,8 +15,8 @@ from gpt2fast.bench.limits import arithmetic_peak, available_memory, read_bandwi
 from gpt2fast.bench.options import Plan
 from gpt2fast.bench.pool import Pool, Starts, WorkerKey, prompts, worker_key
 from gpt2fast.bench.probe import Probe, Prober
+from gpt2fast.bench.process import WorkerError
 from gpt2fast.bench.progress import Progress
-from gpt2fast.bench.session import WorkerError
 from gpt2fast.bench.sizes import random_checkpoint
 
 # Of the memory that is free at the start; the rest is for caches of the system and for surprises.
