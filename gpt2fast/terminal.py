@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from typing import TextIO
 
 _KEPT = {ord("\n"), ord("\t")}
@@ -27,6 +28,21 @@ def escape(text: str) -> str:
 def escape_for(stream: TextIO, text: str) -> str:
     """``escape(text)`` where ``stream`` is a terminal; else, for programs, ``text`` as it is."""
     return escape(text) if stream.isatty() else text
+
+
+def text_table(rows: Sequence[Sequence[str]], align: str, indent: str = "") -> str:
+    """Rows of cells in columns as wide as their longest, a row a line, whatever a terminal's width.
+
+    ``align`` has "<" or ">" for each column, and its last one may stand for more.
+    """
+    # A name may hold line breaks, which would begin rows of their own.
+    cells = [[" ".join(cell.splitlines()) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    sides = align.ljust(len(widths), align[-1])
+    form = indent + "  ".join(
+        f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True)
+    )
+    return "\n".join(form.format(*row).rstrip() for row in cells)
 
 
 def show_status(stream: TextIO, text: str) -> None:
