@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import sys
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -45,8 +46,10 @@ def text_table(rows: Sequence[Sequence[str]], align: str, indent: str = "") -> s
     return "\n".join(form.format(*row).rstrip() for row in cells)
 
 
-def show_status(stream: TextIO, text: str) -> None:
-    """Let ``text``, escaped and cut, take the place of a terminal's last line."""
-    width = shutil.get_terminal_size().columns - 1
-    stream.write(f"\r\x1b[K{escape(text)[:width]}")
-    stream.flush()
+def say(line: str) -> None:
+    """Print a line to standard error, escaped for a terminal; where nobody listens, there is
+    nobody to tell."""
+    try:
+        print(escape_for(sys.stderr, line), file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "gpt2fast"
 FLOORS: list[set[str]] = [
     {"_C", "errors"},
     {"files", "host", "terminal", "flag_names", "text_files"},
-    {"config_fields"},
+    {"config_fields", "status_line"},
     {"config", "sampling_params"},
     {"quantization"},
     {"panel_layout"},
