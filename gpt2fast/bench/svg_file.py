@@ -14,6 +14,7 @@ PAPER, INK, MUTED, GRID = "#ffffff", "#15181e", "#5b6370", "#e3e6eb"
 DARK = {PAPER: "#161a21", INK: "#e8ebf0", MUTED: "#98a1b0", GRID: "#2a303a"}
 
 _SVG = "http://www.w3.org/2000/svg"
+_DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'
 _REFERENCE = re.compile(r"#([\w-]+)")
 # matplotlib writes these as a rule for "*", which would hold for the whole page around the figure.
 _LINES = "stroke-linejoin: round; stroke-linecap: butt"
@@ -34,7 +35,7 @@ def save_svg(figure: Any, path: Path, dark: Mapping[str, str]) -> None:
     style = ElementTree.Element(f"{{{_SVG}}}style")
     style.text = f"@media (prefers-color-scheme: dark) {{{dark_rules(dark)}}}"
     root.insert(0, style)
-    path.write_text(_text(root), encoding="utf-8")
+    path.write_text(f"{_DECLARATION}\n{_text(root)}\n", encoding="utf-8")
 
 
 def inline_svg(figure: Any, label: str = "", tips: Mapping[str, Tips] | None = None) -> str:

@@ -37,7 +37,9 @@ def test_plots(tmp_path: Path) -> None:
 
 
 def assert_scales_and_follows_the_theme(path: Path) -> None:
-    root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith('<?xml version="1.0" encoding="utf-8"?>\n<svg ')
+    root = ElementTree.fromstring(text.encode())
     assert "viewBox" in root.attrib
     assert not {"width", "height"} & root.attrib.keys(), "it takes the width of the page"
     style = next(each.text for each in root.iter() if each.tag.endswith("}style"))
