@@ -19,7 +19,7 @@ from typing import Any
 
 from gpu import checks, kernels, models, rows
 from gpu.fleet import Fleet
-from gpu.process import ROOT, ChildError, stream
+from gpu.process import ROOT, WorkerError, stream
 
 PARTS = {"check": 0.3, "limits": 0.07, "kernels": 0.28, "models": 0.35}  # shares of the time
 ORDER = ("kernels", "limits", "check", "models")  # of the table
@@ -145,7 +145,7 @@ def limits(recorder: rows.Recorder) -> None:
     command = ["-m", "gpu.limits", "--seconds", f"{seconds:.1f}"]
     try:
         stream(command, recorder.left(), lambda found: recorder.add(found["row"]))
-    except ChildError as error:
+    except WorkerError as error:
         recorder.add(rows.make_row("limits", status=rows.ERROR, message=str(error)))
 
 

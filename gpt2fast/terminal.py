@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 _KEPT = {ord("\n"), ord("\t")}
@@ -29,8 +31,25 @@ def escape_for(stream: TextIO, text: str) -> str:
     return escape(text) if stream.isatty() else text
 
 
-def show_status(stream: TextIO, text: str) -> None:
-    """Let ``text``, escaped and cut, take the place of a terminal's last line."""
-    width = shutil.get_terminal_size().columns - 1
-    stream.write(f"\r\x1b[K{escape(text)[:width]}")
-    stream.flush()
+def text_table(rows: Sequence[Sequence[str]], align: str, indent: str = "") -> str:
+    """Rows of cells in columns as wide as their longest, a row a line, whatever a terminal's width.
+
+    ``align`` has "<" or ">" for each column, and its last one may stand for more.
+    """
+    # A name may hold line breaks, which would begin rows of their own.
+    cells = [[" ".join(cell.splitlines()) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    sides = align.ljust(len(widths), align[-1])
+    form = indent + "  ".join(
+        f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True)
+    )
+    return "\n".join(form.format(*row).rstrip() for row in cells)
+
+
+def say(line: str) -> None:
+    """Print a line to standard error, escaped for a terminal; where nobody listens, there is
+    nobody to tell."""
+    try:
+        print(escape_for(sys.stderr, line), file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ("numpy", "safetensors", "tokenizers", "huggingface_hub")
-HEAVY = ("torch", "transformers", "accelerate", "matplotlib", "tqdm")
+HEAVY = ("torch", "transformers", "accelerate", "matplotlib", "jinja2", "tqdm")
 
 
 PEAK = r"""

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpt2fast.bench.request_loop import open_replies, send
 from gpu import rows, timing
-from gpu.process import replies, reply
 
 OURS = "gpt2fast"
 
@@ -170,10 +170,10 @@ def main(cases: Callable[[torch.device], Iterable[Case]], doc: str) -> int:
     found: list[rows.Row] = []
     emit: Emit = found.append
     if args.json:
-        output = replies()
+        replies = open_replies()
 
         def emit(row: rows.Row) -> None:
-            reply(output, {"row": row})
+            send(replies, {"row": row})
 
     try:
         _run(cases(torch.device("cuda")), args, emit)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpt2fast.bench.process import Child, WorkerError
 from gpu import rows
-from gpu.process import ROOT, Child, ChildError, run_logged
+from gpu.process import ROOT, run_logged, start
 
 REFERENCE = "transformers float32"
 BASE = "gpt2fast float16"  # what the others are compared with
@@ -47,7 +48,7 @@ class Member:
     def start(self, path: Path) -> None:
         """Begin to load, without waiting for it."""
         spec = {"kind": self.kind, "path": str(path), "options": self.options}
-        self.child = Child(["-m", "gpu.worker", json.dumps(spec)], _COMPILER)
+        self.child = start(["-m", "gpu.worker", json.dumps(spec)], _COMPILER)
         self.child.send({"do": "load", "batches": list(self.loaded)})
 
 
@@ -111,7 +112,7 @@ class Fleet:
                     try:
                         member.start(self.root / f"random-{size}")
                         self.members[size][name] = member
-                    except (OSError, ChildError) as error:  # noqa: PERF203
+                    except (OSError, WorkerError) as error:  # noqa: PERF203
                         self._add(size, "load", name, message=rows.describe(error))
 
     def wait(self, seconds: float) -> None:
@@ -125,8 +126,8 @@ class Fleet:
 
     def _wait_for(self, size: str, name: str, seconds: float) -> None:
         try:
-            found = self.members[size][name].child.receive(seconds) or {}
-        except ChildError as error:
+            found = self.members[size][name].child.answer(seconds)
+        except WorkerError as error:
             self._add(size, "load", name, message=str(error))
             self.members[size].pop(name).child.kill()
         else:

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from gpt2fast.bench.process import WorkerError
 from gpu import rows
-from gpu.process import ROOT, ChildError, stream
+from gpu.process import ROOT, stream
 
 FOLDER = Path("benchmarks/kernels/triton")
 # By what the others rest on; with the processes that check it, and its share of the time.
@@ -54,7 +55,7 @@ def _stream_rows(recorder: rows.Recorder, op: str, command: list[str], seconds: 
         return
     try:
         stream(command, seconds + _GRACE_SECONDS, lambda found: recorder.add(found["row"]))
-    except ChildError as error:
+    except WorkerError as error:
         recorder.add(rows.make_row(op, system="gpt2fast", status=rows.ERROR, message=str(error)))
 
 
@@ -88,7 +89,7 @@ def _verify_shard(op: str, index: int, count: int, seconds: float) -> list[rows.
 
     try:
         stream(command, seconds, take)
-    except ChildError as error:
+    except WorkerError as error:
         case = f"{op} references {index}/{count}"
         found.append(rows.make_row(case, "", "gpt2fast", status=rows.ERROR, message=str(error)))
     return found

@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from gpt2fast.bench.request_loop import open_replies, send
 from gpu import rows, timing
-from gpu.process import replies, reply
 
 NODES = 60  # kernels of a step of GPT-2 124M, of five a layer
 _COPY_BYTES = 2 << 30
@@ -202,18 +202,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=120.0, help="begin no case after these")
     end = time.monotonic() + parser.parse_args().seconds
-    output = replies()
+    replies = open_replies()
     for case in (clocks_up, *CASES):
         name = case.__name__.replace("_", " ")
         try:
             if time.monotonic() > end:
-                reply(output, {"row": rows.skipped(name, 0, 5)})
+                send(replies, {"row": rows.skipped(name, 0, 5)})
                 continue
             for row in case():
-                reply(output, {"row": row})
+                send(replies, {"row": row})
         except Exception as error:
             row = rows.make_row(name, status=rows.ERROR, message=rows.describe(error))
-            reply(output, {"row": row})
+            send(replies, {"row": row})
 
 
 def _multiprocessors() -> int:

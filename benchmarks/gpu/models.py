@@ -7,9 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from gpt2fast.bench.process import WorkerError
 from gpu import rows
 from gpu.fleet import BASE, REFERENCE, Fleet, Member
-from gpu.process import ChildError, RefusedError
 
 ROUNDS, PROMPT_ROUNDS = 5, 5
 PREFILL = (128, 512, 1000)
@@ -59,7 +59,7 @@ class Team:
         want = found.pop(REFERENCE, {}).get("tokens")
         self._dismiss(REFERENCE)
         if want is None:
-            raise ChildError("there are no tokens of transformers in float32 to compare with")
+            raise RuntimeError("there are no tokens of transformers in float32 to compare with")
         for name, answer in found.items():
             pairs = zip(answer["tokens"], want, strict=True)
             equal = [_leading(mine, theirs) for mine, theirs in pairs]
@@ -131,21 +131,21 @@ class Team:
         """The answers of ``names``, at the same time; a row for each that has none."""
         asked = [name for name in self.members if names is None or name in names]
         found: Answers = {}
-        problems: dict[str, ChildError] = {}
+        problems: dict[str, WorkerError] = {}
         for name in asked:
             try:
                 self.members[name].child.send(request)
-            except ChildError as error:  # noqa: PERF203
+            except WorkerError as error:  # noqa: PERF203
                 problems[name] = error
         for name in (name for name in asked if name not in problems):
             try:
-                found[name] = self.members[name].child.receive(self._patience()) or {}
-            except ChildError as error:  # noqa: PERF203
+                found[name] = self.members[name].child.answer(self._patience())
+            except WorkerError as error:  # noqa: PERF203
                 problems[name] = error
         for name, problem in problems.items():
             what = " ".join(str(value) for key, value in request.items() if key != "seed")
             self._add(what, name, status=rows.ERROR, message=str(problem))
-            if not isinstance(problem, RefusedError):
+            if problem.is_lost:
                 self._dismiss(name)
         return found
 

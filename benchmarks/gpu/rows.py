@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from gpt2fast.files.atomic import staged_file
+
 Row = dict[str, Any]
 OK, WRONG, ERROR, SKIPPED = "ok", "wrong", "error", "skipped"
 
@@ -81,9 +83,8 @@ class Recorder:
 
     def _write(self) -> None:
         content = json.dumps({**self._header, "part": self.part, "rows": self.rows}, indent=1)
-        stage = self._file.with_suffix(".json.partial")
-        stage.write_text(content + "\n", encoding="utf-8")
-        os.replace(stage, self._file)
+        with staged_file(self._file) as stage:
+            stage.write_text(content + "\n", encoding="utf-8")
 
 
 def skipped(case: str, left: float, needs: float, at: str = "", system: str = "") -> Row:

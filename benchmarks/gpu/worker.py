@@ -1,22 +1,18 @@
 """One system on one model in a process of its own: ``python -m gpu.worker '<JSON>'``.
 
-The argument has "kind", "path" and "options". Requests come one object a line; a reply is an
-object, {"error": text} where the request failed. The process ends with its input.
+The argument has "kind", "path" and "options". Requests are those of gpt2fast/bench/process.py.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from gpu.process import replies, reply
-from gpu.rows import describe
+from gpt2fast.bench.pool import random_prompts
+from gpt2fast.bench.request_loop import answer_requests
 
 PROMPT, SHORT, LONG = 16, 16, 128  # tokens of a decode case
 Tokens = list[list[int]]
@@ -84,8 +80,7 @@ class Worker:
 
 def prompts(batch: int, length: int, seed: int) -> Tokens:
     """Random token ids (batch, length), the same for every system; of GPT-2's but the last."""
-    rows = np.random.default_rng((seed, batch, length)).integers(0, 50256, (batch, length))
-    return [[int(token) for token in row] for row in rows]
+    return random_prompts(50256, batch, length, (seed, batch, length))
 
 
 def make_system(kind: str, path: str, options: dict[str, Any]) -> System:
@@ -99,22 +94,5 @@ def make_system(kind: str, path: str, options: dict[str, Any]) -> System:
     return peers.make(kind, Path(path), options)
 
 
-def main(spec: str) -> None:
-    """Answer until the input ends."""
-    output = replies()
-    worker: Worker | None = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            if worker is None:
-                worker = Worker(make_system(**json.loads(spec)))
-            answer = getattr(worker, request.pop("do"))(**request)
-        except Exception as error:
-            answer = {"error": describe(error)}
-        reply(output, answer)
-    # Libraries with threads of their own sometimes hang while they are torn down.
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    answer_requests(lambda: Worker(make_system(**json.loads(sys.argv[1]))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ _SLOW_START_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Holding:
+class WorkerKey:
     """What a worker is loaded for: caches are sized by batch and context."""
 
     variant: Variant
@@ -42,7 +42,7 @@ class Holding:
 
 @dataclass
 class Starts:
-    """Of one holding, a value for each start."""
+    """Of the workers of one key, a value for each start."""
 
     load_seconds: list[float] = field(default_factory=list)
     cold_seconds: list[float] = field(default_factory=list)
@@ -69,30 +69,30 @@ class Pool:
         starts: int,
         budget: float,
     ) -> None:
-        self._cases: dict[Holding, list[Case]] = {}
+        self._cases: dict[WorkerKey, list[Case]] = {}
         for case in cases:
-            self._cases.setdefault(holding_of(case), []).append(case)
+            self._cases.setdefault(worker_key(case), []).append(case)
         self._artifacts = artifacts
         self._work = work
         self._timeout = timeout
         self._wanted_starts = starts
         self._budget = budget
-        self._open: OrderedDict[Holding, _Open] = OrderedDict()
-        self.starts: dict[Holding, Starts] = {}
+        self._open: OrderedDict[WorkerKey, _Open] = OrderedDict()
+        self.starts: dict[WorkerKey, Starts] = {}
 
     def is_ready(self, case: Case) -> bool:
         """Whether ``acquire`` will return at once."""
-        opened = self._open.get(holding_of(case))
+        opened = self._open.get(worker_key(case))
         return opened is not None and case in opened.warm
 
     def acquire(self, case: Case) -> Session:
         """A worker that has loaded and run ``case`` before. Raises ``WorkerError``."""
-        holding = holding_of(case)
-        if holding not in self._open:
-            self._make_room(holding.memory)
-            self._open[holding] = _Open(self._start(holding))
-        self._open.move_to_end(holding)
-        opened = self._open[holding]
+        key = worker_key(case)
+        if key not in self._open:
+            self._make_room(key.memory)
+            self._open[key] = _Open(self._start(key))
+        self._open.move_to_end(key)
+        opened = self._open[key]
         if case not in opened.warm:
             opened.session.ask("generate", prompts=prompts(case), new_tokens=case.new_tokens)
             opened.warm.add(case)
@@ -100,7 +100,7 @@ class Pool:
 
     def drop(self, case: Case) -> None:
         """End the worker of ``case``, which has failed."""
-        opened = self._open.pop(holding_of(case), None)
+        opened = self._open.pop(worker_key(case), None)
         if opened:
             opened.session.kill()
 
@@ -113,28 +113,28 @@ class Pool:
         while self._open and needed + sum(h.memory for h in self._open) > self._budget:
             self._open.popitem(last=False)[1].session.close()
 
-    def _start(self, holding: Holding) -> Session:
+    def _start(self, key: WorkerKey) -> Session:
         """A new worker; the first time, as many starts as are wanted for a median."""
-        wanted = 1 if holding in self.starts else self._wanted_starts
-        session = self._start_once(holding)
-        seconds = self.starts[holding].cold_seconds
+        wanted = 1 if key in self.starts else self._wanted_starts
+        session = self._start_once(key)
+        seconds = self.starts[key].cold_seconds
         while len(seconds) < wanted and seconds[0] <= _SLOW_START_SECONDS:
             session.close()
-            session = self._start_once(holding)
+            session = self._start_once(key)
         return session
 
-    def _start_once(self, holding: Holding) -> Session:
+    def _start_once(self, key: WorkerKey) -> Session:
         """A new worker that has made a first token, with the times that took."""
-        cases = self._cases[holding]
+        cases = self._cases[key]
         shortest = min(cases, key=lambda case: case.prompt_tokens)
-        session = Session(holding.variant.system, self._work, holding.threads, self._timeout)
+        session = Session(key.variant.system, self._work, key.threads, self._timeout)
         try:
-            loaded = session.ask("load", **load_request(holding, cases, self._artifacts))
+            loaded = session.ask("load", **load_request(key, cases, self._artifacts))
             session.ask("generate", prompts=prompts(shortest), new_tokens=1)
         except BaseException:
             session.kill()
             raise
-        starts = self.starts.setdefault(holding, Starts())
+        starts = self.starts.setdefault(key, Starts())
         starts.cold_seconds.append(time.perf_counter() - session.started)
         starts.load_seconds.append(loaded["seconds"])
         starts.load_peak = max(starts.load_peak, loaded["peak_memory"])
@@ -143,22 +143,22 @@ class Pool:
         return session
 
 
-def holding_of(case: Case) -> Holding:
+def worker_key(case: Case) -> WorkerKey:
     """The worker that runs ``case``."""
-    return Holding(case.variant, case.threads, case.batch)
+    return WorkerKey(case.variant, case.threads, case.batch)
 
 
 def load_request(
-    holding: Holding, cases: Iterable[Case], artifacts: dict[Variant, Path]
+    key: WorkerKey, cases: Iterable[Case], artifacts: dict[Variant, Path]
 ) -> dict[str, Any]:
     """The fields of a load request with room for all of ``cases``."""
-    variant = holding.variant
+    variant = key.variant
     return {
         "artifact": str(artifacts[variant]),
         "format": variant.format,
-        "threads": holding.threads,
+        "threads": key.threads,
         "context": max(case.prompt_tokens + case.new_tokens for case in cases),
-        "batch": holding.batch,
+        "batch": key.batch,
         "options": options_of(variant),
     }
 
@@ -174,7 +174,9 @@ def prompts(case: Case) -> list[list[int]]:
     return random_prompts(vocabulary, case.batch, case.prompt_tokens)
 
 
-def random_prompts(vocabulary: int, batch: int, length: int) -> list[list[int]]:
+def random_prompts(
+    vocabulary: int, batch: int, length: int, seed: int | Sequence[int] = 0
+) -> list[list[int]]:
     """(batch, length) token ids that depend on nothing but these arguments."""
-    rows = np.random.default_rng(0).integers(0, vocabulary, (batch, length))
+    rows = np.random.default_rng(seed).integers(0, vocabulary, (batch, length))
     return [[int(token) for token in row] for row in rows]

@@ -9,7 +9,8 @@ from pathlib import Path
 from gpt2fast.bench import peers
 from gpt2fast.bench.grid import NATIVE, Model, Variant, widest
 from gpt2fast.bench.pool import options_of, random_prompts
-from gpt2fast.bench.session import Session, WorkerError
+from gpt2fast.bench.process import WorkerError
+from gpt2fast.bench.session import Session
 from gpt2fast.evaluate.text import Text
 
 _PROMPT, _TOKENS = 16, 32

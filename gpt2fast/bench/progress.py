@@ -1,33 +1,29 @@
-"""What is going on, on standard error: one line that changes on a terminal, few lines in a log."""
+"""How far a benchmark is: the case under way, and how long the rest takes."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 
 from gpt2fast.bench.grid import Case
-from gpt2fast.terminal import show_status
+from gpt2fast.status_line import StatusLine
 
 _LOG_SECONDS = 10.0  # between lines where there is no terminal
 
 
-class Progress:
+class Progress(StatusLine):
     """A context manager; leaving it clears the line."""
 
     def __init__(self, rounds: int) -> None:
+        super().__init__(_LOG_SECONDS)
         self._rounds = rounds
         self._done = 0
         self._total = 0
         self._begin = time.perf_counter()
-        self._logged = float("-inf")
-        self._stream = sys.stderr
-        self._is_terminal = self._stream.isatty()
 
     def say(self, text: str) -> None:
         """Something that takes time begins."""
-        self._show(text, always=True)
+        self.show(text, always=True)
 
     def expect(self, steps: int) -> None:
         """The timed part begins and has ``steps`` steps."""
@@ -43,32 +39,13 @@ class Progress:
         speed = case.batch * (len(times) - 1) / (times[-1] - times[0])
         done = self._done + 1
         left = (time.perf_counter() - self._begin) / done * (self._total - done)
-        self._show(
+        self.show(
             f"[{done}/{self._total}] round {number + 1}/{self._rounds}  {case}  "
             f"{speed:.1f} tok/s  {_duration(left)} left",
+            done=done,
+            total=self._total,
             always=done in (1, self._total),
         )
-
-    def _show(self, text: str, always: bool) -> None:
-        now = time.perf_counter()
-        if self._is_terminal:
-            show_status(self._stream, text)
-        elif always or now - self._logged >= _LOG_SECONDS:
-            self._logged = now
-            self._stream.write(text + "\n")
-            self._stream.flush()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._is_terminal:
-            show_status(self._stream, "")
 
 
 def _duration(seconds: float) -> str:

@@ -1,57 +1,66 @@
-"""One self-contained HTML file: limits, speeds, charts, every number, and how it was measured."""
+"""One self-contained HTML file: limits, speeds, charts, every number, and how it was measured.
+
+What stands in it is made here; how it stands there is in templates/.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
-from gpt2fast.bench.charts import LIMIT_PREFIX, Chart
-from gpt2fast.bench.page import page
+from gpt2fast.bench.charts import Chart
 from gpt2fast.bench.palette import Style
+from gpt2fast.bench.plots import dark_colours, inline_legend, inline_panels
 from gpt2fast.bench.report_method import method
-from gpt2fast.bench.report_table import rows_table
+from gpt2fast.bench.report_table import make_table
 from gpt2fast.bench.rows import Row
-from gpt2fast.bench.svg import HALF, WIDE, marker_path, panel_svg
+from gpt2fast.bench.svg_file import DARK, GRID, INK, MUTED, PAPER, dark_rules
 from gpt2fast.bench.table import failure, grouped, peak_note, point_name, variant_name
 
+_TEMPLATE = "report.html.j2"
 _OPEN_POINTS = 3  # of the grid; the tables of more are folded
+# Of the page and of its charts.
+_COLOURS = {"card": PAPER, "ink": INK, "soft": MUTED, "line": GRID}
 
 
 def make_report(record: dict[str, Any], charts: Sequence[Chart], look: dict[str, Style]) -> str:
     """The document for ``record`` (see ``rows.make_record``); ``look`` has a style a variant."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("gpt2fast.bench"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     rows = record["rows"]
-    models = ", ".join(dict.fromkeys(row["model"] for row in record["rows"]))
-    parts = [_header(record, models), _cards(record)]
-    if charts:
-        drawn = "".join(_chart(chart, look) for chart in charts)
-        parts.append(f'<h2>Charts</h2><div class="charts">{drawn}</div>')
-    parts += ["<h2>Speed beside the limit</h2>", _bars_note(record)]
     groups = grouped(rows)
-    parts += [_point(group, look, len(groups) <= _OPEN_POINTS) for group in groups]
-    parts += ["<h2>How it was measured</h2>", method(record)]
-    return page(f"gpt2fast bench: {escape(models)}", "\n".join(parts), look.values())
-
-
-def _header(record: dict[str, Any], models: str) -> str:
-    machine, options = record["machine"], record["options"]
-    memory = machine["memory_bytes"]
-    facts = [
-        f"{machine['processor']}, {machine['cpus']} CPUs, {machine['isa']} instructions",
-        f"{memory / 2**30:.0f} GiB" if memory else "",
-        machine["system"],
-    ]
-    rounds = f"medians of {options['rounds']} interleaved rounds"
-    stopped = " · <b>interrupted: not every round was run</b>" if record["interrupted"] else ""
-    return (
-        f"<header><h1>{escape(models)}</h1>"
-        f"<p>{escape(' · '.join(filter(None, facts)))}</p>"
-        f"<p>{escape(record['date'])} · gpt2fast {escape(record['gpt2fast'])} · {rounds}{stopped}"
-        "</p></header>"
+    return environment.get_template(_TEMPLATE).render(
+        record=record,
+        models=", ".join(dict.fromkeys(row["model"] for row in rows)),
+        facts=_machine_facts(record["machine"]),
+        cards=_cards(record),
+        charts=[_chart(chart, look) for chart in charts],
+        points=[_point(group, look) for group in groups],
+        points_are_open=len(groups) <= _OPEN_POINTS,
+        method=method(record),
+        styles=list(look.values()),
+        colours=[(name, light, DARK[light]) for name, light in _COLOURS.items()],
+        dark_rules=dark_rules(dark_colours(look)),
     )
 
 
-def _cards(record: dict[str, Any]) -> str:
+def _machine_facts(machine: dict[str, Any]) -> list[str]:
+    memory = machine["memory_bytes"]
+    return [
+        f"{machine['processor']}, {machine['cpus']} CPUs, {machine['isa']} instructions",
+        *([f"{memory / 2**30:.0f} GiB"] if memory else []),
+        machine["system"],
+    ]
+
+
+def _cards(record: dict[str, Any]) -> list[dict[str, str]]:
     limits = record["limits"]
     cards = []
     if bandwidth := limits["read_bandwidth_gb_s"]:
@@ -59,8 +68,7 @@ def _cards(record: dict[str, Any]) -> str:
         cards.append(_card("Memory read limit", f"{bandwidth['median']:.1f}", "GB/s", note))
     if peaks := limits["arithmetic_peak_gflop_s"]:
         best_peak = max(peak["median"] for peak in peaks)
-        note = peak_note(peaks)
-        cards.append(_card("Arithmetic peak", f"{best_peak:,.0f}", "GFLOP/s", note))
+        cards.append(_card("Arithmetic peak", f"{best_peak:,.0f}", "GFLOP/s", peak_note(peaks)))
     good = [row for row in record["rows"] if row["status"] == "ok"]
     if good:
         best = max(good, key=lambda row: float(row["decode_tok_s"]))
@@ -69,103 +77,54 @@ def _cards(record: dict[str, Any]) -> str:
         first = min(good, key=lambda row: float(row["ttft_ms"]))
         note = f"{variant_name(first)}, {first['prompt_tokens']} tokens of prompt"
         cards.append(_card("Soonest first token", f"{first['ttft_ms']:,.1f}", "ms", note))
-    return f'<section class="cards">{"".join(cards)}</section>'
+    return cards
 
 
-def _card(key: str, value: str, unit: str, note: str) -> str:
-    return (
-        f'<div class="card"><div class="key">{escape(key)}</div>'
-        f'<div class="value">{value} <small>{escape(unit)}</small></div>'
-        f'<div class="key">{escape(note)}</div></div>'
-    )
+def _card(key: str, value: str, unit: str, note: str) -> dict[str, str]:
+    return {"key": key, "value": value, "unit": unit, "note": note}
 
 
-def _bars_note(record: dict[str, Any]) -> str:
-    text = (
-        "Decoded tokens a second of the whole batch. The dashed line is what reading the weights "
-        "and the cache once a step allows at the bandwidth measured beside each run."
-    )
-    if record["baseline"]:
-        text += f" Ratios are over {record['baseline']}, taken within each round."
-    return f'<p class="lead">{escape(text)}</p>'
+def _chart(chart: Chart, look: dict[str, Style]) -> dict[str, Any]:
+    titles = [panel.title for panel in chart.panels]
+    return {
+        "title": chart.title,
+        "note": chart.note,
+        "panels": list(zip(titles, inline_panels(chart, look), strict=True)),
+        "legend": inline_legend(chart, look),
+    }
 
 
-def _point(rows: Sequence[Row], look: dict[str, Style], is_open: bool) -> str:
+def _point(rows: Sequence[Row], look: dict[str, Style]) -> dict[str, Any]:
     good = [row for row in rows if row["status"] == "ok"]
-    body = ""
-    if good:
-        table = rows_table(good, look)
-        folded = f"<details><summary>All numbers</summary>{table}</details>"
-        body = _bars(good, look) + (table if is_open else folded)
-    failed = [
-        f"<li><b>{escape(row['status'])}</b> · {escape(failure(row))}</li>"
-        for row in rows
-        if row["status"] != "ok"
+    bad = [row for row in rows if row["status"] != "ok"]
+    return {
+        "name": point_name(rows[0]),
+        "bars": _bars(good, look),
+        "table": make_table(good, look),
+        "failed": [{"status": row["status"], "reason": failure(row)} for row in bad],
+    }
+
+
+def _bars(rows: Sequence[Row], look: dict[str, Style]) -> list[dict[str, Any]]:
+    """Widths are in percent of the longest, limits included."""
+    limits = [_limit(row) for row in rows]
+    tops = [max(row["decode_tok_s"], limit or 0.0) for row, limit in zip(rows, limits, strict=True)]
+    full = 1.02 * max(tops, default=1.0)
+    return [
+        {
+            "name": variant_name(row),
+            "style": look[variant_name(row)].name,
+            "speed": row["decode_tok_s"],
+            "width": 100 * row["decode_tok_s"] / full,
+            "limit": limit,
+            "limit_width": 100 * (limit or 0.0) / full,
+            "ratio": row.get("decode_ratio") if len(rows) > 1 else None,
+        }
+        for row, limit in zip(rows, limits, strict=True)
     ]
-    if failed:
-        where = '<ul class="failed" style="margin-top:30px">' if good else '<ul class="failed">'
-        body += f"{where}{''.join(failed)}</ul>"
-    title = escape(point_name(rows[0]))
-    return f'<section class="card"><h3>{title}</h3>{body}</section>'
-
-
-def _bars(rows: Sequence[Row], look: dict[str, Style]) -> str:
-    tops = [max(row["decode_tok_s"], _limit(row) or 0.0) for row in rows]
-    full = max(tops) * 1.02
-    parts = []
-    for row in rows:
-        name, speed, limit = variant_name(row), row["decode_tok_s"], _limit(row)
-        mark = ""
-        if limit is not None:
-            tip = f"limit: {limit:.1f} tok/s"
-            mark = f'<div class="mark" style="left:{100 * limit / full:.2f}%" title="{tip}"></div>'
-        ratio = row.get("decode_ratio")
-        more = f" <small>{ratio:.2f}×</small>" if ratio and len(rows) > 1 else ""
-        parts.append(
-            f'<div class="name">{escape(name)}</div>'
-            f'<div class="track {look[name].name}">'
-            f'<div class="bar" style="width:{100 * speed / full:.2f}%"></div>{mark}</div>'
-            f'<div class="num">{speed:,.1f} tok/s{more}</div>'
-        )
-    return f'<div class="bars">{"".join(parts)}</div>'
 
 
 def _limit(row: Row) -> float | None:
     """Tokens a second at the bandwidth that was measured beside the row."""
     read = row["bytes_per_step"]
     return row["batch"] * row["bandwidth_gb_s"] * 1e9 / read if read else None
-
-
-def _chart(chart: Chart, look: dict[str, Style]) -> str:
-    size = WIDE if len(chart.panels) == 1 else HALF
-    figures = [
-        f'<div class="panel"><div class="key">{escape(panel.title)}</div>'
-        f"{panel_svg(chart, panel, look, size)}</div>"
-        for panel in chart.panels
-    ]
-    alone = " alone" if size == WIDE else ""
-    return (
-        f'<section class="card"><h3>{escape(chart.title)}</h3>'
-        f'<p class="lead">{escape(chart.note)}</p><div class="panels{alone}">'
-        f"{''.join(figures)}</div>"
-        f"{_legend(chart, look)}</section>"
-    )
-
-
-def _legend(chart: Chart, look: dict[str, Style]) -> str:
-    items = []
-    for label in chart.labels:
-        style = look[label]
-        marker = marker_path(style.marker, 13, 7, 4)
-        drawn = f'<path class="line" d="M1 7H25"/><path class="dot" d="{marker}"/>'
-        items.append(_legend_item(style.name, drawn, label))
-    if any(s.label.startswith(LIMIT_PREFIX) for panel in chart.panels for s in panel.series):
-        items.append(_legend_item("any", '<path class="limit" d="M1 7H25"/>', "its limit"))
-    return f'<ul class="legend">{"".join(items)}</ul>'
-
-
-def _legend_item(name: str, drawn: str, label: str) -> str:
-    return (
-        f'<li class="{name}"><svg viewBox="0 0 26 14" aria-hidden="true">{drawn}</svg>'
-        f"{escape(label)}</li>"
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from html import escape
 from typing import Any
 
 from gpt2fast.bench.table import text_note
@@ -44,18 +43,15 @@ _ENTRIES = (
 )
 
 
-def method(record: dict[str, Any]) -> str:
-    """Definitions, protocol, versions and the command, as an HTML section."""
+def method(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Definitions, protocol and versions, each with its term."""
     entries = list(_ENTRIES)
     if record["text"]:
         lines = ". ".join(text_note(label, text) for label, text in record["text"].items())
         entries.append(("Perplexity", f"{lines}. Every token but the first is predicted once."))
     if any(row.get("noisy_rounds") for row in record["rows"]):
         entries.append(("Noise", "Some systems kept a core busy after their runs; see rows.json."))
-    parts = [f"<dt>{escape(key)}</dt><dd>{escape(text)}</dd>" for key, text in entries]
-    parts.append(f"<dt>Versions</dt><dd>{escape(_versions(record))}</dd>")
-    parts.append(f"<dt>Command</dt><dd><code>{escape(record['command'])}</code></dd>")
-    return f'<section class="card"><dl>{"".join(parts)}</dl></section>'
+    return [*entries, ("Versions", _versions(record))]
 
 
 def _versions(record: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from gpt2fast.bench.grid import Case
 from gpt2fast.bench.limits import machine
 from gpt2fast.bench.options import Plan
 from gpt2fast.bench.output import RECORD
-from gpt2fast.bench.pool import Starts, holding_of
+from gpt2fast.bench.pool import Starts, worker_key
 from gpt2fast.bench.run import Measured, Sample, options_record
 from gpt2fast.files.atomic import staged_file
 from gpt2fast.files.json_file import write_json
@@ -95,7 +95,7 @@ def _row(plan: Plan, measured: Measured, case: Case) -> Row:
     elif not samples or probe is None:
         row["status"], row["reason"] = _NOT_RUN
     else:
-        starts = measured.starts[holding_of(case)]
+        starts = measured.starts[worker_key(case)]
         row |= _times(case, samples) | _fractions(case, samples, starts)
         row |= _peak_fractions(case, samples, measured)
         row |= _memory_and_starts(samples, starts)

@@ -13,10 +13,10 @@ from typing import Any
 from gpt2fast.bench.grid import Case, Variant
 from gpt2fast.bench.limits import arithmetic_peak, available_memory, read_bandwidth
 from gpt2fast.bench.options import Plan
-from gpt2fast.bench.pool import Holding, Pool, Starts, holding_of, prompts
+from gpt2fast.bench.pool import Pool, Starts, WorkerKey, prompts, worker_key
 from gpt2fast.bench.probe import Probe, Prober
+from gpt2fast.bench.process import WorkerError
 from gpt2fast.bench.progress import Progress
-from gpt2fast.bench.session import WorkerError
 from gpt2fast.bench.sizes import random_checkpoint
 
 # Of the memory that is free at the start; the rest is for caches of the system and for surprises.
@@ -42,7 +42,7 @@ class Measured:
     probes: dict[Variant, Probe] = field(default_factory=dict)
     samples: dict[Case, list[Sample]] = field(default_factory=dict)
     failures: dict[Case, tuple[str, str]] = field(default_factory=dict)
-    starts: dict[Holding, Starts] = field(default_factory=dict)
+    starts: dict[WorkerKey, Starts] = field(default_factory=dict)
     peaks: dict[tuple[str, int], list[float]] = field(default_factory=dict)  # format, threads
     interrupted: bool = False
     seconds: float = 0.0
@@ -98,7 +98,7 @@ def split(cases: Sequence[Case], budget: float) -> list[list[Case]]:
 
 
 def _memory(cases: Sequence[Case]) -> float:
-    return sum(holding.memory for holding in {holding_of(case) for case in cases})
+    return sum(key.memory for key in {worker_key(case) for case in cases})
 
 
 def _group(cases: Sequence[Case], key: Callable[[Case], Any]) -> list[list[Case]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt2fast.bench.rows import Row
+from gpt2fast.terminal import text_table
 
 
 @dataclass(frozen=True)
@@ -151,16 +152,8 @@ def _heading(record: dict[str, Any]) -> str:
 def _block(rows: Sequence[Row]) -> str:
     cells = {column: [column.text(row) for row in rows] for column in COLUMNS}
     shown = [column for column in COLUMNS if any(cells[column])]
-    names = [variant_name(row) for row in rows]
-    left = max(map(len, names))
-    heads = zip(*(column.head for column in shown), strict=True)
-    lines = [(" " * left, texts) for texts in heads]
-    lines += [
-        (name.ljust(left), tuple(cells[column][i] for column in shown))
-        for i, name in enumerate(names)
+    heads = [["", *texts] for texts in zip(*(column.head for column in shown), strict=True)]
+    lines = [
+        [variant_name(row), *(cells[column][i] for column in shown)] for i, row in enumerate(rows)
     ]
-    widths = [max(len(texts[i]) for _, texts in lines) for i in range(len(shown))]
-    return "\n".join(
-        "  " + name + "".join(f"  {t.rjust(w)}" for t, w in zip(texts, widths, strict=True))
-        for name, texts in lines
-    )
+    return text_table([*heads, *lines], "<>", indent="  ")

@@ -1,23 +1,15 @@
-"""One system in a process of its own: ``python -m gpt2fast.bench.worker SYSTEM DIRECTORY``.
-
-Requests and replies are JSON, one object a line, on standard input and what was standard output;
-whatever libraries print goes to standard error. A reply is ``{"ok": {...}}`` or ``{"error": ...}``.
-The process ends with its input, so that it does not outlive who started it.
-"""
+"""One system in a process of its own: ``python -m gpt2fast.bench.worker SYSTEM DIRECTORY``."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import resource
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2fast.errors import GPT2FastError, MissingDependencyError
+from gpt2fast.bench.request_loop import answer_requests
 
 if TYPE_CHECKING:
     from gpt2fast.bench.peers.base import Adapter
@@ -119,40 +111,15 @@ def forget_peak_memory() -> None:
         return
 
 
-def describe(error: BaseException) -> dict[str, str]:
-    """Kind and one line; the traceback of what is not a user's mistake goes to standard error."""
-    text = " ".join(str(error).split())
-    if isinstance(error, MissingDependencyError):
-        return {"kind": "missing", "reason": text}
-    if isinstance(error, GPT2FastError):
-        return {"kind": "unsupported", "reason": text}
-    traceback.print_exc()
-    return {"kind": "failed", "reason": f"{type(error).__name__}: {text}"[:500]}
-
-
 def main(system: str, directory: str) -> None:
     """Answer requests until the input ends."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    worker: Worker | None = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        do = request.pop("do")
-        try:
-            if worker is None:
-                from gpt2fast.bench import peers
 
-                worker = Worker(peers.make_adapter(system, Path(directory)))
-            reply = {"ok": getattr(worker, do)(**request)}
-        except Exception as error:
-            reply = {"error": describe(error)}
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
-        if do == "close":
-            break
-    # Libraries with threads of their own sometimes crash or hang while they are torn down.
-    sys.stderr.flush()
-    os._exit(0)
+    def make() -> Worker:
+        from gpt2fast.bench import peers
+
+        return Worker(peers.make_adapter(system, Path(directory)))
+
+    answer_requests(make)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpt2fast.cli import EXIT_INTERRUPTED, streams
 from gpt2fast.errors import MissingDependencyError
+from gpt2fast.terminal import text_table
 
 _EXAMPLES = """\
 examples:
@@ -141,12 +142,10 @@ def render(report: dict[str, Any], out: str) -> str:
             f"{speed['compressed']:.0f}  ({speed['speedup']:.2f}x)",
         ),
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    table = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
     return "\n".join(
         [
             f"{out}: {passes}; {len(report['search'])} recipes tried",
-            *table,
+            text_table(rows, "<><"),
             f"on {quality['protocol']['predicted_tokens']:,} tokens of {text['origin']} that no "
             f"pass saw{_verified(report)}; report.json has the rest",
         ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpt2fast.terminal import text_table
+
 
 def render(report: dict[str, Any]) -> str:
     """The report for a person, one fact a line."""
@@ -16,8 +18,7 @@ def render(report: dict[str, Any]) -> str:
         rows += _last_word_rows(report["last_word"])
     if "bias" in report:
         rows += _bias_rows(report["bias"])
-    width = max(len(label) for label, _ in rows) + 2
-    return "\n".join(f"{label:<{width}}{text}" for label, text in rows)
+    return text_table(rows, "<")
 
 
 def _model(facts: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from gpt2fast.cli import streams
 from gpt2fast.cli.format_options import add_format_options
 from gpt2fast.cli.info_report import compression_report, compression_rows
 from gpt2fast.errors import OptionError, counted
+from gpt2fast.terminal import text_table
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint, Export
@@ -161,7 +162,7 @@ def render(name: str, facts: dict[str, Any]) -> str:
         f"{_parts(memory, 'kv_cache_per_token_by_dtype')})",
         **(compression_rows(facts["report"]) if facts["report"] else {}),
     }
-    return _lines(rows)
+    return text_table(list(rows.items()), "<")
 
 
 def render_export(name: str, facts: dict[str, Any]) -> str:
@@ -177,12 +178,7 @@ def render_export(name: str, facts: dict[str, Any]) -> str:
             f"perplexity {proof['perplexity']:.3f} on its own text (model "
             f"{proof['source_perplexity']:.3f}) in {proof['runtime']}"
         )
-    return _lines(rows)
-
-
-def _lines(rows: dict[str, str]) -> str:
-    # A name may hold line breaks, which would begin rows of its own.
-    return "\n".join(f"{label:<12}{' '.join(text.split())}" for label, text in rows.items())
+    return text_table(list(rows.items()), "<")
 
 
 def _common_rows(name: str, facts: dict[str, Any]) -> dict[str, str]:

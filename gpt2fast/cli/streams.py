@@ -8,6 +8,7 @@ import sys
 
 from gpt2fast.errors import OptionError
 from gpt2fast.terminal import escape_for
+from gpt2fast.terminal import say as say
 
 STANDARD_OUTPUT = "standard output"  # the file name in an OSError
 
@@ -48,15 +49,6 @@ def write(text: str) -> None:
 def abandon_output() -> None:
     """Send what is still buffered nowhere, else the interpreter complains of it while exiting."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def say(line: str) -> None:
-    """Print a line to standard error, escaped for a terminal; where nobody listens, there is
-    nobody to tell."""
-    try:
-        print(escape_for(sys.stderr, line), file=sys.stderr, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def can_hold_unicode() -> bool:

@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+Make = Callable[..., tuple[Path, Any]]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -88,10 +91,10 @@ def test_a_long_table_keeps_its_end(rows: ModuleType) -> None:
 
 def test_children_that_hang_or_die(process: ModuleType) -> None:
     start = time.monotonic()
-    with pytest.raises(process.ChildError, match="no answer within 1 s"):
+    with pytest.raises(process.WorkerError, match="no answer within 1 s"):
         process.stream(["-c", "import time; time.sleep(60)"], 1.0, print)
     assert time.monotonic() - start < 20
-    with pytest.raises(process.ChildError, match=r"code 1.*ZeroDivisionError"):
+    with pytest.raises(process.WorkerError, match=r"code 1.*ZeroDivisionError"):
         process.stream(["-c", "1 / 0"], 30.0, print)
     code, text = process.run_logged(
         [sys.executable, "-c", "print('so far'); import sys; sys.exit(3)"], 30
@@ -103,3 +106,38 @@ def test_children_answer_in_lines(process: ModuleType) -> None:
     found: list[dict[str, int]] = []
     process.stream(["-c", "print('noise'); print('{\"row\": 7}')"], 30.0, found.append)
     assert found == [{"row": 7}]
+
+
+def test_a_worker_of_the_suite_answers_as_those_of_the_package_do(
+    process: ModuleType, make_checkpoint: Make
+) -> None:
+    path, _ = make_checkpoint(vocab_size=50257, n_positions=160, n_embd=8, n_layer=1, n_head=2)
+    spec = {"kind": "Ours", "path": str(path), "options": {"device": "cpu"}}
+    child = process.start(["-m", "gpu.worker", json.dumps(spec)])
+    try:
+        child.send({"do": "load", "batches": [1]})
+        assert child.answer(60)["load"] > 0
+        child.send({"do": "tokens", "seeds": [1, 2], "new": 4})
+        assert [len(tokens) for tokens in child.answer(60)["tokens"]] == [4, 4]
+        child.send({"do": "decode", "batch": 2, "seed": 1})
+        assert child.answer(60)["long"] > 0
+        child.send({"do": "no such request"})
+        with pytest.raises(process.WorkerError, match="no such request") as caught:
+            child.answer(60)
+        assert not caught.value.is_lost
+        child.send({"do": "prefill", "length": 8, "seed": 1})
+        assert child.answer(60)["seconds"] > 0
+    finally:
+        child.kill()
+    with pytest.raises(process.WorkerError) as lost:
+        child.send({"do": "tokens"})
+    assert lost.value.is_lost
+
+
+def test_a_checkout_that_is_not_installed_is_enough(tmp_path: Path) -> None:
+    code = "import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
+    code += f"sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import gpu_suite"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

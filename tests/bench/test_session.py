@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt2fast.bench.session import Session, WorkerError
+from gpt2fast.bench.process import WorkerError
+from gpt2fast.bench.session import Session
 
 DEMO = Path(__file__).resolve().parents[2] / "gpt2fast" / "assets" / "demo"
 
@@ -89,6 +90,18 @@ def test_a_request_that_takes_too_long(tmp_path: Path) -> None:
     finally:
         session.kill()
     assert time.perf_counter() - begin < 30
+
+
+def test_a_worker_that_does_not_end_is_killed(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpt2fast.bench import session as module
+
+    monkeypatch.setattr(module, "_CLOSING_SECONDS", 0.2)
+    load(session)
+    os.kill(session._process.pid, signal.SIGSTOP)
+    session.close()
+    assert session._process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

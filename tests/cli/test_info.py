@@ -141,6 +141,7 @@ def test_instruction_set_that_cannot_be_had(
     make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, _ = make_checkpoint(**BASE)
+    capsys.readouterr()  # transformers' progress, where this is the first test that makes it
     monkeypatch.setenv("GPT2FAST_FORCE_ISA", "mmx")
     assert main(["info", str(path)]) == 2
     error = capsys.readouterr().err

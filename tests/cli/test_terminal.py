@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gpt2fast.cli import main, streams
-from gpt2fast.terminal import escape
+from gpt2fast.terminal import escape, text_table
 from support.engine.mock_runner import EOS, byte_tokenizer
 
 HOSTILE = "a\x1b[31m\r\x08\x07\x7f\x9b2J\u202e\u2066\u2028é\t\nb"
@@ -48,6 +48,17 @@ def test_escape() -> None:
     text = json.dumps({"text": HOSTILE}, ensure_ascii=False)
     assert json.loads(escape(text)) == {"text": HOSTILE}
     assert not FORBIDDEN.search(escape("".join(map(chr, range(0x3000)))))
+
+
+def test_a_table_has_a_line_for_each_row_however_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    rows = [["", "tok/s", "of limit"], ["a\r\nname", "1.0", ""], ["b" * 90, "100.0", "0.5"]]
+    lines = text_table(rows, "<>", indent="  ").split("\n")
+    assert lines == [
+        "  " + " " * 90 + "  tok/s  of limit",
+        "  " + "a name".ljust(90) + "    1.0",
+        "  " + "b" * 90 + "  100.0       0.5",
+    ]
 
 
 @pytest.mark.parametrize(
