@@ -1,6 +1,6 @@
 """Quantized matrices as they are stored: the bytes of the CPU runner's panels, and their values.
 
-The layout is that of ``gpt2fast.panel_layout.PanelLayout``. A weight is scale * integer; K inputs,
+The layout is that of ``quantization.panel_layout``. A weight is scale * integer; K inputs,
 N outputs, G groups of inputs. A Conv1D's matrix, (K, N) in a checkpoint of floats, is (N, K) here.
 Integers alone are stored so: a matrix of a mixed scheme that keeps floats is a tensor of floats.
 """
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from gpt2fast.checkpoint.tensor import StoredTensor, WeightFile
 from gpt2fast.errors import CheckpointError
-from gpt2fast.panel_layout import LANES, PanelLayout
 from gpt2fast.quantization import EMBEDDING, HEAD, INTEGER_RANGES, Quantization
+from gpt2fast.quantization.panel_layout import LANES, PanelLayout
 
 _LAYOUT_KEY, _LAYOUT_VERSION = "gpt2fast_layout", "1"  # of csrc/kernels/panels.h
 _EXPONENT = 0x7F80  # of bfloat16; all ones in infinity and NaN alone

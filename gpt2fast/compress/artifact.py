@@ -21,8 +21,8 @@ from gpt2fast.checkpoint.tensor import PACKED
 from gpt2fast.compress.state import Model, QuantizedMatrix
 from gpt2fast.config import ModelConfig
 from gpt2fast.files.json_file import read_json_object
-from gpt2fast.panel_layout import PanelLayout, matrix_layouts
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat, Quantization
+from gpt2fast.quantization.panel_layout import PanelLayout, matrix_layouts
 
 _FLOAT = MatrixFormat("float32")
 _TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}

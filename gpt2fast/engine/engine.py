@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpt2fast.engine.batch import Chunk
 from gpt2fast.engine.beam_search import BeamSearch, advance_beams
-from gpt2fast.engine.cache import BlockPool
+from gpt2fast.engine.block_pool import BlockPool
 from gpt2fast.engine.completion import append_token, record_logprobs, request_output, start_text
 from gpt2fast.engine.detokenizer import Detokenizer
 from gpt2fast.engine.flight import Flight, Pilot, tokens_fed

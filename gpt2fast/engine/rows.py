@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gpt2fast.engine.batch import Chunk, assemble
-from gpt2fast.engine.cache import BlockPool
+from gpt2fast.engine.block_pool import BlockPool
 from gpt2fast.engine.flight import Pilot, is_drawn_by_runner, row_sampling
 from gpt2fast.engine.rng import uniform
 from gpt2fast.engine.sampler import Logits, check_finite, process_logits, sample_row

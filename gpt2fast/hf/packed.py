@@ -17,8 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 from gpt2fast.checkpoint.packed import decode
 from gpt2fast.config import ModelConfig
-from gpt2fast.panel_layout import LANES, PanelLayout, matrix_layouts
 from gpt2fast.quantization import EMBEDDING, HEAD, Quantization
+from gpt2fast.quantization.panel_layout import LANES, PanelLayout, matrix_layouts
 
 
 class Packed(nn.Module):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gpt2fast.checkpoint.packed import decode, decode_integers, decode_scales, encode
-from gpt2fast.panel_layout import PanelLayout
 from gpt2fast.quantization import GROUP_SIZES, INTEGER_FORMATS, INTEGER_RANGES, MatrixFormat
+from gpt2fast.quantization.panel_layout import PanelLayout
 from packed_reference import Floats, from_bfloat16, pack, quantize, to_bfloat16
 
 FORMATS = [(name, group) for name in INTEGER_FORMATS for group in GROUP_SIZES]
