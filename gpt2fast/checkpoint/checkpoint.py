@@ -123,6 +123,11 @@ class Checkpoint:
         return dict(self._shapes)
 
     @property
+    def layouts(self) -> dict[str, PanelLayout]:
+        """Canonical name -> panels of each matrix that is stored as integers."""
+        return dict(self._layouts)
+
+    @property
     def files(self) -> list[Path]:
         """The files of weights."""
         return list(self._files)
@@ -130,7 +135,7 @@ class Checkpoint:
     @property
     def num_parameters(self) -> int:
         """Number of weights; a tied head is counted once, stored constants (no shape) are not."""
-        return sum(math.prod(shape) for shape in self._shapes.values() if shape)
+        return names.num_parameters(self._shapes)
 
     @property
     def num_bytes(self) -> int:

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast import _C
-from gpt2fast.checkpoint.packed import PackedTensor, decode
+from gpt2fast.checkpoint.packed import PackedTensor
 from gpt2fast.checkpoint.safetensors_writer import NewTensor
 from gpt2fast.checkpoint.tensor import FLOAT_TYPES, PACKED
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
 from gpt2fast.host import default_num_threads
 from gpt2fast.quantization import EMBEDDING, HEAD
 from gpt2fast.quantization.panel_layout import matrix_layouts
+from gpt2fast.quantization.panels import decode_floats
 from gpt2fast.runners.base import StepBatch
 from gpt2fast.runners.model_format import ModelFormat, resolve_format
 
@@ -163,7 +164,7 @@ class CpuRunner:
     def packed_tensors(self) -> list[NewTensor]:
         """All weights as they are held, for a checkpoint that loads without rounding again."""
         tensors = []
-        for name, shape in self._shapes.items():
+        for name, shape in self.shapes.items():
             layout = self.layouts.get(name)
             if layout is not None and layout.format.is_integer:
                 make = partial(self._decoder.packed, name)
@@ -181,12 +182,12 @@ class CpuRunner:
         if (layout := self.layouts.get(name)) is None:
             values = self._decoder.vector(name)
         else:
-            values = decode(self._decoder.packed(name), layout)
+            values = decode_floats(self._decoder.packed(name), layout)
             values = values if name in (EMBEDDING, HEAD) else np.ascontiguousarray(values.T)
         return values if dtype == "F32" else (values.view(np.uint32) >> 16).astype(np.uint16)
 
     def _load(self, checkpoint: Checkpoint, loaded: Callable[[str], None]) -> None:
-        self._shapes = checkpoint.shapes
+        self.shapes = checkpoint.shapes  # of the values, by canonical name
         # Vectors first: LayerNorm is balanced against the integer matrix that follows it.
         for name in sorted(checkpoint.names, key=self.layouts.__contains__):
             tensor = checkpoint.tensor(name)
