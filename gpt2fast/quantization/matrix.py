@@ -24,9 +24,13 @@ class QuantizedMatrix(Generic[Array]):
     format: MatrixFormat
 
     def dequantize(self) -> Array:
-        """The values (N, K) in float32: a new array."""
+        """The values (N, K) in float32: a new array, an output after the other in memory."""
         integers: Any = self.integers
         scales: Any = self.scales
-        values: Array = scales[:, np.arange(integers.shape[1]) // self.format.group_size]
-        values *= integers
-        return values
+        is_numpy = isinstance(integers, np.ndarray)
+        values: Any = integers.astype(np.float32) if is_numpy else integers.float()
+        group = self.format.group_size
+        for index in range(scales.shape[1]):
+            values[:, index * group : (index + 1) * group] *= scales[:, index : index + 1]
+        found: Array = values
+        return found

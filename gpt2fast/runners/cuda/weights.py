@@ -113,6 +113,6 @@ def _stored_integers(checkpoint: Checkpoint, name: str, device: torch.device) ->
     assert isinstance(stored, PackedTensor)
     matrix = stored.matrix()
     stored.release()
-    integers = torch.from_numpy(matrix.integers).to(device)
-    scales = torch.from_numpy(matrix.scales).to(device)
+    integers = torch.tensor(matrix.integers).to(device)
+    scales = torch.tensor(matrix.scales).to(device)
     return QuantizedWeight.from_matrix(QuantizedMatrix(integers, scales, matrix.format))
