@@ -17,10 +17,9 @@ PACKAGE = ROOT / "gpt2fast"
 FLOORS: list[set[str]] = [
     {"_C", "errors"},
     {"files", "host", "terminal", "flag_names", "text_files"},
-    {"config_fields", "status_line"},
+    {"status_line"},
     {"config", "sampling_params"},
     {"quantization"},
-    {"panel_layout"},
     {"checkpoint", "kernels"},
     {"model"},
     {"runners"},

@@ -120,7 +120,7 @@ for _ in range(9):
 
 def random_model(size: str) -> Path:
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    from random_checkpoint import random_checkpoint
+    from support.random_checkpoint import random_checkpoint
 
     return random_checkpoint(size, ROOT / "build")
 

@@ -27,11 +27,11 @@ from gpt2fast.checkpoint.tensor import (
 from gpt2fast.checkpoint.tokenizer import load_tokenizer
 from gpt2fast.checkpoint.weight_files import open_weight_files
 from gpt2fast.config import ModelConfig
-from gpt2fast.config_fields import read_token_ids
+from gpt2fast.config.hf_config import read_token_ids
 from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.files.json_file import read_json_object
-from gpt2fast.panel_layout import PanelLayout, matrix_layouts
 from gpt2fast.quantization import Quantization
+from gpt2fast.quantization.panel_layout import PanelLayout, matrix_layouts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -123,6 +123,11 @@ class Checkpoint:
         return dict(self._shapes)
 
     @property
+    def layouts(self) -> dict[str, PanelLayout]:
+        """Canonical name -> panels of each matrix that is stored as integers."""
+        return dict(self._layouts)
+
+    @property
     def files(self) -> list[Path]:
         """The files of weights."""
         return list(self._files)
@@ -130,7 +135,7 @@ class Checkpoint:
     @property
     def num_parameters(self) -> int:
         """Number of weights; a tied head is counted once, stored constants (no shape) are not."""
-        return sum(math.prod(shape) for shape in self._shapes.values() if shape)
+        return names.num_parameters(self._shapes)
 
     @property
     def num_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -57,6 +58,11 @@ def _block_shapes(config: ModelConfig, layer: LayerShape) -> dict[str, tuple[int
         "mlp.c_proj.bias": (c,),
         **{f"mlp.act.{name}": shape for name, shape in learned.items()},
     }
+
+
+def num_parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Weights in tensors of ``shapes``, by canonical name; stored constants (no shape) are none."""
+    return sum(math.prod(shape) for shape in shapes.values() if shape)
 
 
 def canonical_tensors(stored: Iterable[TensorInfo], directory: Path) -> dict[str, TensorInfo]:

@@ -1,28 +1,26 @@
-"""Quantized matrices as they are stored: the bytes of the CPU runner's panels, and their values.
+"""Quantized matrices as a checkpoint stores them: in panels, of a layout that the file names.
 
-The layout is that of ``gpt2fast.panel_layout.PanelLayout``. A weight is scale * integer; K inputs,
-N outputs, G groups of inputs. A Conv1D's matrix, (K, N) in a checkpoint of floats, is (N, K) here.
-Integers alone are stored so: a matrix of a mixed scheme that keeps floats is a tensor of floats.
+A Conv1D's matrix, (K, N) in a checkpoint of floats, is (N, K) here. Integers alone are stored so: a
+matrix of a mixed scheme that keeps floats is a tensor of floats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.checkpoint.tensor import StoredTensor, WeightFile
 from gpt2fast.errors import CheckpointError
-from gpt2fast.panel_layout import LANES, PanelLayout
-from gpt2fast.quantization import EMBEDDING, HEAD, INTEGER_RANGES, Quantization
+from gpt2fast.quantization import EMBEDDING, HEAD, Quantization
+from gpt2fast.quantization.matrix import QuantizedMatrix
+from gpt2fast.quantization.panel_layout import PanelLayout
+from gpt2fast.quantization.panels import decode, has_finite_scales
 
 _LAYOUT_KEY, _LAYOUT_VERSION = "gpt2fast_layout", "1"  # of csrc/kernels/panels.h
-_EXPONENT = 0x7F80  # of bfloat16; all ones in infinity and NaN alone
-_INFINITY_BYTE = 0x7F  # the upper byte of such a number, but for its sign
-_OFFSETS = {"int4": 8, "int3": 4}  # added to what is stored
-_LINE = 4 * LANES  # bytes of four inputs, where each has its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,26 +29,29 @@ class PackedTensor(StoredTensor):
 
     layout: PanelLayout
 
+    def matrix(self) -> QuantizedMatrix[NDArray[Any]]:
+        """Its integers and scales, an output a row: new arrays.
+
+        Raises CheckpointError where a scale is not a number.
+        """
+        self.check_scales()
+        return decode(self.data, self.layout)
+
     def float32(self) -> NDArray[np.float32]:
         """The values, scale * integer, in the shape of the float checkpoint: a new array.
 
         Raises CheckpointError where a scale is not a number.
         """
-        self.check_scales()
-        values = decode(self.data, self.layout)
+        values: NDArray[np.float32] = self.matrix().dequantize()
         return values if self.name in (EMBEDDING, HEAD) else values.T
 
     def check_scales(self) -> None:
-        """Raises CheckpointError if a scale is NaN or infinite: all else in a panel is a number."""
-        # The upper bytes first, in place: no other scale is as large as 2^127.
-        upper = _scale_bytes(self.data, self.layout)[:, 1::2]
-        if upper.size and int((upper & _INFINITY_BYTE).max()) == _INFINITY_BYTE:
-            bits = _scale_bits(self.data, self.layout)
-            if bool(((bits & _EXPONENT) == _EXPONENT).any()):
-                raise CheckpointError(
-                    f"{self.source}: tensor {self.name!r} has scales that are NaN or infinite; the "
-                    "file is damaged: quantize the float checkpoint again"
-                )
+        """Raises CheckpointError if a scale is NaN or infinite."""
+        if not has_finite_scales(self.data, self.layout):
+            raise CheckpointError(
+                f"{self.source}: tensor {self.name!r} has scales that are NaN or infinite; the "
+                "file is damaged: quantize the float checkpoint again"
+            )
 
 
 def panel_metadata(scheme: Quantization) -> dict[str, str]:
@@ -76,131 +77,3 @@ def check_panel_metadata(files: Iterable[WeightFile], scheme: Quantization) -> N
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 100 else f"{text[:100]}...")
-
-
-def encode(
-    integers: NDArray[np.int8], scales: NDArray[np.float32], layout: PanelLayout
-) -> NDArray[np.uint8]:
-    """Integers (N, K) and scales (N, G) as panels (panels, bytes of a panel).
-
-    The inverse of ``decode_integers`` and ``decode_scales``; what fills the panels up stands for
-    zeros, as when C++ packs them. Raises ValueError for integers beyond the format, scales that are
-    no finite bfloat16 numbers, and shapes that are not those of ``layout``.
-    """
-    outputs, groups = layout.outputs, layout.groups
-    if integers.shape != (outputs, layout.inputs) or scales.shape != (outputs, groups):
-        raise ValueError(f"integers {integers.shape} and scales {scales.shape} are not {layout}")
-    least, most = INTEGER_RANGES[layout.format.name]
-    if int(integers.min()) < least or int(integers.max()) > most:
-        raise ValueError(f"integers must be {least} .. {most}")
-    panels = np.zeros(layout.shape, np.uint8)
-    panels[:, : groups * LANES * 2] = _encode_scales(scales, layout)
-    rows = np.zeros((layout.count * LANES, layout.padded_inputs), np.int8)
-    rows[:outputs, : layout.inputs] = integers
-    start = layout.scale_bytes
-    panels[:, start : start + layout.value_bytes] = _encode_integers(rows, layout)
-    return panels
-
-
-def decode(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.float32]:
-    """The matrix (N, K) in the panels ``data``, of any format."""
-    if not layout.format.is_integer:
-        return _decode_floats(data, layout)
-    scales = decode_scales(data, layout)
-    values = decode_integers(data, layout).astype(np.float32)
-    group = layout.format.group_size
-    for index in range(layout.groups):
-        values[:, index * group : (index + 1) * group] *= scales[:, index : index + 1]
-    return values
-
-
-def decode_integers(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.int8]:
-    """The integers (N, K), in the range of the format."""
-    start = layout.scale_bytes
-    values = np.ascontiguousarray(data.reshape(layout.shape)[:, start : start + layout.value_bytes])
-    name = layout.format.name
-    if name == "int8":
-        lines = values.view(np.int8)
-    else:
-        stored = _unpack_int4(values) if name == "int4" else _unpack_int3(values)
-        lines = stored.view(np.int8) - np.int8(_OFFSETS[name])
-    quads = lines.reshape(layout.count, -1, LANES, 4)  # (panels, K / 4, 16, 4)
-    integers: NDArray[np.int8] = quads.transpose(0, 2, 1, 3).reshape(-1, layout.padded_inputs)
-    return integers[: layout.outputs, : layout.inputs]
-
-
-def decode_scales(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.float32]:
-    """The scales (N, G)."""
-    wide = _scale_bits(data, layout).astype(np.uint32) << 16
-    panels = wide.view(np.float32).reshape(layout.count, layout.groups, LANES)
-    scales: NDArray[np.float32] = panels.transpose(0, 2, 1).reshape(-1, layout.groups)
-    return scales[: layout.outputs]
-
-
-def _scale_bytes(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.uint8]:
-    return data.reshape(layout.shape)[:, : layout.groups * LANES * 2]
-
-
-def _scale_bits(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.uint16]:
-    return np.ascontiguousarray(_scale_bytes(data, layout)).view("<u2")
-
-
-def _encode_scales(scales: NDArray[np.float32], layout: PanelLayout) -> NDArray[np.uint8]:
-    bits = np.ascontiguousarray(scales, np.float32).view(np.uint32)
-    if bool((bits & 0xFFFF).any()) or not bool(np.isfinite(scales).all()):
-        raise ValueError("scales must be finite bfloat16 numbers")
-    rows = np.zeros((layout.count * LANES, layout.groups), "<u2")
-    rows[: layout.outputs] = bits >> 16
-    panels = rows.reshape(layout.count, LANES, layout.groups).transpose(0, 2, 1)
-    return np.ascontiguousarray(panels).reshape(layout.count, -1).view(np.uint8)
-
-
-def _encode_integers(rows: NDArray[np.int8], layout: PanelLayout) -> NDArray[np.uint8]:
-    """The values of each panel: of padded outputs and inputs."""
-    name = layout.format.name
-    quads = rows.reshape(layout.count, LANES, -1, 4).transpose(0, 2, 1, 3)
-    lines = (quads + np.int8(_OFFSETS.get(name, 0))).view(np.uint8).reshape(layout.count, -1, _LINE)
-    if name == "int4":
-        lines = lines[:, 0::2] | lines[:, 1::2] << 4
-    elif name == "int3":
-        lines = _pack_int3(lines)
-    values: NDArray[np.uint8] = lines.reshape(layout.count, -1)
-    return values
-
-
-def _unpack_int4(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A byte of two values -> bytes of one: (panels, K / 4, 64)."""
-    pairs = values.reshape(len(values), -1, 1, _LINE)
-    return np.concatenate([pairs & 15, pairs >> 4], axis=2)
-
-
-def _pack_int3(lines: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Bytes of one value (panels, K / 4, 64) -> units of three lines: (panels, K / 32, 3, 64)."""
-    fours = lines.reshape(len(lines), -1, 8, _LINE)
-    units: NDArray[np.uint8] = fours[:, :, 0:6:2].copy()
-    units |= fours[:, :, 1:6:2] << 3
-    units[:, :, :2] |= (fours[:, :, 6:] & 3) << 6
-    units[:, :, 2] |= (fours[:, :, 6] >> 2 << 6) | (fours[:, :, 7] >> 2 << 7)
-    return units
-
-
-def _unpack_int3(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Its inverse: (panels, K / 32, 8, 64)."""
-    units = values.reshape(len(values), -1, 3, _LINE)
-    fours = np.empty((*units.shape[:2], 8, _LINE), np.uint8)
-    fours[:, :, 0:6:2], fours[:, :, 1:6:2] = units & 7, units >> 3 & 7
-    fours[:, :, 6:] = units[:, :, :2] >> 6
-    fours[:, :, 6] |= (units[:, :, 2] >> 6 & 1) << 2
-    fours[:, :, 7] |= units[:, :, 2] >> 7 << 2
-    return fours
-
-
-def _decode_floats(data: NDArray[np.uint8], layout: PanelLayout) -> NDArray[np.float32]:
-    values = np.ascontiguousarray(data.reshape(layout.shape)[:, : layout.value_bytes])
-    if layout.format.name == "float32":
-        rows = values.view("<f4").reshape(layout.count, -1, LANES).transpose(0, 2, 1)
-    else:
-        pairs = values.view("<u2").reshape(layout.count, -1, LANES, 2).transpose(0, 2, 1, 3)
-        rows = (pairs.astype(np.uint32) << 16).view(np.float32)
-    matrix = rows.reshape(layout.count * LANES, -1)[: layout.outputs, : layout.inputs]
-    return np.ascontiguousarray(matrix, np.float32)

@@ -43,13 +43,12 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the description of ``args.model``."""
     from gpt2fast.checkpoint import Export, open_model
-    from gpt2fast.quantization import Quantization
-    from gpt2fast.runners import check_settled
+    from gpt2fast.runners import FormatOptions, reject_fixed_options
 
     with open_model(args.model, revision=args.revision) as opened:
         if isinstance(opened, Export):
-            given = args.quantization and Quantization.parse(args.quantization)
-            check_settled(opened, args.dtype, given, args.kv_cache_dtype)
+            given = FormatOptions(args.dtype, args.quantization, args.kv_cache_dtype)
+            reject_fixed_options(opened, given)
             facts, text = describe_export(opened), render_export
         else:
             facts = describe(opened, args.dtype, args.quantization, args.kv_cache_dtype)
@@ -117,26 +116,22 @@ def _memory(
     checkpoint: Checkpoint, dtype: str, quantization: str | None, kv_cache_dtype: str
 ) -> dict[str, Any]:
     """What the CPU runner would hold and read."""
-    from gpt2fast.engine.cache import bytes_per_token
-    from gpt2fast.engine.options import KV_CACHE_DTYPES, check_formats
-    from gpt2fast.panel_layout import bytes_by_format, bytes_per_step, matrix_layouts
-    from gpt2fast.quantization import agree
-    from gpt2fast.runners import cpu_dtype, kv_format
+    from gpt2fast.quantization.panel_layout import bytes_by_format, bytes_per_step, matrix_layouts
+    from gpt2fast.runners import FormatOptions, resolve_format
+    from gpt2fast.runners.kv_memory import bytes_per_token
+    from gpt2fast.runners.options import KV_CACHE_DTYPES
 
-    check_formats(dtype, quantization, kv_cache_dtype)
-    config = checkpoint.config
-    scheme = agree(quantization, checkpoint.quantization, checkpoint.path)
-    dtype = cpu_dtype(checkpoint, dtype)
-    layouts = matrix_layouts(config, dtype, scheme)
+    form = resolve_format(checkpoint, FormatOptions(dtype, quantization, kv_cache_dtype))
+    config, scheme = checkpoint.config, form.quantization
+    layouts = matrix_layouts(config, form.dtype, scheme)
     by_format = bytes_by_format(layouts, config)
-    kv_cache_dtype = kv_format(kv_cache_dtype, dtype, scheme)
-    kv_token = bytes_per_token(config, kv_cache_dtype)
+    kv_token = bytes_per_token(config, form.kv_cache_dtype)
     return {
         "quantization": None if scheme is None else scheme.name,
         "weights": sum(by_format.values()),
         "weights_by_format": by_format,
         "read_per_step": bytes_per_step(layouts, config),
-        "kv_cache_dtype": kv_cache_dtype,
+        "kv_cache_dtype": form.kv_cache_dtype,
         "kv_cache_per_token": kv_token,
         "kv_cache_full_context": kv_token * config.n_positions,
         "kv_cache_per_token_by_dtype": {

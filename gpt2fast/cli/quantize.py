@@ -146,6 +146,7 @@ def _quantize(
     checkpoint: Checkpoint, out: Path, scheme: Quantization, num_threads: int | None
 ) -> None:
     from gpt2fast.checkpoint.save import save_quantized
+    from gpt2fast.runners import FormatOptions, resolve_format
     from gpt2fast.runners.cpu import CpuRunner
 
     total = 2 * len(checkpoint.names)
@@ -153,7 +154,7 @@ def _quantize(
     with Progress() as progress:
         runner = CpuRunner(
             checkpoint,
-            quantization=scheme,
+            resolve_format(checkpoint, FormatOptions(quantization=scheme), "cpu"),
             num_threads=num_threads,
             num_blocks=1,
             max_batch_tokens=1,

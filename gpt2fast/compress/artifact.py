@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 from gpt2fast.checkpoint.checkpoint import QUANTIZATION_FIELD
 from gpt2fast.checkpoint.names import PREFIX
-from gpt2fast.checkpoint.packed import encode, panel_metadata
+from gpt2fast.checkpoint.packed import panel_metadata
 from gpt2fast.checkpoint.safetensors_writer import NewTensor
 from gpt2fast.checkpoint.save import save_checkpoint
 from gpt2fast.checkpoint.tensor import PACKED
 from gpt2fast.compress.state import Model, QuantizedMatrix
 from gpt2fast.config import ModelConfig
 from gpt2fast.files.json_file import read_json_object
-from gpt2fast.panel_layout import PanelLayout, matrix_layouts
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat, Quantization
+from gpt2fast.quantization import matrix as matrices
+from gpt2fast.quantization.panel_layout import PanelLayout, matrix_layouts
+from gpt2fast.quantization.panels import encode
 
 _FLOAT = MatrixFormat("float32")
 _TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -116,7 +118,7 @@ def _tensor(model: Model, name: str, layout: PanelLayout | None) -> NewTensor:
     if matrix is None or layout is None:
         shape = tuple(model.network.state_dict()[name].shape)
         return NewTensor(name, "F32", shape, partial(_values, model, name))
-    return NewTensor(name, PACKED, layout.shape, partial(_panels, matrix, layout))
+    return NewTensor(name, PACKED, layout.shape, partial(_panels, matrix))
 
 
 def _values(model: Model, name: str) -> NDArray[np.float32]:
@@ -135,5 +137,6 @@ def _bfloat16(model: Model, name: str) -> NDArray[np.uint16]:
     return values
 
 
-def _panels(matrix: QuantizedMatrix, layout: PanelLayout) -> NDArray[np.uint8]:
-    return encode(matrix.integers.cpu().numpy(), matrix.scales.cpu().numpy(), layout)
+def _panels(matrix: QuantizedMatrix) -> NDArray[np.uint8]:
+    arrays = matrix.integers.cpu().numpy(), matrix.scales.cpu().numpy()
+    return encode(matrices.QuantizedMatrix(*arrays, matrix.format))

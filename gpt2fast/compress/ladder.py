@@ -17,8 +17,13 @@ from gpt2fast.compress.quantize.mixed import num_weights
 from gpt2fast.compress.recipe import Recipe, parse_recipe
 from gpt2fast.compress.search import Candidate, Tried, best_first
 from gpt2fast.config import ModelConfig
-from gpt2fast.panel_layout import bytes_by_format, bytes_per_step, matrix_layouts, vector_bytes
 from gpt2fast.quantization import MatrixFormat, Quantization
+from gpt2fast.quantization.panel_layout import (
+    bytes_by_format,
+    bytes_per_step,
+    matrix_layouts,
+    vector_bytes,
+)
 
 # Each more than the one before in loss, and in what it saves. GPTQ brings nothing to blocks in 8
 # bits, but to the head it does.

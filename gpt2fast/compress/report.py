@@ -17,7 +17,7 @@ from gpt2fast.compress.coverage import coverage, summary
 from gpt2fast.compress.recipe import Recipe
 from gpt2fast.compress.texts import Texts
 from gpt2fast.compress.verify import Verification
-from gpt2fast.panel_layout import bytes_per_step, matrix_layouts
+from gpt2fast.quantization.panel_layout import bytes_per_step, matrix_layouts
 
 _PACKAGES = ("gpt2fast", "torch", "numpy", "tokenizers", "safetensors")
 _BLOCK = 2**22

@@ -96,7 +96,7 @@ def unpack_matrices(
     """What ``pack_matrices`` packed."""
     return {
         name: QuantizedMatrix(
-            MatrixFormat(*fields), tensors[f"{name}:integers"], tensors[f"{name}:scales"]
+            tensors[f"{name}:integers"], tensors[f"{name}:scales"], MatrixFormat(*fields)
         )
         for name, fields in formats.items()
     }

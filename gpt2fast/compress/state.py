@@ -1,6 +1,6 @@
 """A model between two passes: a network in float32, and the integers that some of it already is.
 
-Shapes: N outputs, K inputs, G groups of inputs that share a scale.
+Shapes: N outputs, K inputs.
 """
 
 from __future__ import annotations
@@ -16,26 +16,15 @@ from torch import Tensor
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
-from gpt2fast.kernels import reference
 from gpt2fast.model.gpt2 import GPT2
 from gpt2fast.model.weights import load_weights
-from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat
+from gpt2fast.quantization import EMBEDDING, HEAD, matrix
 
 SHORT_FLOATS = ("F16", "BF16")
 CONV1D_PARTS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # of a block, in order
 
 
-@dataclass(frozen=True, eq=False)
-class QuantizedMatrix:
-    """What a matrix is stored as, an output a row: weight = integer * scale of its group."""
-
-    format: MatrixFormat
-    integers: Tensor  # (N, K) int8
-    scales: Tensor  # (N, G) float32, each a bfloat16 number
-
-    def dequantize(self) -> Tensor:
-        """The values (N, K) in float32."""
-        return reference.dequantize(self.integers.float(), self.scales, self.format.group_size)
+QuantizedMatrix = matrix.QuantizedMatrix[Tensor]
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.engine.cache import BlockPool
+from gpt2fast.engine.block_pool import BlockPool
 from gpt2fast.engine.sequence import Sequence
 from gpt2fast.runners.base import StepBatch
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpt2fast.engine.batch import Chunk
 from gpt2fast.engine.beam_search import BeamSearch, advance_beams
-from gpt2fast.engine.cache import BlockPool
+from gpt2fast.engine.block_pool import BlockPool
 from gpt2fast.engine.detokenizer import Detokenizer
 from gpt2fast.engine.input_processor import build_request
 from gpt2fast.engine.logprobs import Logits, check_finite

@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.config import ModelConfig
-from gpt2fast.engine.cache import held_on_cpu, num_blocks
 from gpt2fast.engine.engine import Engine
 from gpt2fast.engine.input_processor import build_request, check_cache
 from gpt2fast.engine.loop import EngineLoop
-from gpt2fast.engine.options import EngineOptions
 from gpt2fast.engine.output_stream import TextStream
 from gpt2fast.engine.outputs import RequestOutput
 from gpt2fast.engine.prompts import Prompt, Prompts, as_list, as_params, read_prompt
 from gpt2fast.engine.sequence import Request
 from gpt2fast.errors import GPT2FastError, OptionError
-from gpt2fast.quantization import agree
+from gpt2fast.runners.kv_memory import estimate_memory, num_blocks
+from gpt2fast.runners.options import EngineOptions
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 if TYPE_CHECKING:
@@ -90,25 +89,25 @@ class LLM:
             prefix_caching=prefix_caching,
         )
         from gpt2fast.checkpoint import Export, open_model
-        from gpt2fast.runners import make_runner, tokens_in_a_block
+        from gpt2fast.runners import make_runner, resolve_format, tokens_in_a_block
 
         with open_model(model, revision=revision) as opened:
             self.tokenizer: Tokenizer | None = opened.load_tokenizer()
             self.config: ModelConfig = opened.config
-            scheme = agree(quantization, opened.quantization, opened.path)
-            weights, kv_format = held_on_cpu(opened, options, scheme)
+            model_format = resolve_format(opened, options.formats, options.device)
             size = tokens_in_a_block(opened)
-            is_export = isinstance(opened, Export)
             blocks = num_blocks(
-                self.config, size, kv_cache_tokens, weights, kv_format, is_export=is_export
+                self.config,
+                size,
+                options.kv_cache_tokens,
+                estimate_memory(opened, model_format),
+                model_format.kv_cache_dtype,
+                is_export=isinstance(opened, Export),
             )
             runner = make_runner(
                 opened,
-                device=device,
-                dtype=dtype,
-                quantization=scheme,
-                kv_cache_dtype=kv_cache_dtype,
-                num_threads=num_threads,
+                model_format,
+                num_threads=options.num_threads,
                 num_blocks=blocks,
                 block_size=size,
                 max_batch_tokens=options.max_batch_tokens,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.engine.batch import Chunk, assemble, block_tables
-from gpt2fast.engine.cache import BlockPool
+from gpt2fast.engine.block_pool import BlockPool
 from gpt2fast.engine.sample_step import needs_logits, sampling_by_runner, stop_tokens
 from gpt2fast.engine.sequence import Sequence
 from gpt2fast.runners.base import KnownTokens, PendingTokens, SamplingRunner

@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 
 from gpt2fast.engine.batch import Chunk
-from gpt2fast.engine.cache import BlockPool
+from gpt2fast.engine.block_pool import BlockPool
 from gpt2fast.engine.sequence import Request, Sequence
 from gpt2fast.errors import CacheExhaustedError
 

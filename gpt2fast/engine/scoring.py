@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.engine.batch import block_tables
-from gpt2fast.engine.cache import BlockPool
+from gpt2fast.engine.block_pool import BlockPool
 from gpt2fast.engine.input_processor import check_token_ids
 from gpt2fast.engine.scheduler import Scheduler
 from gpt2fast.errors import CacheExhaustedError, ContextOverflowError, counted

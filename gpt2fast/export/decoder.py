@@ -26,7 +26,7 @@ from gpt2fast.export.weights import Learned, Weights
 from gpt2fast.quantization import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
-    from gpt2fast.checkpoint import Checkpoint
+    from gpt2fast.checkpoint.tensor_source import TensorSource
     from gpt2fast.config import ModelConfig
 
 INT64 = ir.DataType.INT64
@@ -41,16 +41,14 @@ TARGETS: dict[str, type[OrtOperators] | type[PortableOperators]] = {
 _DTYPES = {"fp16": ("float16", "float16"), "bf16": ("bfloat16", "float32")}
 
 
-def build(
-    checkpoint: Checkpoint, target: str, precision: str, facts: Mapping[str, str]
-) -> ir.Model:
-    """The graph of ``checkpoint``, which must stay open until the model is saved. Its metadata are
+def build(source: TensorSource, target: str, precision: str, facts: Mapping[str, str]) -> ir.Model:
+    """The graph of ``source``, which must stay open until the model is saved. Its metadata are
     ``facts`` and what a runner wants to know."""
     stored, element = _DTYPES.get(precision, ("float32", "float32"))
-    graph, config = GraphBuilder(element), checkpoint.config
+    graph, config = GraphBuilder(element), source.config
     kind = TARGETS[target]
     operators: Operators = kind(graph, config.head_size)
-    decoder = Decoder(operators, Weights(operators, checkpoint, stored), config)
+    decoder = Decoder(operators, Weights(operators, source, stored), config)
     inputs = _inputs(graph, config)
     logits, present = decoder.step(inputs)
     logits.name = "logits"

@@ -8,27 +8,26 @@ inputs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from gpt2fast.checkpoint.packed import PackedTensor, decode_integers, decode_scales
+from gpt2fast.checkpoint.packed import PackedTensor
+from gpt2fast.checkpoint.tensor_source import TensorSource
 from gpt2fast.export.graph import GraphBuilder
-
-if TYPE_CHECKING:
-    from gpt2fast.checkpoint import Checkpoint
+from gpt2fast.quantization.matrix import QuantizedMatrix
 
 _BITS = {"int8": 8, "int4": 4, "int3": 4}  # three bits lie in four: they are among its integers
 
 
 class Integers:
-    """The matrix ``name`` of ``checkpoint``, which stays open until the graph is saved."""
+    """The matrix ``name`` of ``source``, which stays open until the graph is saved."""
 
-    def __init__(self, graph: GraphBuilder, checkpoint: Checkpoint, name: str) -> None:
-        self._graph, self._checkpoint, self._name = graph, checkpoint, name
-        layout = self._stored().layout
+    def __init__(self, graph: GraphBuilder, source: TensorSource, name: str) -> None:
+        self._graph, self._source, self._name = graph, source, name
+        layout = source.layouts[name]
         self.inputs, self.outputs, self.groups = layout.inputs, layout.outputs, layout.groups
         self.group, self.bits = layout.format.group_size, _BITS[layout.format.name]
 
@@ -39,7 +38,7 @@ class Integers:
             f"{self._name}.integers",
             "uint8",
             shape,
-            self._read(lambda stored: pack(_integers(stored), self.group, self.bits)),
+            self._read(lambda matrix: pack(matrix.integers, self.group, self.bits)),
         )
 
     def scales(self) -> ir.Value:
@@ -48,7 +47,7 @@ class Integers:
             f"{self._name}.scales",
             self._graph.element,
             (self.outputs, self.groups),
-            self._read(_scales),
+            self._read(lambda matrix: matrix.scales),
         )
 
     def columns(self) -> ir.Value:
@@ -57,7 +56,7 @@ class Integers:
             f"{self._name}.integers",
             f"int{self.bits}",
             (self.inputs, self.outputs),
-            self._read(lambda stored: _integers(stored).T),
+            self._read(lambda matrix: matrix.integers.T),
         )
 
     def column_scales(self) -> ir.Value:
@@ -66,31 +65,20 @@ class Integers:
             f"{self._name}.scales",
             self._graph.element,
             (self.groups, self.outputs),
-            self._read(lambda stored: _scales(stored).T),
+            self._read(lambda matrix: matrix.scales.T),
         )
 
-    def _stored(self) -> PackedTensor:
-        stored = self._checkpoint.tensor(self._name)
-        assert isinstance(stored, PackedTensor)
-        return stored
-
-    def _read(self, make: Callable[[PackedTensor], NDArray[Any]]) -> Callable[[], NDArray[Any]]:
+    def _read(
+        self, make: Callable[[QuantizedMatrix[NDArray[Any]]], NDArray[Any]]
+    ) -> Callable[[], NDArray[Any]]:
         def read() -> NDArray[Any]:
-            stored = self._stored()
-            stored.check_scales()
-            found = make(stored)
+            stored = self._source.tensor(self._name)
+            assert isinstance(stored, PackedTensor)
+            matrix = stored.matrix()
             stored.release()
-            return found
+            return make(matrix)
 
         return read
-
-
-def _integers(stored: PackedTensor) -> NDArray[np.int8]:
-    return decode_integers(stored.data, stored.layout)
-
-
-def _scales(stored: PackedTensor) -> NDArray[np.float32]:
-    return decode_scales(stored.data, stored.layout)
 
 
 def pack(integers: NDArray[np.int8], group: int, bits: int) -> NDArray[np.uint8]:

@@ -6,13 +6,14 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.checkpoint.checkpoint import QUANTIZATION_FIELD
+from gpt2fast.checkpoint.names import num_parameters
 from gpt2fast.checkpoint.resolve import SMALL_FILES
 from gpt2fast.checkpoint.weight_files import GRAPH
 from gpt2fast.errors import MissingDependencyError, OptionError, show
@@ -86,7 +87,6 @@ def export(
         open_source(
             model,
             options.precision,
-            target,
             num_threads=options.num_threads,
             revision=options.revision,
         ) as source,
@@ -116,22 +116,21 @@ def _write(source: Source, stage: Path, target: str) -> dict[str, Any]:
         "precision": source.precision,
         "target": target,
     }
-    path = source.path
-    with open_checkpoint(path) as checkpoint:
-        graph = build(checkpoint, target, source.precision, facts)
+    path, weights = source.path, source.weights
+    with closing(weights):
+        graph = build(weights, target, source.precision, facts)
         onnx_ir.save(graph, stage / GRAPH, external_data=f"{GRAPH}.data")
-        small = [path / name for name in SMALL_FILES if name != _CONFIG]
-        for file in small:
-            if file.is_file():
-                shutil.copyfile(file, stage / file.name)
-        parameters = checkpoint.num_parameters
-        _describe(checkpoint.config, path, stage, graph.metadata_props["cache"] == "shared")
-    return {**graph.metadata_props, "parameters": parameters}
+    for file in (path / name for name in SMALL_FILES if name != _CONFIG):
+        if file.is_file():
+            shutil.copyfile(file, stage / file.name)
+    _describe(weights.config, path, stage, graph.metadata_props["cache"] == "shared")
+    return {**graph.metadata_props, "parameters": num_parameters(weights.shapes)}
 
 
 def _describe(config: ModelConfig, path: Path, stage: Path, shares_cache: bool) -> None:
     """The files by which other programs know the model."""
     fields = read_json_object(path / _CONFIG)
+    fields["tie_word_embeddings"] = config.tie_word_embeddings  # what the weights say
     fields.pop(QUANTIZATION_FIELD, None)  # of the checkpoint's files, which are not here
     write_json(stage / _CONFIG, fields)
     if not (stage / _GENERATION).exists():

@@ -1,11 +1,11 @@
-"""What an export is made from: the directory of the weights, and what the model makes of a text."""
+"""What an export is made from: the weights, and what the model makes of a text."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.checkpoint import Checkpoint, open_checkpoint
-from gpt2fast.config import ModelConfig
+from gpt2fast.checkpoint.tensor_source import TensorSource
 from gpt2fast.engine.llm import LLM
 from gpt2fast.errors import OptionError, UnsupportedError
-from gpt2fast.files.atomic import scratch_directory
+from gpt2fast.export.rounded import RoundedWeights
 from gpt2fast.sampling_params import SamplingParams
 
 _TOKENS = 192
@@ -24,13 +24,14 @@ _TOKENS = 192
 
 @dataclass(frozen=True)
 class Source:
-    """A model that has run and is closed again: two of its size are more than a machine may hold.
+    """A model that has run, and its weights. These are to be closed before another program loads
+    what was made of them: two models of one size are more than a machine may hold.
 
     Attributes:
-        path: the directory whose weights go into the graph.
-        digest: SHA-256 of the weights that the user gave.
+        path: the directory of the model.
+        digest: SHA-256 of the weights in it.
         precision: of the graph.
-        config: of the model.
+        weights: what goes into the graph, rounded where ``path`` has floats and it has integers.
         tokens: (T,), a text that the model has drawn.
         logits: (T, V), what it makes of it.
     """
@@ -38,7 +39,7 @@ class Source:
     path: Path
     digest: str
     precision: str
-    config: ModelConfig
+    weights: TensorSource
     tokens: NDArray[np.int64]
     logits: NDArray[np.float32]
 
@@ -47,12 +48,11 @@ class Source:
 def open_source(
     model: str | os.PathLike[str],
     precision: str,
-    out: Path,
     *,
     num_threads: int | None = None,
     revision: str | None = None,
 ) -> Iterator[Source]:
-    """The source of an export in ``precision``; what is rounded for it is beside ``out`` meanwhile.
+    """The source of an export in ``precision``; its weights are closed at the end.
 
     Raises OptionError for a precision other than that of the integers which ``model`` has.
     """
@@ -70,16 +70,22 @@ def open_source(
                 "or give the float checkpoint"
             )
     is_rounded = stored is None and wanted in ("int8", "int4")
-    with scratch_directory(out) as folder:
+    with ExitStack() as stack:
         scheme = wanted if is_rounded else None
-        with LLM(path, device="cpu", quantization=scheme, num_threads=num_threads) as llm:
-            if is_rounded:
-                path = folder / "model"
-                llm.save_quantized(path)
-            tokens = _own_text(llm)
-            source = Source(path, digest, wanted, llm.config, tokens, llm.logits(tokens.tolist()))
+        llm = stack.enter_context(
+            LLM(path, device="cpu", quantization=scheme, num_threads=num_threads)
+        )
+        tokens = _own_text(llm)
+        logits = llm.logits(tokens.tolist())
+        weights: TensorSource
+        if is_rounded:
+            weights = RoundedWeights(llm)
+        else:
+            llm.close()
+            weights = open_checkpoint(path)
         del llm
-        yield source
+        stack.callback(weights.close)
+        yield Source(path, digest, wanted, weights, tokens, logits)
 
 
 def _own_text(llm: LLM) -> NDArray[np.int64]:

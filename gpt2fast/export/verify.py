@@ -135,7 +135,7 @@ class Graph:
 def verify(directory: Path, source: Source, num_threads: int | None = None) -> Certificate:
     """Run the graph in ``directory`` on the text of ``source``. Raises GPT2FastError naming what
     differs by more than the precision explains."""
-    graph = Graph(directory, source.config, num_threads)
+    graph = Graph(directory, source.weights.config, num_threads)
     tokens, logits = source.tokens, graph.whole(source.tokens)
     scale = float(np.abs(source.logits).max())
     log_p, log_q = _log_softmax(source.logits), _log_softmax(logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +15,6 @@ from torch import nn
 from gpt2fast._C import BlockPool
 from gpt2fast.checkpoint import Checkpoint
 from gpt2fast.config import ModelConfig
-from gpt2fast.engine.cache import bytes_per_token
 from gpt2fast.errors import CacheExhaustedError
 from gpt2fast.hf.last_run import LastRun
 from gpt2fast.hf.lock import Lock
@@ -24,9 +23,10 @@ from gpt2fast.hf.source import ModuleSource
 from gpt2fast.hf.stamp import Stamp
 from gpt2fast.host import physical_memory
 from gpt2fast.quantization import Quantization
-from gpt2fast.runners import BLOCK_SIZE, kv_format
+from gpt2fast.runners import BLOCK_SIZE, FormatOptions, ModelFormat, resolve_format
 from gpt2fast.runners.base import StepBatch
 from gpt2fast.runners.cpu import CpuRunner
+from gpt2fast.runners.kv_memory import bytes_per_token
 
 if TYPE_CHECKING:
     from gpt2fast.runners.cuda import CudaRunner
@@ -215,14 +215,13 @@ def device_of(network: nn.Module, options: Options) -> torch.device:
 
 
 def _cpu_runner(source: Checkpoint, network: nn.Module, options: Options) -> CpuRunner:
-    kv_cache_dtype = kv_format("auto", "float32", options.quantization or source.quantization)
+    form = _format(source, options, "cpu")
     memory = int(physical_memory() * _CPU_SHARE)
     return CpuRunner(
         source,
-        quantization=options.quantization,
-        kv_cache_dtype=kv_cache_dtype,
+        form,
         num_threads=options.num_threads,
-        num_blocks=_num_blocks(source.config, kv_cache_dtype, memory),
+        num_blocks=_num_blocks(source.config, form.kv_cache_dtype, memory),
         max_batch_tokens=_MOST_ROWS,
         max_seqs=_MOST_ROWS,
     )
@@ -231,19 +230,21 @@ def _cpu_runner(source: Checkpoint, network: nn.Module, options: Options) -> Cpu
 def _cuda_runner(source: Checkpoint, network: nn.Module, options: Options) -> CudaRunner:
     from gpt2fast.runners.cuda import CudaRunner
 
-    dtype = _DTYPES.get(next(network.parameters()).dtype, "float32")
+    dtype = _DTYPES.get(next(network.parameters()).dtype, "float32")  # of activations, too
     device, memory = device_of(network, options), 2**28  # that the interpreter takes
     if torch.cuda.is_available():
         memory = int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE)
     return CudaRunner(
         source,
-        device=str(device),
-        dtype=dtype,
-        quantization=options.quantization,
+        replace(_format(source, options, str(device)), dtype=dtype, kv_cache_dtype=dtype),
         num_blocks=_num_blocks(source.config, dtype, memory),
         max_batch_tokens=_MOST_ROWS,
         max_seqs=_MOST_ROWS,
     )
+
+
+def _format(source: Checkpoint, options: Options, device: str) -> ModelFormat:
+    return resolve_format(source, FormatOptions(quantization=options.quantization), device)
 
 
 def _num_blocks(config: ModelConfig, dtype: str, memory: int) -> int:

@@ -11,8 +11,8 @@ from gpt2fast.errors import OptionError, show
 from gpt2fast.hf.native import Options, device_of
 from gpt2fast.hf.packed import Packed
 from gpt2fast.hf.source import config_of
-from gpt2fast.panel_layout import matrix_layouts
 from gpt2fast.quantization import Quantization, agree
+from gpt2fast.quantization.panel_layout import matrix_layouts
 from gpt2fast.runners.cpu import check_threads
 
 

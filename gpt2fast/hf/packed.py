@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gpt2fast.checkpoint.packed import decode
 from gpt2fast.config import ModelConfig
-from gpt2fast.panel_layout import LANES, PanelLayout, matrix_layouts
 from gpt2fast.quantization import EMBEDDING, HEAD, Quantization
+from gpt2fast.quantization.panel_layout import LANES, PanelLayout, matrix_layouts
+from gpt2fast.quantization.panels import decode
 
 
 class Packed(nn.Module):
@@ -96,7 +96,8 @@ class PackedHead(Packed):
 
 
 def _floats(panels: Tensor, layout: PanelLayout) -> Tensor:
-    return torch.from_numpy(decode(panels.detach().cpu().contiguous().numpy(), layout))
+    matrix = decode(panels.detach().cpu().contiguous().numpy(), layout)
+    return torch.from_numpy(matrix.dequantize())
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:

@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast import _C
-from gpt2fast.checkpoint.packed import PackedTensor, decode
+from gpt2fast.checkpoint.packed import PackedTensor
 from gpt2fast.checkpoint.safetensors_writer import NewTensor
 from gpt2fast.checkpoint.tensor import FLOAT_TYPES, PACKED
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
 from gpt2fast.host import default_num_threads
-from gpt2fast.panel_layout import matrix_layouts
-from gpt2fast.quantization import EMBEDDING, HEAD, Quantization
+from gpt2fast.quantization import EMBEDDING, HEAD
+from gpt2fast.quantization.panel_layout import matrix_layouts
+from gpt2fast.quantization.panels import decode_floats
 from gpt2fast.runners.base import NO_TOKENS, KnownTokens, RowSampling, StepBatch
+from gpt2fast.runners.model_format import ModelFormat, resolve_format
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
@@ -29,10 +31,8 @@ class CpuRunner:
     Args:
         checkpoint: an open checkpoint; its tensors are packed one by one and then released, so
             that the peak is little more than the weights.
-        dtype: of the matrices where they are not quantized: "float32" or "bfloat16".
-        quantization: rounds the matrices to integers as they are loaded. That of a checkpoint
-            which is stored quantized is its own, given or not.
-        kv_cache_dtype: "float32", "bfloat16" or "int8" (a scale for each token and head).
+        model_format: of weights and cache, as ``resolve_format`` decides it for ``checkpoint``; by
+            default, what it is without options. Floats are rounded to integers as they are loaded.
         num_threads: default: one for each physical core this process may use.
         num_blocks: cache blocks of 16 tokens; memory is taken as they are used.
         max_batch_tokens: the largest number of new tokens in a step.
@@ -42,8 +42,7 @@ class CpuRunner:
     Raises:
         CheckpointError: a tensor holds NaN or infinite values.
         UnsupportedError: the head size is beyond what the kernels hold.
-        OptionError: an option is out of range, another ``quantization`` is asked for than the
-            checkpoint is stored in, or memory does not suffice.
+        OptionError: an option is out of range, or memory does not suffice.
     """
 
     block_size: int = _C.BLOCK_TOKENS
@@ -54,10 +53,8 @@ class CpuRunner:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        model_format: ModelFormat | None = None,
         *,
-        dtype: str = "float32",
-        quantization: Quantization | None = None,
-        kv_cache_dtype: str = "float32",
         num_threads: int | None = None,
         num_blocks: int,
         max_batch_tokens: int = 512,
@@ -65,9 +62,9 @@ class CpuRunner:
         loaded: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.config = checkpoint.config
-        self.quantization = _agreed(checkpoint, quantization)
-        self.layouts = matrix_layouts(self.config, dtype, self.quantization)
-        self.kv_cache_dtype = kv_cache_dtype
+        form = model_format or resolve_format(checkpoint)
+        self.quantization, self.kv_cache_dtype = form.quantization, form.kv_cache_dtype
+        self.layouts = matrix_layouts(self.config, form.dtype, self.quantization)
         self.num_blocks = num_blocks
         self.max_batch_tokens = max_batch_tokens
         self.max_seqs = max_seqs
@@ -219,7 +216,7 @@ class CpuRunner:
     def packed_tensors(self) -> list[NewTensor]:
         """All weights as they are held, for a checkpoint that loads without rounding again."""
         tensors = []
-        for name, shape in self._shapes.items():
+        for name, shape in self.shapes.items():
             layout = self.layouts.get(name)
             if layout is not None and layout.format.is_integer:
                 make = partial(self._decoder.packed, name)
@@ -237,12 +234,12 @@ class CpuRunner:
         if (layout := self.layouts.get(name)) is None:
             values = self._decoder.vector(name)
         else:
-            values = decode(self._decoder.packed(name), layout)
+            values = decode_floats(self._decoder.packed(name), layout)
             values = values if name in (EMBEDDING, HEAD) else np.ascontiguousarray(values.T)
         return values if dtype == "F32" else (values.view(np.uint32) >> 16).astype(np.uint16)
 
     def _load(self, checkpoint: Checkpoint, loaded: Callable[[str], None]) -> None:
-        self._shapes = checkpoint.shapes
+        self.shapes = checkpoint.shapes  # of the values, by canonical name
         # Vectors first: LayerNorm is balanced against the integer matrix that follows it.
         for name in sorted(checkpoint.names, key=self.layouts.__contains__):
             tensor = checkpoint.tensor(name)
@@ -262,18 +259,6 @@ class CpuRunner:
             loaded(name)
         if missing := self._decoder.missing():
             raise CheckpointError(f"{checkpoint.path}: missing tensors: {', '.join(missing)}")
-
-
-def _agreed(checkpoint: Checkpoint, quantization: Quantization | None) -> Quantization | None:
-    stored = checkpoint.quantization
-    if stored is None:
-        return quantization
-    if quantization is not None and quantization != stored:
-        raise OptionError(
-            f"quantization = {quantization.name!r}, but {checkpoint.path} is stored in "
-            f"{stored.name}; quantize the float checkpoint it was made from"
-        )
-    return stored
 
 
 def check_threads(num_threads: int | None) -> int:

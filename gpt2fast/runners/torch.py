@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gpt2fast.errors import MissingDependencyError, OptionError
 from gpt2fast.runners.base import StepBatch, check_sizes
+from gpt2fast.runners.model_format import ModelFormat, resolve_format
 
 try:
     import torch
@@ -28,16 +29,14 @@ from gpt2fast.model.weights import read_tensor
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 
 class TorchRunner:
     """Runs a checkpoint through the reference operations.
 
     Args:
         checkpoint: an open checkpoint; its tensors are copied.
-        device: any torch device, such as "cpu" or "cuda:1".
-        dtype: of weights, arithmetic and cache: "float32", "bfloat16" or "float16".
+        model_format: as ``resolve_format`` decides it for ``checkpoint``; by default, what it is on
+            "torch" without options. Its dtype is that of weights, arithmetic and cache.
         block_size: tokens in a cache block.
         num_blocks: cache blocks.
         max_batch_tokens: the largest number of new tokens in a step.
@@ -51,9 +50,8 @@ class TorchRunner:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        model_format: ModelFormat | None = None,
         *,
-        device: str = "cpu",
-        dtype: str = "float32",
         block_size: int = 16,
         num_blocks: int,
         max_batch_tokens: int = 512,
@@ -63,9 +61,9 @@ class TorchRunner:
         self.block_size, self.num_blocks = block_size, num_blocks
         self.max_batch_tokens, self.max_seqs = max_batch_tokens, max_seqs
         check_sizes(self)
-        if dtype not in DTYPES:
-            raise OptionError(f"dtype = {dtype!r} is not known; use one of {', '.join(DTYPES)}")
-        self.device, self.dtype = _device(device), getattr(torch, dtype)
+        form = model_format or resolve_format(checkpoint, device="torch")
+        device = form.device.partition(":")[2] or "cpu"
+        self.device, self.dtype = _device(device), getattr(torch, form.dtype)
         try:
             self._weights = {
                 name: read_tensor(checkpoint, name, self.device, self.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gpt2fast.config_fields import SUPPORTED_ACTIVATIONS
+from gpt2fast.config.hf_config import SUPPORTED_ACTIVATIONS
 from gpt2fast.errors import OptionError
 from gpt2fast.flag_names import flag_name
 from gpt2fast.train.run_options import TextOptions, flag

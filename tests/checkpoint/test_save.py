@@ -20,6 +20,7 @@ from gpt2fast.checkpoint.packed import PackedTensor
 from gpt2fast.checkpoint.save import save_quantized
 from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.quantization import MatrixFormat, Quantization, agree
+from gpt2fast.runners import FormatOptions, resolve_format
 from gpt2fast.runners.cpu import CpuRunner
 from support.engine.mock_runner import byte_tokenizer
 from support.model_grid import BASE, PRUNED
@@ -44,7 +45,8 @@ def save(path: Path, out: Path, scheme: str = "int8") -> Path:
 
 def make_runner(path: Path, scheme: str = "int8") -> CpuRunner:
     with open_checkpoint(path) as checkpoint:
-        return CpuRunner(checkpoint, quantization=Quantization.parse(scheme), num_blocks=8)
+        form = resolve_format(checkpoint, FormatOptions(quantization=scheme))
+        return CpuRunner(checkpoint, form, num_blocks=8)
 
 
 def save_with(
@@ -95,7 +97,8 @@ def test_a_mixed_scheme(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None
     }
     scheme = Quantization(MatrixFormat("int4", 64), MatrixFormat("int8", 64), tuple(own.items()))
     with open_checkpoint(path) as source:
-        runner = CpuRunner(source, quantization=scheme, num_blocks=8)
+        form = resolve_format(source, FormatOptions("auto", scheme, "float32"))
+        runner = CpuRunner(source, form, num_blocks=8)
         exact = {name: source.tensor(name).float32() for name in own}
     want = PagedSequences(runner).logits(np.array(TOKENS, np.int32), [len(TOKENS)])
     out = tmp_path / "out"

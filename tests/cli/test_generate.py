@@ -199,7 +199,7 @@ def test_filters_at_temperature_0_are_named_in_a_warning(
 def test_more_threads_than_cpus_give_a_warning(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpt2fast.engine.options.num_cpus", lambda: 1)
+    monkeypatch.setattr("gpt2fast.runners.options.num_cpus", lambda: 1)
     code, _, err = run(capsys, model, "ab", "--max-tokens=2", "--num-threads=2")
     assert code == 0
     assert err.startswith("gpt2fast: warning: --num-threads 2 exceeds the 1 CPUs")

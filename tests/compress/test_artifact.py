@@ -25,7 +25,7 @@ TOKENS = list(range(3, 40))
 
 def set_format(model: Model, name: str, label: str, group: int) -> None:
     integers, scales = reference.quantize_matrix(model.weight(name), label, group)
-    matrix = QuantizedMatrix(MatrixFormat(label, group), integers.to(torch.int8), scales)
+    matrix = QuantizedMatrix(integers.to(torch.int8), scales, MatrixFormat(label, group))
     model.set_quantized(name, matrix)
 
 

@@ -56,7 +56,7 @@ class Bench:
             name = f"h.{layer}.mlp.c_fc.weight"
             integers, scales = reference.quantize_matrix(model.weight(name), "int4", 32)
             form = MatrixFormat("int4", 32)
-            model.set_quantized(name, QuantizedMatrix(form, integers.to(torch.int8), scales))
+            model.set_quantized(name, QuantizedMatrix(integers.to(torch.int8), scales, form))
             journal.record(f"h.{layer}.")
         model.history.append({"blocks": model.config.n_layer})
 

@@ -19,7 +19,7 @@ NAME = "h.0.mlp.c_fc.weight"
 
 def quantized(model: Model) -> Model:
     integers, scales = reference.quantize_matrix(model.weight(NAME), "int4", 32)
-    matrix = QuantizedMatrix(MatrixFormat("int4", 32), integers.to(torch.int8), scales)
+    matrix = QuantizedMatrix(integers.to(torch.int8), scales, MatrixFormat("int4", 32))
     model.set_quantized(NAME, matrix)
     model.history.append({"pass": "quantize", "loss": 0.25})
     return model

@@ -144,6 +144,22 @@ def test_what_is_stored_in_integers_keeps_them(scheme: str, tmp_path: Path) -> N
         export(tmp_path / "q", tmp_path / "other", ExportOptions(wrong))
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_rounded_for_the_export_is_rounded_for_a_checkpoint(
+    precision: str, make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every byte of the weights, and no checkpoint is written for it."""
+    path, _ = make_checkpoint(**BASE, layers=[[2, 100], [1, 33]])
+    with LLM(path, device="cpu", quantization=precision, num_threads=1) as llm:
+        llm.save_quantized(tmp_path / "rounded")
+    export(tmp_path / "rounded", tmp_path / "want", ONE_THREAD)
+    monkeypatch.setattr("gpt2fast.engine.llm.LLM.save_quantized", None)
+    export(path, tmp_path / "got", ExportOptions(precision, num_threads=1))
+    for name in ("model.onnx.data", "config.json"):
+        want, got = (tmp_path / each / name for each in ("want", "got"))
+        assert got.read_bytes() == want.read_bytes(), name
+
+
 def test_the_checker_passes_and_weights_are_stored_once(
     make_checkpoint: Make, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gpt2fast.config import ACTIVATION_PARAMETERS  # noqa: E402
-from gpt2fast.config_fields import SUPPORTED_ACTIVATIONS  # noqa: E402
+from gpt2fast.config.hf_config import SUPPORTED_ACTIVATIONS  # noqa: E402
 from gpt2fast.errors import UnsupportedError  # noqa: E402
 from gpt2fast.kernels import reference  # noqa: E402
 from support.packed_reference import quantize  # noqa: E402

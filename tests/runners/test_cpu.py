@@ -15,7 +15,7 @@ from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.errors import CheckpointError, OptionError, UnsupportedError
 from gpt2fast.host import default_num_threads
-from gpt2fast.quantization import Quantization
+from gpt2fast.runners import FormatOptions, resolve_format
 from gpt2fast.runners.cpu import CpuRunner
 from support.bits import check_bits, check_forks, tokens_for
 from support.model_grid import BASE, FLAG_GRID, PRUNED, PRUNED_GRID
@@ -24,9 +24,10 @@ from support.paged import PagedSequences
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
 
 
-def make_runner(path: Path, **options: Any) -> CpuRunner:
+def make_runner(path: Path, formats: FormatOptions | None = None, **options: Any) -> CpuRunner:
     with open_checkpoint(path) as checkpoint:
-        return CpuRunner(checkpoint, **{"num_blocks": 32, "num_threads": 2, **options})
+        form = resolve_format(checkpoint, formats, "cpu")
+        return CpuRunner(checkpoint, form, **{"num_blocks": 32, "num_threads": 2, **options})
 
 
 @pytest.mark.parametrize("isa", _C.available_isas())
@@ -147,9 +148,8 @@ def test_an_overflow_reaches_the_sampler(
     tensors[place][7, 0] = 1e20
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_bytes((path / "config.json").read_bytes())
-    scheme = None if quantization is None else Quantization.parse(quantization)
     for cache in ("float32", "bfloat16", "int8"):
-        runner = make_runner(tmp_path, quantization=scheme, kv_cache_dtype=cache)
+        runner = make_runner(tmp_path, FormatOptions("auto", quantization, cache))
         logits = PagedSequences(runner).logits(tokens_for(runner.config, 12), [3, 6, 3])
         assert np.isfinite(logits[:7]).all()
         assert not np.isfinite(logits[7:]).any()  # those behind attend to it

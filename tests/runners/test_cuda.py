@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from gpt2fast.errors import (  # noqa: E402
 from gpt2fast.kernels.reference import store_matrix  # noqa: E402
 from gpt2fast.kernels.triton.activation import FORMULAS  # noqa: E402
 from gpt2fast.quantization import MatrixFormat, Quantization  # noqa: E402
+from gpt2fast.runners import FormatOptions, resolve_format  # noqa: E402
 from gpt2fast.runners.base import RowSampling, SamplingRunner, StepBatch  # noqa: E402
 from gpt2fast.runners.cpu import CpuRunner  # noqa: E402
 from gpt2fast.runners.cuda import CudaRunner  # noqa: E402
@@ -76,9 +78,18 @@ def _poisoned(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def make(path: Path, **options: Any) -> CudaRunner:
+def make(
+    path: Path,
+    dtype: str = "float32",
+    quantization: Quantization | None = None,
+    device: str = "cuda",
+    **options: Any,
+) -> CudaRunner:
     with open_checkpoint(path) as checkpoint:
-        return CudaRunner(checkpoint, **{"num_blocks": 64, "dtype": "float32", **options})
+        formats = FormatOptions("auto" if quantization else dtype, quantization)
+        form = resolve_format(checkpoint, formats, device)
+        form = replace(form, dtype=dtype, kv_cache_dtype=dtype)
+        return CudaRunner(checkpoint, form, **{"num_blocks": 64, **options})
 
 
 def text(length: int, vocabulary: int, seed: int = 7) -> NDArray[np.int32]:
@@ -262,7 +273,11 @@ def test_small_weights(
     quantization = MIXED if scheme == "mixed" else Quantization.parse(scheme)
     if scheme != "fp8":
         with open_checkpoint(path) as checkpoint:
-            cpu = CpuRunner(checkpoint, quantization=quantization, num_blocks=1)
+            cpu = CpuRunner(
+                checkpoint,
+                resolve_format(checkpoint, FormatOptions(quantization=quantization)),
+                num_blocks=1,
+            )
         small = tmp_path / "small"
         save_quantized(small, path, cpu.config, quantization, cpu.packed_tensors())
         with LLM(tmp_path / "small", device="torch") as llm:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.checkpoint.save import save_quantized
-from gpt2fast.panel_layout import bytes_by_format, bytes_per_step, matrix_layouts
 from gpt2fast.quantization import FLOAT_FORMATS, MatrixFormat, Quantization
+from gpt2fast.quantization.panel_layout import bytes_by_format, bytes_per_step, matrix_layouts
+from gpt2fast.runners import FormatOptions, resolve_format
 from gpt2fast.runners.cpu import CpuRunner
 from support.bits import check_bits, check_forks, tokens_for
 from support.model_grid import BASE, FLAG_GRID, PRUNED_GRID
@@ -55,13 +56,15 @@ def scheme_of(weights: str) -> Quantization:
 
 
 def make_runner(path: Path, weights: str, cache: str = "float32", **options: Any) -> CpuRunner:
-    integers = weights in INTEGERS
     with open_checkpoint(path) as checkpoint:
+        formats = (
+            FormatOptions("auto", scheme_of(weights), cache)
+            if weights in INTEGERS
+            else FormatOptions(weights, None, cache)
+        )
         return CpuRunner(
             checkpoint,
-            dtype="float32" if integers else weights,
-            quantization=scheme_of(weights) if integers else None,
-            kv_cache_dtype=cache,
+            resolve_format(checkpoint, formats, "cpu"),
             **{"num_blocks": 32, "num_threads": 2, **options},
         )
 

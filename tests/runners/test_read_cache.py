@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gpt2fast import _C
 from gpt2fast.checkpoint import open_checkpoint
+from gpt2fast.runners import FormatOptions, resolve_format
 from gpt2fast.runners.cpu import CpuRunner
 from support.bits import tokens_for
 from support.paged import PagedSequences
@@ -25,7 +26,8 @@ LENGTH = 37  # three blocks, the last one not full
 def read(path: Path, cache: str) -> tuple[CpuRunner, NDArray[np.int32]]:
     """A runner with a text behind another one, and the text's blocks."""
     with open_checkpoint(path) as checkpoint:
-        runner = CpuRunner(checkpoint, kv_cache_dtype=cache, num_blocks=16, num_threads=2)
+        form = resolve_format(checkpoint, FormatOptions(kv_cache_dtype=cache))
+        runner = CpuRunner(checkpoint, form, num_blocks=16, num_threads=2)
     pages = PagedSequences(runner)
     tokens = tokens_for(runner.config, LENGTH)
     texts = [pages.create(tokens)[0] for _ in range(2)]

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from gpt2fast.checkpoint import open_checkpoint  # noqa: E402
 from gpt2fast.errors import OptionError  # noqa: E402
-from gpt2fast.runners import make_runner  # noqa: E402
+from gpt2fast.runners import FormatOptions, make_runner, resolve_format  # noqa: E402
 from gpt2fast.runners.base import StepBatch  # noqa: E402
 from gpt2fast.runners.torch import TorchRunner  # noqa: E402
 from support.model_grid import BASE, FLAG_GRID, PRUNED_GRID  # noqa: E402
@@ -24,9 +24,10 @@ MakeCheckpoint = Callable[..., tuple[Path, Any]]
 NUM_BLOCKS = 64
 
 
-def make(path: Path, **options: Any) -> TorchRunner:
+def make(path: Path, dtype: str = "auto", device: str = "torch", **options: Any) -> TorchRunner:
     with open_checkpoint(path) as checkpoint:
-        return TorchRunner(checkpoint, **{"num_blocks": NUM_BLOCKS, **options})
+        form = resolve_format(checkpoint, FormatOptions(dtype), device)
+        return TorchRunner(checkpoint, form, **{"num_blocks": NUM_BLOCKS, **options})
 
 
 class Feeder:
@@ -146,7 +147,7 @@ def test_make_runner_gives_the_torch_runner(make_checkpoint: MakeCheckpoint) -> 
     path, _ = make_checkpoint(**BASE)
     common = {"num_threads": None, "num_blocks": 2, "max_batch_tokens": 8, "max_seqs": 2}
     with open_checkpoint(path) as checkpoint:
-        runner = make_runner(checkpoint, device="torch:cpu", dtype="auto", **common)
+        runner = make_runner(checkpoint, resolve_format(checkpoint, device="torch:cpu"), **common)
     assert isinstance(runner, TorchRunner)
     assert (runner.num_blocks, runner.max_batch_tokens, runner.max_seqs) == (2, 8, 2)
 
@@ -162,7 +163,7 @@ def test_bad_options_are_refused_by_name(make_checkpoint: MakeCheckpoint) -> Non
     with refused("dtype = 'int3' is not known"):
         make(path, dtype="int3")
     with refused("device = 'torch:abacus' cannot be had"):
-        make(path, device="abacus")
+        make(path, device="torch:abacus")
     with refused("block_size = 0"):
         make(path, block_size=0)
     with refused(r"no memory on cpu .* cache of 100000000000 blocks"):

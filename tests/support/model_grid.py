@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpt2fast.config_fields import SUPPORTED_ACTIVATIONS
+from gpt2fast.config.hf_config import SUPPORTED_ACTIVATIONS
 
 # Each entry overrides these. The sizes are odd on purpose: no width here is a multiple of 64.
 BASE: dict[str, Any] = {

@@ -83,7 +83,7 @@ class OnGrid:
 
     def matrix(self, weight: Tensor) -> QuantizedMatrix:
         """What ``weight`` is when it is stored."""
-        return QuantizedMatrix(self.format, self._round(weight).to(torch.int8), self.scales)
+        return QuantizedMatrix(self._round(weight).to(torch.int8), self.scales, self.format)
 
     def _round(self, weight: Tensor) -> Tensor:
         """Integers (N, K), in float32."""
@@ -146,7 +146,7 @@ def _nearest(network: GPT2, name: str, form: MatrixFormat) -> QuantizedMatrix:
     weight = network.get_parameter(name).detach()
     rows = weight.T if _is_conv1d(name) else weight
     integers, scales = reference.quantize_matrix(rows, form.name, form.group_size)
-    return QuantizedMatrix(form, integers.to(torch.int8), scales)
+    return QuantizedMatrix(integers.to(torch.int8), scales, form)
 
 
 def _is_conv1d(name: str) -> bool:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
-from gpt2fast.panel_layout import matrix_layouts
 from gpt2fast.quantization import EMBEDDING, MatrixFormat, Quantization
+from gpt2fast.quantization.panel_layout import matrix_layouts
 
 Table = Mapping[str, Mapping[MatrixFormat, float]]
 _MOST_STATES = 20_000  # of the search; matrices of few shapes have far fewer sums of bytes

@@ -65,7 +65,7 @@ def gptq(
     visited = _visit(weight[:, order].clone(), steps, factor, form)
     integers = torch.empty_like(visited)
     integers[:, order] = visited
-    return QuantizedMatrix(form, integers.to(torch.int8), scales)
+    return QuantizedMatrix(integers.to(torch.int8), scales, form)
 
 
 def _damped(hessian: Tensor, damping: float) -> Tensor:

@@ -45,4 +45,4 @@ def round_to(weight: Tensor, scales: Tensor, form: MatrixFormat) -> QuantizedMat
     """Weights (N, K) to the nearest integers under the given scales (N, G)."""
     steps = spread(inverse(scales), form, weight.shape[-1])
     integers = torch.round(weight * steps).clamp(*INTEGER_RANGES[form.name]).to(torch.int8)
-    return QuantizedMatrix(form, integers, scales)
+    return QuantizedMatrix(integers, scales, form)

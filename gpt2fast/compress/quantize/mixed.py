@@ -14,8 +14,8 @@ from gpt2fast.compress.state import Model
 from gpt2fast.compress.steps import Steps
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
-from gpt2fast.panel_layout import matrix_layouts
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat, Quantization
+from gpt2fast.quantization.panel_layout import matrix_layouts
 
 _FORMATS = (MatrixFormat("int8", 64), MatrixFormat("int4", 64), MatrixFormat("int3", 64))
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt2fast.kernels import reference
+from gpt2fast.quantization import MatrixFormat
+from gpt2fast.quantization.matrix import QuantizedMatrix
 
 
 @dataclass(frozen=True)
@@ -32,20 +34,17 @@ class QuantizedWeight:
     group: int
 
     @classmethod
-    def from_integers(
-        cls, integers: Tensor, scales: Tensor, form: str, group: int
-    ) -> QuantizedWeight:
-        """Integers (N, K) of the format "int8", "int4" or "int3" and scales (N, G): as they are.
-
-        int3 takes 4 bits here: its integers are among int4's.
-        """
-        bits = 8 if form == "int8" else 4
-        outputs, inputs = integers.shape
-        integers = F.pad(integers, (0, -inputs % group)).to(torch.int8)
+    def from_matrix(cls, matrix: QuantizedMatrix[Tensor]) -> QuantizedWeight:
+        """The integers and scales of ``matrix`` as they are; int3 takes 4 bits here: its integers
+        are among int4's."""
+        bits, group = 8 if matrix.format.name == "int8" else 4, matrix.format.group_size
+        outputs, inputs = matrix.integers.shape
+        integers = F.pad(matrix.integers, (0, -inputs % group))
         if bits == 4:
             halves = (integers.view(outputs, -1, 2, group // 2) + 8).to(torch.uint8)
             integers = (halves[:, :, 0] | halves[:, :, 1] << 4).flatten(1)
-        return cls(integers.contiguous(), scales.bfloat16().contiguous(), inputs, bits, group)
+        scales = matrix.scales.bfloat16().contiguous()
+        return cls(integers.contiguous(), scales, inputs, bits, group)
 
     @classmethod
     def from_float(cls, weight: Tensor, form: str, group: int) -> QuantizedWeight:
@@ -58,7 +57,8 @@ class QuantizedWeight:
             values, scales = padded.view(torch.float8_e4m3fn), scales.bfloat16().contiguous()
             return cls(values, scales, weight.shape[1], 8, group)
         integers, scales = reference.quantize_matrix(weight.float(), form, group)
-        return cls.from_integers(integers, scales, form, group)
+        matrix = QuantizedMatrix(integers.to(torch.int8), scales, MatrixFormat(form, group))
+        return cls.from_matrix(matrix)
 
     @property
     def is_float8(self) -> bool:

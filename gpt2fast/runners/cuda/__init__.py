@@ -12,6 +12,6 @@ except ImportError:
         "device 'cuda' needs PyTorch and Triton: pip install 'gpt2fast[gpu]'"
     ) from None
 
-from gpt2fast.runners.cuda.runner import DTYPES, CudaRunner
+from gpt2fast.runners.cuda.runner import CudaRunner
 
-__all__ = ["DTYPES", "CudaRunner"]
+__all__ = ["CudaRunner"]

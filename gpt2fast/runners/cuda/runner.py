@@ -20,17 +20,16 @@ from gpt2fast.errors import OptionError, UnsupportedError
 from gpt2fast.kernels.triton.head import head_logits
 from gpt2fast.kernels.triton.linear import check_activation
 from gpt2fast.kernels.triton.row_state import MOST_STEPS
-from gpt2fast.quantization import Quantization
 from gpt2fast.runners.base import NO_TOKENS, RowSampling, StepBatch, check_sizes
 from gpt2fast.runners.cuda.decode import Decoder, Pending
 from gpt2fast.runners.cuda.device import check_float8, gpu
 from gpt2fast.runners.cuda.forward import Forward
 from gpt2fast.runners.cuda.weights import load
+from gpt2fast.runners.model_format import ModelFormat, resolve_format
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
 
-DTYPES = ("float16", "bfloat16", "float32")
 MOST_HEAD_SIZE = 256
 MOST_SEQS = 2**15  # a grid has 65,535 programs along its last axis, and places are powers of two
 
@@ -42,10 +41,9 @@ class CudaRunner:
 
     Args:
         checkpoint: an open checkpoint; its tensors are copied.
-        device: "cuda" or "cuda:<index>".
-        dtype: of activations, cache, and weights that are not quantized: "float16", "bfloat16" or
-            "float32"; sums and the softmax are float32.
-        quantization: what the matrices are rounded to; None keeps what the checkpoint has.
+        model_format: as ``resolve_format`` decides it for ``checkpoint``; by default, what it is on
+            "cuda" without options. Its dtype is that of activations and cache, too; sums and the
+            softmax are float32.
         block_size: tokens in a cache block.
         num_blocks: cache blocks.
         max_batch_tokens: the largest number of new tokens in a step.
@@ -64,10 +62,8 @@ class CudaRunner:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        model_format: ModelFormat | None = None,
         *,
-        device: str = "cuda",
-        dtype: str = "float16",
-        quantization: Quantization | None = None,
         block_size: int = 16,
         num_blocks: int,
         max_batch_tokens: int = 512,
@@ -80,18 +76,18 @@ class CudaRunner:
         check_sizes(self)
         if max_seqs > MOST_SEQS:
             raise OptionError(f"max_seqs = {max_seqs} is not valid; give at most {MOST_SEQS}")
-        if dtype not in DTYPES:
-            raise OptionError(f"dtype = {dtype!r} is not known; use one of {', '.join(DTYPES)}")
         self._check_model()
-        self.device = gpu(device)
-        self.quantization = quantization or checkpoint.quantization
+        form = model_format or resolve_format(checkpoint, device="cuda")
+        self.device = gpu(form.device)
+        self.quantization = form.quantization
         if self.quantization is not None and self.quantization.blocks.name == "fp8":
             check_float8(self.device)
         # Its own stream: what the caller makes the current one may change from call to call.
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         try:
             with self._active():
-                weights = load(checkpoint, self.device, getattr(torch, dtype), self.quantization)
+                dtype = getattr(torch, form.dtype)
+                weights = load(checkpoint, self.device, dtype, self.quantization)
                 self._forward = Forward(self.config, weights, num_blocks, block_size, max_seqs)
                 self._decoder = Decoder(self._forward, max_seqs, block_size)
                 self._decoder.warm_up()
@@ -100,7 +96,7 @@ class CudaRunner:
             if "out of memory" not in str(error):
                 raise
             raise OptionError(
-                f"no memory on {device} for the weights and a cache of {num_blocks} blocks of "
+                f"no memory on {form.device} for the weights and a cache of {num_blocks} blocks of "
                 f"{block_size} tokens; lower kv_cache_tokens"
             ) from None
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gpt2fast.checkpoint.packed import PackedTensor
 from gpt2fast.kernels.triton.product import LayerNorm, Product
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
 from gpt2fast.model.weights import read_tensor
-from gpt2fast.quantization import EMBEDDING, FLOAT_FORMATS, HEAD, MatrixFormat, Quantization
+from gpt2fast.quantization import EMBEDDING, FLOAT_FORMATS, HEAD, Quantization
+from gpt2fast.quantization.matrix import QuantizedMatrix
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
@@ -98,7 +100,7 @@ def _reader(
                 values = values.bfloat16().to(dtype)  # what a float checkpoint is rounded to
             return values if is_table else values.T.contiguous()
         if checkpoint.quantization is not None:
-            return _stored_integers(checkpoint, name, form, device)
+            return _stored_integers(checkpoint, name, device)
         values = read_tensor(checkpoint, name, device, torch.float32)
         values = values if is_table else values.T
         return QuantizedWeight.from_float(values, form.name, form.group_size)
@@ -106,15 +108,11 @@ def _reader(
     return read
 
 
-def _stored_integers(
-    checkpoint: Checkpoint, name: str, form: MatrixFormat, device: torch.device
-) -> QuantizedWeight:
-    from gpt2fast.checkpoint.packed import PackedTensor, decode_integers, decode_scales
-
+def _stored_integers(checkpoint: Checkpoint, name: str, device: torch.device) -> QuantizedWeight:
     stored = checkpoint.tensor(name)
     assert isinstance(stored, PackedTensor)
-    stored.check_scales()
-    integers = torch.tensor(decode_integers(stored.data, stored.layout)).to(device)
-    scales = torch.tensor(decode_scales(stored.data, stored.layout)).to(device)
+    matrix = stored.matrix()
     stored.release()
-    return QuantizedWeight.from_integers(integers, scales, form.name, form.group_size)
+    integers = torch.tensor(matrix.integers).to(device)
+    scales = torch.tensor(matrix.scales).to(device)
+    return QuantizedWeight.from_matrix(QuantizedMatrix(integers, scales, matrix.format))

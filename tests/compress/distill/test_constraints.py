@@ -93,7 +93,7 @@ def test_a_matrix_that_is_quantized_is_met_exactly(random_model: Callable[..., M
     scales = (torch.rand(96, 1, generator=generator) * 0.1).bfloat16().float()
     scales[3] = 0.0
     integers[3] = 0
-    model.set_quantized(FC, QuantizedMatrix(INT4, integers, scales))
+    model.set_quantized(FC, QuantizedMatrix(integers, scales, INT4))
     grid = on_grids(model.matrices)[FC]
     weight = model.network.get_parameter(FC)
     assert torch.equal(grid(weight), weight)
@@ -118,6 +118,6 @@ def test_zeros_stay(random_model: Callable[..., Model]) -> None:
 
 
 def test_floats_have_no_grid() -> None:
-    matrix = QuantizedMatrix(MatrixFormat("bfloat16"), torch.zeros(2, 2), torch.zeros(2, 1))
+    matrix = QuantizedMatrix(torch.zeros(2, 2), torch.zeros(2, 1), MatrixFormat("bfloat16"))
     with pytest.raises(OptionError, match="on the grid of bfloat16"):
         OnGrid(matrix, True)

@@ -110,7 +110,7 @@ def test_a_model_keeps_its_grids_and_zeros(
     model = Model(half(teacher), tmp_path)
     form = MatrixFormat("int4", 32)
     integers, scales = reference.quantize_matrix(model.weight(FC), form.name, form.group_size)
-    model.set_quantized(FC, QuantizedMatrix(form, integers.to(torch.int8), scales))
+    model.set_quantized(FC, QuantizedMatrix(integers.to(torch.int8), scales, form))
     sparse = model.network.get_parameter("h.1.mlp.c_proj.weight")
     sparse.masked_fill_(sparse.abs() < 0.1, 0.0)
     zeros, norm = sparse == 0, model.network.get_parameter("ln_f.weight").clone()
@@ -148,7 +148,7 @@ def test_rounding_the_bundled_model_is_partly_undone(tmp_path: Path) -> None:
         rows = model.weight(name)
         integers, scales = reference.quantize_matrix(rows, "int4", 128)
         model.set_quantized(
-            name, QuantizedMatrix(MatrixFormat("int4", 128), integers.to(torch.int8), scales)
+            name, QuantizedMatrix(integers.to(torch.int8), scales, MatrixFormat("int4", 128))
         )
     before = distance(model.network, original.network, windows[16:])
     options = RecoverOptions(steps=20, batch_size=4, lr=1e-4)

@@ -223,7 +223,7 @@ def test_options_that_are_none_are_refused(fields: dict[str, Any]) -> None:
 
 
 def test_a_quantized_model_is_refused(model: Model, calibration: Calibration) -> None:
-    matrix = QuantizedMatrix(MatrixFormat("int8", 0), torch.zeros(1), torch.zeros(1))
+    matrix = QuantizedMatrix(torch.zeros(1), torch.zeros(1), MatrixFormat("int8", 0))
     model.matrices["h.0.attn.c_attn.weight"] = matrix
     with pytest.raises(OptionError, match="prune before quantizing"):
         prune_heads(model, calibration)

@@ -11,8 +11,8 @@ from gpt2fast.compress.quantize import assign
 from gpt2fast.compress.quantize.assign import assign_formats, matrix_bytes
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
-from gpt2fast.panel_layout import matrix_layouts
 from gpt2fast.quantization import EMBEDDING, MatrixFormat, Quantization
+from gpt2fast.quantization.panel_layout import matrix_layouts
 
 FORMS = [MatrixFormat("int8", 64), MatrixFormat("int4", 64), MatrixFormat("int3", 64)]
 CONFIG = ModelConfig(vocab_size=300, n_positions=16, n_embd=64, n_layer=2, n_head=4, n_inner=256)

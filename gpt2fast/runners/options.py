@@ -1,4 +1,4 @@
-"""The options of an engine: one frozen, validated record."""
+"""The options of an engine and of the formats in it: frozen, validated records."""
 
 from __future__ import annotations
 
@@ -22,6 +22,35 @@ _OPTIONAL = ("num_threads", "kv_cache_tokens")
 
 
 @dataclass(frozen=True)
+class FormatOptions:
+    """What is asked of weights and cache, by the names of ``LLM``, which describes each;
+    ``resolve_format`` says what a model gets.
+
+    Raises OptionError for a format that no runner has, and for two formats of the weights at once.
+    """
+
+    dtype: str = "auto"
+    quantization: str | Quantization | None = None
+    kv_cache_dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.quantization is not None:
+            if not isinstance(self.quantization, Quantization):
+                Quantization.parse(self.quantization)
+            if self.dtype != "auto":
+                named = getattr(self.quantization, "name", self.quantization)
+                raise OptionError(
+                    f"dtype = {self.dtype!r} and quantization = {named!r} exclude each "
+                    "other; leave dtype at 'auto'"
+                )
+        if self.kv_cache_dtype not in KV_CACHE_DTYPES:
+            raise OptionError(
+                f"kv_cache_dtype = {self.kv_cache_dtype!r} is not known; use one of "
+                f"{', '.join(map(repr, KV_CACHE_DTYPES))}"
+            )
+
+
+@dataclass(frozen=True)
 class EngineOptions:
     """How a model is to be run; ``LLM`` describes each. Raises naming the option at fault."""
 
@@ -40,7 +69,7 @@ class EngineOptions:
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise OptionError(f"{name} = {value!r} is not allowed; give a string")
-        check_formats(self.dtype, self.quantization, self.kv_cache_dtype)
+        self.formats  # noqa: B018 - checks them
         if not isinstance(self.prefix_caching, bool):
             raise OptionError(
                 f"prefix_caching = {self.prefix_caching!r} is not allowed; give True or False"
@@ -56,22 +85,10 @@ class EngineOptions:
                 stacklevel=4,
             )
 
-
-def check_formats(dtype: str, quantization: str | None, kv_cache_dtype: str) -> None:
-    """Raises OptionError for a format of weights or cache that no runner has, and for two formats
-    of the weights at once."""
-    if quantization is not None:
-        Quantization.parse(quantization)
-        if dtype != "auto":
-            raise OptionError(
-                f"dtype = {dtype!r} and quantization = {quantization!r} exclude each other; leave "
-                "dtype at 'auto'"
-            )
-    if kv_cache_dtype not in KV_CACHE_DTYPES:
-        raise OptionError(
-            f"kv_cache_dtype = {kv_cache_dtype!r} is not known; use one of "
-            f"{', '.join(map(repr, KV_CACHE_DTYPES))}"
-        )
+    @property
+    def formats(self) -> FormatOptions:
+        """What is asked of weights and cache."""
+        return FormatOptions(self.dtype, self.quantization, self.kv_cache_dtype)
 
 
 def _check_count(name: str, value: object, most: int) -> None:

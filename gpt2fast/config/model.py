@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpt2fast.config_fields import Fields, read_token_ids
+from gpt2fast.config.hf_config import Fields, read_token_ids
 from gpt2fast.errors import ConfigError
 
 # Parameters that an activation learns or stores in each layer, under `mlp.act.`, and their shapes.

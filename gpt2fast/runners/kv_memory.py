@@ -1,20 +1,15 @@
-"""What the engine asks of the books of the KV cache, and how large a cache should be."""
+"""How many bytes weights and KV cache take, and how large a cache should be."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from gpt2fast.checkpoint.exported import Export
 from gpt2fast.config import ModelConfig
-from gpt2fast.engine.options import EngineOptions
 from gpt2fast.errors import OptionError
 from gpt2fast.host import physical_memory
-from gpt2fast.panel_layout import bytes_by_format, matrix_layouts
-from gpt2fast.quantization import Quantization
-from gpt2fast.runners import kv_format
+from gpt2fast.quantization.panel_layout import bytes_by_format, matrix_layouts
+from gpt2fast.runners.model_format import ModelFormat
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
@@ -24,29 +19,6 @@ MEMORY_FRACTION = 0.25
 _VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 _SCALE_BYTES = 4  # of int8: one for a token's key in a head, one for its value
 _SMALLER = "quantization='int8', 'int4' or 'int3', or kv_cache_dtype='int8'"
-
-
-class BlockPool(Protocol):
-    """The methods of ``gpt2fast._C.BlockPool`` that the engine uses."""
-
-    @property
-    def num_free(self) -> int: ...
-
-    def create(self, tokens: NDArray[np.int32]) -> tuple[int, int]: ...
-
-    def reserve(self, seq: int, length: int) -> list[tuple[int, int]]: ...
-
-    def commit(self, seq: int, tokens: NDArray[np.int32]) -> None: ...
-
-    def fork(self, seq: int) -> int: ...
-
-    def truncate(self, seq: int, length: int) -> None: ...
-
-    def free(self, seq: int) -> None: ...
-
-    def fill_block_tables(self, seqs: NDArray[np.int64], out: NDArray[np.int32]) -> None: ...
-
-    def stats(self) -> dict[str, int]: ...
 
 
 def bytes_per_token(config: ModelConfig, kv_cache_dtype: str = "float32") -> int:
@@ -102,19 +74,19 @@ def num_blocks(
     return -(-tokens // block_size)
 
 
-def held_on_cpu(
-    model: Checkpoint | Export, options: EngineOptions, scheme: Quantization | None
-) -> tuple[int, str]:
-    """Bytes that the weights take beside the cache, and the format of the cache; ``scheme`` is that
-    of the weights. A dtype that a runner does not have is left to the runner to refuse."""
-    dtype = options.dtype if options.dtype in ("bfloat16", "float16") else "float32"
-    if options.device not in ("auto", "cpu"):  # another device has its own memory
-        return 0, dtype
+def estimate_memory(model: Checkpoint | Export, model_format: ModelFormat) -> int:
+    """Bytes of this machine's memory that the weights take, beside the cache: 0 where another
+    device has its own.
+
+    Raises UnsupportedError for a quantization that the CPU runner does not have, OptionError for an
+    override of a matrix that the model does not have.
+    """
+    if model_format.device != "cpu":
+        return 0
     if isinstance(model, Export):
-        return model.bytes_held, dtype
-    config, dtype = model.config, "float32" if dtype == "float16" else dtype
-    weights = bytes_by_format(matrix_layouts(config, dtype, scheme), config)
-    return sum(weights.values()), kv_format(options.kv_cache_dtype, dtype, scheme)
+        return model.bytes_held
+    layouts = matrix_layouts(model.config, model_format.dtype, model_format.quantization)
+    return sum(bytes_by_format(layouts, model.config).values())
 
 
 def _round_up(count: int, multiple: int) -> int:

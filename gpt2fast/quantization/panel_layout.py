@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gpt2fast.config import ACTIVATION_PARAMETERS, ModelConfig
 from gpt2fast.errors import OptionError, UnsupportedError
-from gpt2fast.quantization import EMBEDDING, GPU_FORMATS, HEAD, MatrixFormat, Quantization
+from gpt2fast.quantization.scheme import EMBEDDING, GPU_FORMATS, HEAD, MatrixFormat, Quantization
 
 LANES = 16  # outputs side by side in a panel
 _BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4, "int3": 3}

@@ -201,18 +201,21 @@ def _refuse_unknown(raw: dict[str, Any], known: set[str], where: str) -> None:
         )
 
 
-def agree(wanted: str | None, stored: Quantization | None, model: object) -> Quantization | None:
+def agree(
+    wanted: str | Quantization | None, stored: Quantization | None, model: object
+) -> Quantization | None:
     """The scheme that runs ``model``: what is asked for, or what its checkpoint is stored in.
 
     Raises OptionError where they differ: integers are not rounded a second time.
     """
-    scheme = None if wanted is None else Quantization.parse(wanted)
+    scheme = Quantization.parse(wanted) if isinstance(wanted, str) else wanted
     if stored is None or scheme is None:
         return scheme or stored
     # A name without a group size has any.
     if scheme != stored and (stored.is_mixed or wanted != stored.blocks.name):
+        name = wanted if isinstance(wanted, str) else scheme.name
         raise OptionError(
-            f"quantization = {wanted!r}, but {model} is stored in {stored.name}; leave the option "
+            f"quantization = {name!r}, but {model} is stored in {stored.name}; leave the option "
             "out, or give the float checkpoint it was made from"
         )
     return stored

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gpt2fast.checkpoint.packed import decode, decode_integers, decode_scales, encode
-from gpt2fast.panel_layout import PanelLayout
 from gpt2fast.quantization import GROUP_SIZES, INTEGER_FORMATS, INTEGER_RANGES, MatrixFormat
+from gpt2fast.quantization.matrix import QuantizedMatrix
+from gpt2fast.quantization.panel_layout import PanelLayout
+from gpt2fast.quantization.panels import decode, encode, has_finite_scales
 from support.packed_reference import Floats, from_bfloat16, pack, quantize, to_bfloat16
 
 FORMATS = [(name, group) for name in INTEGER_FORMATS for group in GROUP_SIZES]
@@ -23,10 +24,11 @@ def check(matrix: Floats, name: str, group: int, conv1d: bool) -> None:
     data = pack(matrix, name, group, conv1d)
     assert data.shape == layout.shape
     integers, scales = quantize(matrix, name, group)
-    np.testing.assert_array_equal(decode_scales(data, layout), scales)
-    np.testing.assert_array_equal(decode_integers(data, layout), integers)
+    decoded = decode(data, layout)
+    np.testing.assert_array_equal(decoded.scales, scales)
+    np.testing.assert_array_equal(decoded.integers, integers)
     each = np.repeat(scales, group, axis=1)[:, :inputs]
-    np.testing.assert_array_equal(decode(data, layout), integers * each)
+    np.testing.assert_array_equal(decoded.dequantize(), integers * each)
     # To nearest: half a step. The end of int4 or int3 that has one step less may be clipped by a
     # whole one, and its step is a bfloat16 that may be a little too small for the other end.
     bound = 0.5 if name == "int8" else 1.0 + 8 * 2**-8
@@ -103,13 +105,16 @@ def numbers(layout: PanelLayout, seed: int) -> tuple[NDArray[np.int8], Floats]:
 def test_encode_is_the_inverse(form: tuple[str, int], outputs: int, inputs: int, seed: int) -> None:
     layout = PanelLayout(MatrixFormat(*form), inputs, outputs)
     integers, scales = numbers(layout, seed)
-    data = encode(integers, scales, layout)
+    data = encode(QuantizedMatrix(integers, scales, layout.format))
     assert data.dtype == np.uint8
     assert data.shape == layout.shape
-    assert decode_integers(data, layout).tobytes() == integers.tobytes()
-    assert decode_scales(data, layout).tobytes() == scales.tobytes()
+    assert has_finite_scales(data, layout)
+    decoded = decode(data, layout)
+    assert decoded.format == layout.format
+    assert decoded.integers.tobytes() == integers.tobytes()
+    assert decoded.scales.tobytes() == scales.tobytes()
     np.testing.assert_array_equal(
-        decode(data, layout), integers * np.repeat(scales, form[1], 1)[:, :inputs]
+        decoded.dequantize(), integers * np.repeat(scales, form[1], 1)[:, :inputs]
     )
 
 
@@ -120,7 +125,8 @@ def test_the_bits_of_int3() -> None:
     integers[5, 4 * 6 + 1] = 3  # 7: input 1 of the seventh four
     integers[5, 4 * 7 + 1] = -2  # 2
     integers[5, 4 * 3 + 1] = -3  # 1
-    data = encode(integers, np.ones((16, 1), np.float32), layout)[0, 64:]
+    matrix = QuantizedMatrix(integers, np.ones((16, 1), np.float32), layout.format)
+    data = encode(matrix)[0, 64:]
     want = np.repeat(np.array([0o044, 0o044, 0o344], np.uint8), 64)
     want[4 * 5 + 1] |= 3 << 6
     want[64 + 4 * 5 + 1] = 2 << 6 | 1 << 3 | 4
@@ -137,9 +143,9 @@ def test_what_encode_refuses(form: tuple[str, int]) -> None:
         wrong = integers.astype(np.int16)
         wrong[3, 4] = value
         with pytest.raises(ValueError, match=f"integers must be {least} .. {most}"):
-            encode(wrong, scales, layout)
+            encode(QuantizedMatrix(wrong, scales, layout.format))
     for bad in (np.nan, np.inf, 1 + 2**-20):
         with pytest.raises(ValueError, match="finite bfloat16"):
-            encode(integers, np.full_like(scales, bad), layout)
-    with pytest.raises(ValueError, match=r"integers \(20, 99\)"):
-        encode(integers[:, :99], scales, layout)
+            encode(QuantizedMatrix(integers, np.full_like(scales, bad), layout.format))
+    with pytest.raises(ValueError, match=r"integers \(19, 100\)"):
+        encode(QuantizedMatrix(integers[:19], scales, layout.format))

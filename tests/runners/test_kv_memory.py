@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from gpt2fast.checkpoint import open_checkpoint
-from gpt2fast.engine import cache
-from gpt2fast.engine.cache import bytes_per_token, num_blocks
 from gpt2fast.errors import OptionError
+from gpt2fast.runners import FormatOptions, kv_memory, resolve_format
 from gpt2fast.runners.cpu import CpuRunner
+from gpt2fast.runners.kv_memory import bytes_per_token, num_blocks
 from support.model_grid import BASE, PRUNED
 
 MakeCheckpoint = Callable[..., tuple[Path, Any]]
@@ -28,7 +28,8 @@ def test_bytes_of_a_token(
 ) -> None:
     path, _ = make_checkpoint(**model)
     with open_checkpoint(path) as checkpoint:
-        runner = CpuRunner(checkpoint, kv_cache_dtype=kv_cache_dtype, num_blocks=7)
+        form = resolve_format(checkpoint, FormatOptions(kv_cache_dtype=kv_cache_dtype))
+        runner = CpuRunner(checkpoint, form, num_blocks=7)
     per_token = bytes_per_token(runner.config, kv_cache_dtype)
     assert 7 * 16 * per_token == runner._decoder.cache_bytes
 
@@ -40,7 +41,7 @@ def test_a_smaller_format_gives_more_tokens(
     with open_checkpoint(path) as checkpoint:
         config = checkpoint.config
     memory = 4 * 1000 * bytes_per_token(config, "float32")  # a quarter holds 1,000 tokens
-    monkeypatch.setattr(cache, "physical_memory", lambda: memory)
+    monkeypatch.setattr(kv_memory, "physical_memory", lambda: memory)
     blocks = {
         name: num_blocks(config, 16, None, kv_cache_dtype=name)
         for name in ("float32", "bfloat16", "int8")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
-from gpt2fast.panel_layout import bytes_by_format, matrix_layouts
 from gpt2fast.quantization import GROUP_SIZES, MatrixFormat, Quantization, agree
+from gpt2fast.quantization.panel_layout import bytes_by_format, matrix_layouts
 
 INT8, INT4, INT3 = (MatrixFormat(name, 64) for name in ("int8", "int4", "int3"))
 FLOATS = (MatrixFormat("float32"), MatrixFormat("bfloat16"))
