@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"cli"},
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
-CSRC_FLOORS = ["core", "sampling", "kernels", "kv_cache", "decoder", "bindings"]
+CSRC_FLOORS = ["core", "torch_rng", "kernels", "kv_cache", "sampling", "decoder", "bindings"]
 CORE_DEPENDENCIES = {"numpy", "safetensors", "tokenizers", "huggingface_hub"}
 
 

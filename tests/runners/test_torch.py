@@ -170,4 +170,4 @@ def test_bad_options_are_refused_by_name(make_checkpoint: MakeCheckpoint) -> Non
         make(path, num_blocks=10**11)
     if not torch.cuda.is_available():
         with refused("device = 'torch:cuda' cannot be had"):
-            make(path, device="cuda")
+            make(path, device="torch:cuda")
