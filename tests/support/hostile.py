@@ -84,6 +84,7 @@ class Hostile:
             *[self.step] * 8, *[self.copy_blocks] * 2, self.read_cache, *[self.load] * 4,
             self.inspect, self.construct, *[self.cache] * 4, *[self.matmul] * 3, self.pack,
             *[self.layer_norm] * 2, *[self.pool] * 6, *[self.draw] * 2, *[self.doubles] * 2,
+            *[self.sample] * 3, *[self.sample_rows] * 3,
         ]  # fmt: skip
 
     def call(self) -> None:
@@ -167,6 +168,61 @@ class Hostile:
         except REFUSALS:
             assert before == (logits.tobytes(), hidden.tobytes()), "a refused step has written"
             raise
+
+    def processing(self) -> Any:
+        tokens = SIZES["vocab"]
+        made = self.module.LogitsProcessing(
+            bias=[(self.near(self.small(tokens - 1)), self.random.choice([0.5, *FLOAT_EDGES]))],
+            repetition=self.random.choice([1.5, 1.5, 1.0, *FLOAT_EDGES]),
+            presence=self.random.choice([0.5, 0.5, *FLOAT_EDGES]),
+            frequency=self.random.choice([0.5, 0.5, *FLOAT_EDGES]),
+            banned=self.ints([self.small(tokens - 1) for _ in range(self.small(3))]),
+            min_tokens=self.near(self.small(2)),
+        )
+        made.see(self.ints([self.small(tokens - 1) for _ in range(self.small(9))]), False)
+        made.see(self.ints([self.small(tokens - 1) for _ in range(self.small(9))]), True)
+        return made
+
+    def sampling(self, count: int) -> Any:
+        def column(good: float, dtype: str) -> Any:
+            edges = FLOAT_EDGES if dtype == "float32" else [0, 1, 7, 2**31 - 1]
+            values = [good if self.small(30) else self.random.choice(edges) for _ in range(count)]
+            return self.bent(np.array(values, dtype))
+
+        return self.module.SamplingRows(
+            column(0.7, "float32"), column(self.small(20), "int32"), column(0.9, "float32"),
+            column(0.01, "float32"), column(5, "uint64"), column(0, "int32"), column(3, "int32"),
+            [self.processing() if not self.small(3) else None for _ in range(count)],
+        )  # fmt: skip
+
+    def sample_rows(self) -> None:
+        shape = self.small(3), self.random.choice([1, SIZES["vocab"], 70, 200])
+        logits = np.linspace(-1, 1, shape[0] * shape[1], dtype=np.float32).reshape(shape)
+        if not self.small(9) and logits.size:
+            logits[0, self.small(shape[1] - 1)] = self.random.choice(FLOAT_EDGES)
+        tokens = self.module.sample(self.bent(logits), self.sampling(shape[0]))
+        assert all(-4 < token < shape[1] for token in tokens.tolist())
+
+    def sample(self) -> None:
+        count, steps = 1 + self.small(2), self.near(1 + self.small(3))
+        contexts = [self.small(30) for _ in range(count)]
+        tables = np.array(self.random.sample(range(SIZES["num_blocks"]), count * 3))
+        ids = [self.small(SIZES["vocab"] - 1) for _ in range(count)]
+        ints = (ids, np.arange(count + 1), contexts, tables.reshape(count, 3), np.arange(count))
+        flag = self.random.choice([None, self.module.StopFlag()])
+        if flag is not None and self.small(1):
+            flag.set()
+        arrays = [self.ints(values) for values in ints]
+        logits = self.bent(np.full((count, SIZES["vocab"]), SENTINEL, np.float32))
+        stop = self.ints([self.small(SIZES["vocab"] - 1) for _ in range(self.small(2))])
+        sampling = self.sampling(self.near(count) if not self.small(20) else count)
+        if not owned(arrays[3]):
+            return
+        tokens = self.shared.decoder.sample(
+            *arrays, logits, sampling, steps, stop, flag, bool(self.small(1))
+        )
+        assert tokens.shape[0] == len(arrays[4])
+        assert (tokens < SIZES["vocab"]).all()
 
     def copy_blocks(self) -> None:
         pairs = [(self.small(8), self.small(8)) for _ in range(self.small(3))]
