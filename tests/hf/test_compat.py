@@ -17,7 +17,8 @@ import pytest
 from transformers import modeling_utils
 from transformers.generation import utils
 
-from gpt2fast.hf import compat, models
+from gpt2fast.hf import compat
+from gpt2fast.hf.modeling import models
 from gpt2fast.runners.cpu import CpuRunner
 from hf_pair import (
     ANYWHERE,

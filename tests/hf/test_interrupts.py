@@ -10,7 +10,7 @@ from engine.interrupts import run_process
 
 torch = pytest.importorskip("torch")
 
-from gpt2fast.hf.stamp import Stamp  # noqa: E402
+from gpt2fast.hf.weights.fingerprint import Stamp  # noqa: E402
 from hf_pair import pair, texts  # noqa: E402
 
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")

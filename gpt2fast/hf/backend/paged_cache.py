@@ -17,10 +17,10 @@ from transformers import cache_utils
 
 from gpt2fast._C import SequenceGroup
 from gpt2fast.errors import UnsupportedError
-from gpt2fast.hf.cache_layers import NativeLayer
+from gpt2fast.hf.backend.backend import Floats, Native
+from gpt2fast.hf.backend.cache_layers import NativeLayer
+from gpt2fast.hf.backend.unpad import Ids, Plan, columns
 from gpt2fast.hf.compat import cache_argument
-from gpt2fast.hf.native import Floats, Native
-from gpt2fast.hf.plan import Ids, Plan, columns
 
 
 def _else_theirs(ours: Callable[..., Any]) -> Callable[..., Any]:

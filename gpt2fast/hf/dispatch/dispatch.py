@@ -20,17 +20,17 @@ from gpt2fast.errors import (
     MissingDependencyError,
     NotAcceleratedError,
 )
-from gpt2fast.hf.cache import NativeCache
-from gpt2fast.hf.classes import HOME
+from gpt2fast.hf.backend.backend import Floats, Native, Refusal
+from gpt2fast.hf.backend.fork_safe_lock import Lock
+from gpt2fast.hf.backend.last_run import LastRun, note
+from gpt2fast.hf.backend.options import device_of
+from gpt2fast.hf.backend.paged_cache import NativeCache
+from gpt2fast.hf.backend.unpad import Plan, make_plan
 from gpt2fast.hf.compat import cache_argument, to_theirs, why_unknown
-from gpt2fast.hf.last_run import LastRun, note
-from gpt2fast.hf.lock import Lock
-from gpt2fast.hf.native import Floats, Native, Refusal, device_of
-from gpt2fast.hf.padding import has_padding, reason_of_loss
-from gpt2fast.hf.plan import Plan, make_plan
-from gpt2fast.hf.stamp import Stamp, obstacle
-from gpt2fast.hf.structure import own_attention
-from gpt2fast.hf.tracing import watcher
+from gpt2fast.hf.dispatch.padding import has_padding, reason_of_loss
+from gpt2fast.hf.dispatch.tracing import watcher
+from gpt2fast.hf.weights.fingerprint import Stamp, obstacle
+from gpt2fast.hf.weights.structure import own_attention
 from gpt2fast.runners import BLOCK_SIZE
 
 _UNDERSTOOD = {
@@ -153,7 +153,7 @@ def why_not(
     if model is network and own.get("_native_inside") and not _GUARDED.get() and has_padding(given):
         return "a forward of your own may look at padding, where the runner has zeros"
     kind: Any = type(network)
-    if model is not network and (kind.forward.__module__ != HOME or kind._gpt2fast_passed):
+    if model is not network and (not _dispatches(kind.forward) or kind._gpt2fast_passed):
         return (
             "the network inside has a forward of its own, or was put there later (then call "
             "gpt2fast.accelerate again)"
@@ -191,6 +191,16 @@ def why_not(
         held = network.__dict__.get("_native")
         return cache.native if cache.native is held else "the cache is another runner's"
     return obstacle(network, head) or _native_of(network, head)
+
+
+def mark_dispatching(forward: Any) -> Any:
+    """``forward``, a method of one of our classes, marked as one that calls ``run``."""
+    forward._gpt2fast_dispatches = True
+    return forward
+
+
+def _dispatches(forward: Any) -> bool:
+    return getattr(forward, "_gpt2fast_dispatches", False)
 
 
 def _native_of(network: Any, head: Any) -> Native | str:

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from gpt2fast.hf import draw as drawing  # noqa: E402
+from gpt2fast.hf.generation import multinomial  # noqa: E402
 
 
 @pytest.mark.parametrize("kept", [1, 50, 5000])
@@ -21,9 +21,9 @@ def test_the_same_tokens_and_the_same_generator(rows: int, kept: int) -> None:
     scores = 3 * torch.randn(rows, 5000)
     least = scores.topk(kept).values[:, -1:]
     probabilities = torch.softmax(scores.masked_fill(scores < least, -torch.inf), dim=-1)
-    assert drawing.is_known(probabilities.numel())
+    assert multinomial.is_known(probabilities.numel())
     found = []
-    for way in (drawing.draw, lambda each: torch.multinomial(each, 1)[:, 0]):
+    for way in (multinomial.draw, lambda each: torch.multinomial(each, 1)[:, 0]):
         torch.manual_seed(9)
         found.append((torch.stack([way(probabilities) for _ in range(40)]), torch.rand(3)))
     assert torch.equal(found[0][0], found[1][0])
@@ -34,19 +34,19 @@ def test_the_same_tokens_and_the_same_generator(rows: int, kept: int) -> None:
 def test_where_torch_makes_its_noise_otherwise_it_draws_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drawing, "exponential", lambda uniform, dtype: uniform.to(dtype))
-    drawing._is_known.cache_clear()
+    monkeypatch.setattr(multinomial, "exponential", lambda uniform, dtype: uniform.to(dtype))
+    multinomial._is_known.cache_clear()
     probabilities = torch.softmax(torch.randn(2, 77), dim=-1)
     torch.manual_seed(9)
-    found = drawing.draw(probabilities)
+    found = multinomial.draw(probabilities)
     torch.manual_seed(9)
     assert torch.equal(found, torch.multinomial(probabilities, 1)[:, 0])
-    drawing._is_known.cache_clear()
+    multinomial._is_known.cache_clear()
 
 
 def test_probabilities_that_are_no_numbers_are_refused_as_torch_does() -> None:
     with pytest.raises(RuntimeError, match="probability tensor contains"):
-        drawing.draw(torch.tensor([[0.5, float("nan")]]))
+        multinomial.draw(torch.tensor([[0.5, float("nan")]]))
 
 
 def test_numbers_at_places_are_those_of_torch() -> None:
@@ -55,7 +55,7 @@ def test_numbers_at_places_are_those_of_torch() -> None:
     for count in (1, 2, 311, 312, 313, 624, 625, 5000, 100_000):
         whole = torch.empty(count, dtype=torch.float64).uniform_(generator=theirs).numpy()
         places = np.sort(rng.choice(count, min(count, 40), replace=False))
-        found = drawing.uniform_at(places, count, ours).numpy()
+        found = multinomial.uniform_at(places, count, ours).numpy()
         assert np.array_equal(found, whole[places])
         assert torch.equal(ours.get_state(), theirs.get_state())
         if count % 2:  # a single word, and a normal number that is kept for the next call
@@ -70,7 +70,7 @@ def test_threads_that_draw_at_once_get_numbers_of_their_own() -> None:
     with ThreadPoolExecutor(4) as threads:
         found = list(
             threads.map(
-                lambda _: drawing.uniform_at(places, 50, torch.default_generator), range(400)
+                lambda _: multinomial.uniform_at(places, 50, torch.default_generator), range(400)
             )
         )
     assert len(torch.cat(found).unique()) == 400 * 50
@@ -101,7 +101,7 @@ def test_tokens_behind_warpers_are_those_of_transformers(
         torch.manual_seed(number)
         want, after = warped(scores, *given), torch.rand(1)
         torch.manual_seed(number)
-        found = drawing.draw_warped(scores.numpy(), *given)
+        found = multinomial.draw_warped(scores.numpy(), *given)
         if found is None:
             unsure += 1
             found = warped(scores, *given).numpy()  # the generator stands where it stood
@@ -121,7 +121,7 @@ def test_top_p_keeps_the_least(least: int) -> None:
         torch.manual_seed(seed)
         want = warped(scores, *given)
         torch.manual_seed(seed)
-        found = drawing.draw_warped(scores.numpy(), *given)
+        found = multinomial.draw_warped(scores.numpy(), *given)
         assert found is not None
         assert found.tolist() == want.tolist()
         seen.update(found.tolist())
@@ -148,7 +148,7 @@ def test_what_hangs_on_roundings_is_left_to_torch(scores: list[float]) -> None:
     logits = np.array([[*scores, *[-9.0] * 200]], np.float32)
     before = torch.default_generator.get_state()
     temperature = float(DIVISOR) if scores is TIES["behind a division"] else 1.0
-    assert drawing.draw_warped(logits, temperature, 3, 1.0, 1) is None
+    assert multinomial.draw_warped(logits, temperature, 3, 1.0, 1) is None
     assert torch.equal(torch.default_generator.get_state(), before)
 
 
@@ -156,8 +156,8 @@ def test_a_nucleus_that_ends_at_a_tie_is_left_to_torch() -> None:
     """Four alike, of which top-p leaves two: which ones is a matter of the sort."""
     logits = np.zeros((1, 300), np.float32)
     logits[0, 10:14] = 20
-    assert drawing.draw_warped(logits, 1.0, 4, 0.4, 1) is None
-    assert drawing.draw_warped(logits, 1.0, 4, 1.0, 1) is not None
+    assert multinomial.draw_warped(logits, 1.0, 4, 0.4, 1) is None
+    assert multinomial.draw_warped(logits, 1.0, 4, 1.0, 1) is not None
 
 
 WRONG: dict[str, Any] = {
@@ -209,6 +209,6 @@ def test_more_than_there_are_and_none_that_cannot_be() -> None:
     logits = np.full((1, 300), -np.inf, np.float32)
     logits[0, [7, 9]] = 0
     for top_k in (50, 300, 2**62):
-        found = drawing.draw_warped(logits, 1.0, top_k, 1.0, 1)
+        found = multinomial.draw_warped(logits, 1.0, top_k, 1.0, 1)
         assert found is not None
         assert found[0] in (7, 9)

@@ -16,7 +16,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from gpt2fast.hf.lock import Lock
+from gpt2fast.hf.backend.fork_safe_lock import Lock
 
 T = TypeVar("T")
 Step = Callable[[Tensor, Tensor], Tensor]

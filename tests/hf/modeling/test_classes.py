@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gpt2fast.hf.classes import Accelerated
+from gpt2fast.hf.modeling.classes import Accelerated
 from hf_pair import (
     ANYWHERE,
     ENDS,

@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import UnsupportedError
-from gpt2fast.hf.packed import PackedConv1D, PackedEmbedding, PackedHead
-from gpt2fast.hf.stamp import is_adapted, is_merged
+from gpt2fast.hf.weights.fingerprint import is_adapted, is_merged
+from gpt2fast.hf.weights.packed_modules import PackedConv1D, PackedEmbedding, PackedHead
 
 # What may stand at the last part of a name; the activation comes from the config, and all else
 # is one of the plain ones.

@@ -12,17 +12,16 @@ from typing import Any, ClassVar, TypeVar
 import torch
 import transformers
 
+from gpt2fast.hf.backend.last_run import LAST_RUN, LastRun
+from gpt2fast.hf.backend.options import Options, check_options, options_for
 from gpt2fast.hf.compat import register_outputs, warn_of_changes
-from gpt2fast.hf.last_run import LAST_RUN, LastRun
-from gpt2fast.hf.native import Options
-from gpt2fast.hf.options import check_options, options_for
-from gpt2fast.hf.shapes import as_if_uniform, give_shapes
-from gpt2fast.hf.source import config_of
-from gpt2fast.hf.tracing import is_traced
+from gpt2fast.hf.dispatch.dispatch import mark_dispatching
+from gpt2fast.hf.dispatch.tracing import is_traced
+from gpt2fast.hf.weights.layer_shapes import as_if_uniform, give_shapes
+from gpt2fast.hf.weights.module_checkpoint import config_of
 
 CLASSES: dict[type, type] = {}  # transformers' and ours
 Kind = TypeVar("Kind", bound=type)
-HOME = "gpt2fast.hf.models"  # of our classes
 _OF_RUNS = ("_native", LAST_RUN)  # of this model, and of no copy
 _STATE = (*_OF_RUNS, "_native_options", "_native_told", "_native_trained", "_native_inside")
 _TWIN = "_gpt2fast_twin"  # where a user's class has its own, which goes with it
@@ -92,7 +91,7 @@ class Accelerated:
     @classmethod
     def is_custom_code(cls) -> bool:
         """Whether transformers 5 has to expect an initialization of another kind than its own."""
-        return cls.__module__ != HOME and bool(super().is_custom_code())  # type: ignore[misc]
+        return cls not in CLASSES.values() and bool(super().is_custom_code())  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, which make a runner of their own."""
@@ -149,7 +148,7 @@ def _where_it_may(ours: Any, theirs: Any) -> Any:
 
     # generate() looks at the signature for what a model takes.
     forward.__signature__ = inspect.signature(theirs.forward)  # type: ignore[attr-defined]
-    return forward
+    return mark_dispatching(forward)
 
 
 def _forward_behind(kind: type, ours: type) -> type:

@@ -16,14 +16,14 @@ from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from gpt2fast.errors import ContextOverflowError
-from gpt2fast.hf.cache import NativeCache
-from gpt2fast.hf.choose import chooser_of, most_likely
+from gpt2fast.hf.backend.backend import Floats
+from gpt2fast.hf.backend.paged_cache import NativeCache
+from gpt2fast.hf.backend.unpad import Plan, make_plan
 from gpt2fast.hf.compat import output, pad_token
-from gpt2fast.hf.draw import draw
-from gpt2fast.hf.native import Floats
-from gpt2fast.hf.plan import Plan, make_plan
-from gpt2fast.hf.processors import Step, has_own, in_one_thread, steps_of
-from gpt2fast.hf.texts import Ends, Texts
+from gpt2fast.hf.generation.fused_sampling import chooser_of, most_likely
+from gpt2fast.hf.generation.multinomial import draw
+from gpt2fast.hf.generation.processors import Step, has_own, in_one_thread, steps_of
+from gpt2fast.hf.generation.token_buffer import Ends, Texts
 from gpt2fast.runners import BLOCK_SIZE
 
 _NEEDED = ("input_ids", "logits_processor", "stopping_criteria", "generation_config")

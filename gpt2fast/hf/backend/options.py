@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from gpt2fast.errors import OptionError, show
-from gpt2fast.hf.native import Options, device_of
-from gpt2fast.hf.packed import Packed
-from gpt2fast.hf.source import config_of
+from gpt2fast.hf.weights.module_checkpoint import config_of
+from gpt2fast.hf.weights.packed_modules import Packed
 from gpt2fast.panel_layout import matrix_layouts
 from gpt2fast.quantization import Quantization, agree
 from gpt2fast.runners.cpu import check_threads
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an accelerated model is run; ``accelerate`` describes each."""
+
+    quantization: Quantization | None = None
+    device: str | None = None
+    num_threads: int | None = None
+    strict: bool = False
+
+
+def device_of(network: nn.Module, options: Options) -> torch.device:
+    """Where the runner of ``network`` is: where it is asked for, else where the weights are."""
+    return torch.device(options.device or next(network.parameters()).device)
 
 
 def check_options(

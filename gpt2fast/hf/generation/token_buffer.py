@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from gpt2fast.hf.processors import has_own, in_all_threads
+from gpt2fast.hf.generation.processors import has_own, in_all_threads
 
 _FIRST_ROOM = 256  # tokens; doubled when it is used up
 

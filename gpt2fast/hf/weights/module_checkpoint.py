@@ -15,9 +15,9 @@ from gpt2fast.checkpoint.packed import PackedTensor
 from gpt2fast.checkpoint.tensor import StoredTensor
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import CheckpointError
-from gpt2fast.hf.memory import Attic
-from gpt2fast.hf.packed import Packed, weights_of
-from gpt2fast.hf.structure import check_structure
+from gpt2fast.hf.weights.offload import Attic
+from gpt2fast.hf.weights.packed_modules import Packed, weights_of
+from gpt2fast.hf.weights.structure import check_structure
 from gpt2fast.quantization import Quantization
 
 _WHERE = "the model's config"

@@ -170,7 +170,7 @@ def test_probabilities_are_near_in_a_thousand_draws() -> None:
 @pytest.mark.parametrize("least", [1, 3])
 def test_top_p_keeps_what_a_sort_of_all_keeps(top_p: float, least: int) -> None:
     """Ties among the scores, too; where there are too many scores transformers' own is called."""
-    from gpt2fast.hf.processors import steps_of
+    from gpt2fast.hf.generation.processors import steps_of
 
     warper = transformers.TopPLogitsWarper(top_p, min_tokens_to_keep=least)
     (step,) = steps_of(transformers.LogitsProcessorList([warper]))
@@ -186,7 +186,7 @@ def test_top_p_keeps_what_a_sort_of_all_keeps(top_p: float, least: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 64, 65, 300, 8191, 50257, 50304])
 def test_the_softmax_of_some_scores_has_torch_s_bits(size: int) -> None:
-    from gpt2fast.hf.processors import softmax_at_end
+    from gpt2fast.hf.generation.processors import softmax_at_end
 
     draws = torch.Generator().manual_seed(size)
     for count in (1, 2, 50, 64, 700):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from gpt2fast.errors import OptionError, show
-from gpt2fast.hf.classes import CLASSES, dismiss, enlist
-from gpt2fast.hf.options import options_for
+from gpt2fast.hf.backend.options import options_for
+from gpt2fast.hf.modeling.classes import CLASSES, dismiss, enlist
 
 
 def accelerate(

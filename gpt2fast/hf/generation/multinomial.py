@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2fast._C import draw_tokens, uniform_doubles
-from gpt2fast.hf.lock import Lock
+from gpt2fast.hf.backend.fork_safe_lock import Lock
 
 _MANY = 1 << 17  # numbers; of more it makes each as it does of so many
 _TURN = Lock()  # a state is taken out and put back

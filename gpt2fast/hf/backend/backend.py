@@ -17,13 +17,13 @@ from gpt2fast.checkpoint import Checkpoint
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.cache import bytes_per_token
 from gpt2fast.errors import CacheExhaustedError
-from gpt2fast.hf.last_run import LastRun
-from gpt2fast.hf.lock import Lock
-from gpt2fast.hf.plan import Plan
-from gpt2fast.hf.source import ModuleSource
-from gpt2fast.hf.stamp import Stamp
+from gpt2fast.hf.backend.fork_safe_lock import Lock
+from gpt2fast.hf.backend.last_run import LastRun
+from gpt2fast.hf.backend.options import Options, device_of
+from gpt2fast.hf.backend.unpad import Plan
+from gpt2fast.hf.weights.fingerprint import Stamp
+from gpt2fast.hf.weights.module_checkpoint import ModuleSource
 from gpt2fast.host import physical_memory
-from gpt2fast.quantization import Quantization
 from gpt2fast.runners import BLOCK_SIZE, kv_format
 from gpt2fast.runners.base import StepBatch
 from gpt2fast.runners.cpu import CpuRunner
@@ -37,16 +37,6 @@ _CPU_SHARE, _GPU_SHARE = 0.5, 0.25
 _MOST_CONTEXTS = 1024
 _DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How an accelerated model is run; ``accelerate`` describes each."""
-
-    quantization: Quantization | None = None
-    device: str | None = None
-    num_threads: int | None = None
-    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,11 +197,6 @@ class Native:
 def _ranges(count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """0 to ``count``, and to one less."""
     return np.arange(count + 1, dtype=np.int32), np.arange(count, dtype=np.int32)
-
-
-def device_of(network: nn.Module, options: Options) -> torch.device:
-    """Where the runner of ``network`` is: where it is asked for, else where the weights are."""
-    return torch.device(options.device or next(network.parameters()).device)
 
 
 def _cpu_runner(source: Checkpoint, network: nn.Module, options: Options) -> CpuRunner:

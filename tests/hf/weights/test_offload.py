@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from gpt2fast import hf  # noqa: E402
-from gpt2fast.hf import memory  # noqa: E402
+from gpt2fast.hf.weights import offload  # noqa: E402
 
 SIZES = {"vocab_size": 9000, "n_positions": 64, "n_embd": 512, "n_layer": 5, "n_head": 8}
 IDS = torch.arange(2, 30)[None]
@@ -108,9 +108,9 @@ def test_without_a_disk_they_stay_twice_and_a_warning_says_so(
         usage = shutil.disk_usage("/")
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
     elif what == "disk":
-        monkeypatch.setattr(memory, "_is_on_a_disk", lambda descriptor: False)
+        monkeypatch.setattr(offload, "_is_on_a_disk", lambda descriptor: False)
     else:
-        monkeypatch.setattr(memory, "_write", _fails)
+        monkeypatch.setattr(offload, "_write", _fails)
     theirs = make()
     ours = hf.accelerate(copy.deepcopy(theirs), num_threads=1)
     with pytest.warns(UserWarning, match=r"stay in memory twice: .* GiB of room .* set TMPDIR"):
@@ -136,8 +136,8 @@ def test_who_trains_keeps_the_weights_in_memory() -> None:
 
 def test_memory_of_a_ram_disk_is_none_gained() -> None:
     shared = Path("/dev/shm")
-    if not any(kind == "tmpfs" for _, kind in memory._mounts()) or not shared.is_dir():
+    if not any(kind == "tmpfs" for _, kind in offload._mounts()) or not shared.is_dir():
         pytest.skip("there is none")
     with (shared / "gpt2fast-test").open("wb") as file:
         (shared / "gpt2fast-test").unlink()
-        assert not memory._is_on_a_disk(file.fileno())
+        assert not offload._is_on_a_disk(file.fileno())

@@ -13,7 +13,7 @@ from gpt2fast.errors import UnsupportedError
 from gpt2fast.runners import BLOCK_SIZE
 
 if TYPE_CHECKING:
-    from gpt2fast.hf.cache import NativeCache
+    from gpt2fast.hf.backend.paged_cache import NativeCache
 
 
 class NativeLayer(cache_utils.DynamicLayer):

@@ -18,10 +18,10 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from gpt2fast.checkpoint.packed import panel_metadata
 from gpt2fast.errors import OptionError, UnsupportedError, show
-from gpt2fast.hf.classes import CLASSES, Accelerated, enlist
-from gpt2fast.hf.packed import pack_modules, unpack_modules
-from gpt2fast.hf.shapes import give_shapes
-from gpt2fast.hf.source import config_of
+from gpt2fast.hf.modeling.classes import CLASSES, Accelerated, enlist
+from gpt2fast.hf.weights.layer_shapes import give_shapes
+from gpt2fast.hf.weights.module_checkpoint import config_of
+from gpt2fast.hf.weights.packed_modules import pack_modules, unpack_modules
 from gpt2fast.quantization import HEAD, METHOD, Quantization
 
 

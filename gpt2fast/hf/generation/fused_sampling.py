@@ -17,9 +17,9 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from gpt2fast.hf.draw import draw, draw_warped, is_known
-from gpt2fast.hf.native import Floats
-from gpt2fast.hf.processors import Least, Step
+from gpt2fast.hf.backend.backend import Floats
+from gpt2fast.hf.generation.multinomial import draw, draw_warped, is_known
+from gpt2fast.hf.generation.processors import Least, Step
 
 Tokens = NDArray[np.int64]
 

@@ -16,16 +16,9 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithCrossAttentions,
 )
 
-from gpt2fast.hf.cache import NativeCache
-from gpt2fast.hf.call import (
-    Fallback,
-    for_torch,
-    left_to_torch,
-    run,
-    tell,
-    why_not,
-)
-from gpt2fast.hf.classes import Accelerated, in_place_of
+from gpt2fast.hf.backend.backend import Native
+from gpt2fast.hf.backend.last_run import note
+from gpt2fast.hf.backend.paged_cache import NativeCache
 from gpt2fast.hf.compat import (
     bind,
     cache_argument,
@@ -34,16 +27,23 @@ from gpt2fast.hf.compat import (
     usual_return_dict,
     wants_usual_cache,
 )
-from gpt2fast.hf.last_run import note
-from gpt2fast.hf.native import Native
-from gpt2fast.hf.padding import (
+from gpt2fast.hf.dispatch.dispatch import (
+    Fallback,
+    for_torch,
+    left_to_torch,
+    run,
+    tell,
+    why_not,
+)
+from gpt2fast.hf.dispatch.padding import (
     reason_of_answers,
     reason_of_class,
     reason_of_loss,
     reason_of_summary,
 )
-from gpt2fast.hf.processors import has_own, in_one_thread
-from gpt2fast.hf.sample import sample, understand
+from gpt2fast.hf.generation.decode_loop import sample, understand
+from gpt2fast.hf.generation.processors import has_own, in_one_thread
+from gpt2fast.hf.modeling.classes import Accelerated, in_place_of
 
 _CALLED_BY_GENERATE = (
     *("__call__", "forward", "prepare_inputs_for_generation"),
