@@ -1,5 +1,4 @@
-"""Module paths that pickles of earlier releases name: their models, caches and options load as
-before."""
+"""The module paths in pickles written until 2026-11, so that their models and caches still load."""
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ from gpt2fast.hf.backend import last_run, options, paged_cache
 from gpt2fast.hf.modeling import classes, quantizer
 from gpt2fast.hf.weights import packed_modules
 
-# What a pickle could hold of each earlier module of gpt2fast.hf.
+# What pickles refer to in each earlier module of gpt2fast.hf.
 _EARLIER: dict[str, dict[str, Any]] = {
-    "cache": {"_with_layers": paged_cache._with_layers},
-    "classes": {"_revive": classes._revive},
+    "cache": {"_with_layers": paged_cache.rebuild_dynamic_cache},
+    "classes": {"_revive": classes.new_instance},
     "last_run": {"LastRun": last_run.LastRun},
     "models": {kind.__name__: kind for kind in classes.CLASSES.values()},
     "native": {"Options": options.Options},
@@ -34,8 +33,10 @@ _EARLIER: dict[str, dict[str, Any]] = {
 
 
 def register_earlier_paths() -> None:
-    """Let ``pickle`` find what moved."""
+    """Put modules under those paths into ``sys.modules``, where ``pickle`` looks."""
     for name, contents in _EARLIER.items():
-        module = ModuleType(f"gpt2fast.hf.{name}", "For pickles of earlier releases.")
+        module = ModuleType(
+            f"gpt2fast.hf.{name}", "Names that pickles of earlier releases refer to."
+        )
         vars(module).update(contents)
         sys.modules[module.__name__] = module

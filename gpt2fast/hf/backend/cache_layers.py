@@ -1,4 +1,4 @@
-"""The runner's keys and values in transformers' layout, read when somebody looks at them."""
+"""The runner's keys and values in transformers' layout, copied on access."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ if TYPE_CHECKING:
 
 
 class NativeLayer(cache_utils.DynamicLayer):
-    """One layer of a ``NativeCache``, to be read.
+    """A read-only view of one layer of a ``NativeCache``.
 
-    ``keys`` and ``values`` are copies, (B, H, columns, D) in the model's dtype and on its device;
-    zeros at padding, which the runner does not store. What changes a layer changes the cache, and
-    is called on it.
+    ``keys`` and ``values`` are copies, (B, H, columns, D) in the model's dtype and on its device,
+    zeros at padding, which the runner does not store. Methods that would change the layer raise
+    UnsupportedError: all layers change together, through the cache.
     """
 
     def __init__(self, cache: NativeCache, index: int) -> None:
         self._cache, self._index = cache, index
 
     def _read(self, which: int) -> Tensor | None:
-        cache, native = self._cache, self._cache.native
+        cache, backend = self._cache, self._cache.backend
         if not cache.handles:
             return None
-        heads = native.config.layer_shapes[self._index].n_head
-        shape = (len(cache.handles), heads, cache.past, native.config.head_size)
-        found = np.zeros(shape, np.float32)
-        with native.lock.rlock:
+        heads = backend.config.layer_shapes[self._index].n_head
+        shape = (len(cache.handles), heads, cache.past_length, backend.config.head_size)
+        result = np.zeros(shape, np.float32)
+        with backend.lock.rlock:
             for row, handle in enumerate(cache.handles):
-                start, length = int(cache.starts[row]), native.pool.length(handle)
-                table = native.pool.block_table(handle)[: -(-length // BLOCK_SIZE)]
-                read = native.runner.read_cache(self._index, np.asarray(table, np.int32), length)
-                found[row, :, start : start + length] = read[which]
-        return torch.from_numpy(found).to(self.device, self.dtype)
+                start, length = int(cache.starts[row]), backend.pool.length(handle)
+                table = backend.pool.block_table(handle)[: -(-length // BLOCK_SIZE)]
+                read = backend.runner.read_cache(self._index, np.asarray(table, np.int32), length)
+                result[row, :, start : start + length] = read[which]
+        return torch.from_numpy(result).to(self.device, self.dtype)
 
     @property
     def keys(self) -> Tensor | None:
-        """(B, H, columns, D); None before there are any."""
+        """(B, H, columns, D); None if the cache is empty."""
         return self._read(0)
 
     @property
     def values(self) -> Tensor | None:
-        """(B, H, columns, D); None before there are any."""
+        """(B, H, columns, D); None if the cache is empty."""
         return self._read(1)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the model, or float32 where that is gone."""
-        network = self._cache.native.stamp.network
+        """The model's; float32 if it was garbage collected."""
+        network = self._cache.backend.fingerprint.network
         return torch.float32 if network is None else network.dtype
 
     @property
     def device(self) -> torch.device:
-        """Of the model, or the CPU where that is gone."""
-        network = self._cache.native.stamp.network
+        """The model's; the CPU if it was garbage collected."""
+        network = self._cache.backend.fingerprint.network
         return torch.device("cpu") if network is None else network.device
 
     @property
@@ -70,14 +70,14 @@ class NativeLayer(cache_utils.DynamicLayer):
         return bool(self._cache.handles)
 
     def get_seq_length(self) -> int:
-        """Columns that are cached, padding included."""
-        return self._cache.past
+        """Cached columns, padding included."""
+        return self._cache.past_length
 
     def offload(self) -> None:
-        """The runner's cache stays where it is."""
+        """Does nothing: the runner's cache does not move."""
 
     def prefetch(self) -> None:
-        """The runner's cache stays where it is."""
+        """Does nothing: the runner's cache does not move."""
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise UnsupportedError(

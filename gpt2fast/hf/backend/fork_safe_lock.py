@@ -1,5 +1,5 @@
-"""A lock that is found open in a forked child, where the thread that held it is not, and that an
-exception from outside does not leave held."""
+"""A lock that is unlocked in a forked child and that an asynchronous exception does not leave
+held."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import threading
 from gpt2fast.engine.forks import reinit_after_fork
 
 
-class Lock:
-    """For ``with lock.rlock:``; a thread may take it again while it has it.
+class ForkSafeLock:
+    """A reentrant lock, used as ``with lock.rlock:``.
 
-    ``rlock`` is the lock of C itself. Python looks for signals where a function begins and behind
-    each call: in an ``__enter__`` of our own Ctrl-C could come when the lock has been taken.
-    """
+    A forked child gets a new lock, because the thread that held the old one does not exist there.
+
+    ``rlock`` is the C lock itself: Python checks for signals at the start of each Python function
+    and after each call, so that Ctrl-C in a Python ``__enter__`` could leave the lock acquired."""
 
     def __init__(self) -> None:
         self.reinit()
         reinit_after_fork(self)
 
     def reinit(self) -> None:
-        """Nobody holds it any more."""
+        """Replace the lock by one that is not held."""
         self.rlock = threading.RLock()

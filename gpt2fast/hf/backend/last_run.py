@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-LAST_RUN = "_native_run"  # where a network keeps its own
+LAST_RUN = "_gpt2fast_last_run"  # attribute of a network
 
 
 @dataclass(frozen=True)
 class LastRun:
-    """What ``model.last_run`` says of a call of ``forward`` or ``generate``.
+    """Where a call of ``forward`` or ``generate`` ran; the value of ``model.last_run``.
 
     Args:
-        runner: "cpu" or "cuda", one of gpt2fast's, or "torch" for transformers' own network.
+        runner: "cpu" or "cuda" for gpt2fast's runners, "torch" for transformers' own network.
         reason: why it was "torch"; None otherwise.
     """
 
@@ -21,6 +21,6 @@ class LastRun:
     reason: str | None = None
 
 
-def note(network: Any, run: LastRun) -> None:
-    """A call of ``network``, or of the model around it, ran as ``run`` says."""
+def record_run(network: Any, run: LastRun) -> None:
+    """Set ``last_run`` of ``network`` and of the model around it."""
     network.__dict__[LAST_RUN] = run

@@ -1,4 +1,4 @@
-"""What ``accelerate`` and ``from_pretrained`` are asked for, checked."""
+"""Validation of the options of ``accelerate`` and ``from_pretrained``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from gpt2fast.errors import OptionError, show
-from gpt2fast.hf.weights.module_checkpoint import config_of
-from gpt2fast.hf.weights.packed_modules import Packed
+from gpt2fast.hf.weights.module_checkpoint import model_config
+from gpt2fast.hf.weights.packed_modules import PackedModule
 from gpt2fast.panel_layout import matrix_layouts
 from gpt2fast.quantization import Quantization, agree
 from gpt2fast.runners.cpu import check_threads
@@ -19,7 +19,7 @@ from gpt2fast.runners.cpu import check_threads
 
 @dataclass(frozen=True)
 class Options:
-    """How an accelerated model is run; ``accelerate`` describes each."""
+    """How an accelerated model runs; ``accelerate`` describes each field."""
 
     quantization: Quantization | None = None
     device: str | None = None
@@ -27,8 +27,8 @@ class Options:
     strict: bool = False
 
 
-def device_of(network: nn.Module, options: Options) -> torch.device:
-    """Where the runner of ``network`` is: where it is asked for, else where the weights are."""
+def runner_device(network: nn.Module, options: Options) -> torch.device:
+    """The runner's device: the one in ``options``, by default that of the weights."""
     return torch.device(options.device or next(network.parameters()).device)
 
 
@@ -38,9 +38,9 @@ def check_options(
     num_threads: int | None,
     strict: bool,
 ) -> Options:
-    """The options, as ``accelerate`` describes them, before there is a model.
+    """Validate options that do not depend on the model.
 
-    Raises OptionError for one that is not known."""
+    Raises OptionError for an unknown value."""
     scheme = None if quantization is None else Quantization.parse(quantization)
     threads = None if num_threads is None else check_threads(num_threads)
     if not isinstance(strict, bool):
@@ -55,20 +55,20 @@ def options_for(
     num_threads: int | None,
     strict: bool,
 ) -> Options:
-    """The options for ``model``, of one of transformers' GPT-2 classes.
+    """Validate options for ``model``, an instance of one of transformers' GPT-2 classes.
 
-    Raises OptionError as ``check_options``, and for a model that is stored in other integers;
-    ConfigError or UnsupportedError for a configuration or a quantization that the runner does not
-    have."""
+    Raises OptionError as ``check_options`` does, and if the model is stored with another
+    quantization; ConfigError or UnsupportedError for a config or a quantization that the runner
+    does not support."""
     options = check_options(quantization, device, num_threads, strict)
-    config = config_of(model)
+    config = model_config(model)
     scheme = options.quantization
-    if any(isinstance(each, Packed) for each in model.modules()):
+    if any(isinstance(each, PackedModule) for each in model.modules()):
         scheme = agree(quantization, model.config.quantization_config.scheme, "the model")
-        # The modules say what they store, and say it no longer once they are floats again.
+        # The backend reads the scheme from the packed modules, which dequantize() may replace.
         options = Options(None, options.device, options.num_threads, strict)
-    if device_of(model, options).type == "cpu":
-        matrix_layouts(config, "float32", scheme)
+    if runner_device(model, options).type == "cpu":
+        matrix_layouts(config, "float32", scheme)  # raises if a matrix does not fit the scheme
     return options
 
 

@@ -1,8 +1,8 @@
-"""Calls whose results are taken at padding: there the runner computes nothing, and gives zeros,
-where transformers has the network's guess. Each function says why such a call has to be
-transformers', or returns None.
+"""Heads whose result depends on hidden states at padding, which the backend leaves zero and
+transformers computes. Each ``*_fallback_reason`` returns why such a call must run in torch, or
+None.
 
-Ids, labels and masks are (..., T), T with those columns of a mask that are cached before.
+Ids, labels and masks are (..., S); a mask may have the cached columns in front of those.
 """
 
 from __future__ import annotations
@@ -13,64 +13,68 @@ import torch
 from torch import Tensor
 
 
-def _hidden(given: dict[str, Any]) -> Tensor | None:
-    """(..., T): which of the call's tokens are padding; None where none is."""
-    mask, ids = given.get("attention_mask"), given.get("input_ids")
+def _padding_mask(arguments: dict[str, Any]) -> Tensor | None:
+    """(..., S): True at padding; None if there is none."""
+    mask, ids = arguments.get("attention_mask"), arguments.get("input_ids")
     if mask is None or ids is None or mask.ndim != ids.ndim or bool(mask.all()):
         return None
-    hidden: Tensor = mask[..., -ids.shape[-1] :] == 0
-    fits = all(found in (1, size) for found, size in zip(hidden.shape, ids.shape, strict=True))
-    return hidden.expand(ids.shape) if fits else None
+    padding: Tensor = mask[..., -ids.shape[-1] :] == 0
+    fits = all(actual in (1, size) for actual, size in zip(padding.shape, ids.shape, strict=True))
+    return padding.expand(ids.shape) if fits else None
 
 
-def has_padding(given: dict[str, Any]) -> bool:
-    """Whether one of the call's tokens is."""
-    hidden = _hidden(given)
-    return hidden is not None and bool(hidden.any())
+def has_padding(arguments: dict[str, Any]) -> bool:
+    """Whether one of the call's new tokens is padding."""
+    padding = _padding_mask(arguments)
+    return padding is not None and bool(padding.any())
 
 
-def reason_of_loss(given: dict[str, Any], *, shifted: bool) -> str | None:
-    """For a loss over tokens; a column that is ``shifted`` has the label of the next."""
-    labels, hidden = given.get("labels"), _hidden(given)
-    if labels is None or hidden is None or labels.shape != hidden.shape:
+def loss_fallback_reason(arguments: dict[str, Any], *, shifted: bool) -> str | None:
+    """For a loss over tokens. If ``shifted``, a column predicts the label of the next one."""
+    labels, padding = arguments.get("labels"), _padding_mask(arguments)
+    if labels is None or padding is None or labels.shape != padding.shape:
         return None
     counted = labels != -100
     if shifted:
-        counted, hidden = counted[..., 1:], hidden[..., :-1]
-    if bool((counted & hidden).any()):
+        counted, padding = counted[..., 1:], padding[..., :-1]
+    if bool((counted & padding).any()):
         return "labels ask for a loss at padding (-100 leaves it out)"
     return None
 
 
-def reason_of_answers(given: dict[str, Any]) -> str | None:
-    """For answers that may lie at any token."""
-    return None if _hidden(given) is None else "answers are looked for at padding, too"
+def answer_fallback_reason(arguments: dict[str, Any]) -> str | None:
+    """For question answering: an answer may start or end at any column."""
+    return None if _padding_mask(arguments) is None else "answers are looked for at padding, too"
 
 
-def reason_of_class(given: dict[str, Any], pad_token_id: int | None) -> str | None:
-    """For classes of whole texts, which are told at the last token that is not ``pad_token_id``."""
-    hidden = _hidden(given)
-    if hidden is None:
+def class_fallback_reason(arguments: dict[str, Any], pad_token_id: int | None) -> str | None:
+    """For sequence classification, which takes the last token that is not ``pad_token_id``."""
+    padding = _padding_mask(arguments)
+    if padding is None:
         return None
-    last = torch.full(hidden.shape[:-1], hidden.shape[-1] - 1, device=hidden.device)
+    last = torch.full(padding.shape[:-1], padding.shape[-1] - 1, device=padding.device)
     if pad_token_id is not None:
-        at = torch.arange(hidden.shape[-1], device=hidden.device)
-        last = (at * (given["input_ids"] != pad_token_id)).argmax(-1)
-    if bool(hidden.gather(-1, last[..., None]).any()):
-        return f"the token that tells a text's class is padding (pad_token_id is {pad_token_id})"
+        at = torch.arange(padding.shape[-1], device=padding.device)
+        last = (at * (arguments["input_ids"] != pad_token_id)).argmax(-1)
+    if bool(padding.gather(-1, last[..., None]).any()):
+        return f"the token that is classified is padding (pad_token_id is {pad_token_id})"
     return None
 
 
-def reason_of_summary(given: dict[str, Any], kind: str) -> str | None:
-    """For a text's summary of a ``kind`` (``summary_type``): at the token of ``mc_token_ids``, by
-    default the last, or over all."""
-    hidden, place = _hidden(given), given.get("mc_token_ids")
-    if hidden is None:
+def summary_fallback_reason(arguments: dict[str, Any], kind: str) -> str | None:
+    """For multiple choice. ``kind`` is the config's ``summary_type``: the token at ``mc_token_ids``
+    (by default the last), the first or last one, or the mean over all."""
+    padding, position = _padding_mask(arguments), arguments.get("mc_token_ids")
+    if padding is None:
         return None
-    if kind == "cls_index" and place is not None and place.shape == hidden.shape[:-1]:
-        taken = hidden.gather(-1, place.to(hidden.device)[..., None].clamp(min=0))
+    if kind == "cls_index" and position is not None and position.shape == padding.shape[:-1]:
+        taken = padding.gather(-1, position.to(padding.device)[..., None].clamp(min=0))
     elif kind in ("cls_index", "last"):
-        taken = hidden[..., -1]
+        taken = padding[..., -1]
     else:
-        taken = hidden[..., 0] if kind == "first" else hidden
-    return "choices are told at padding (give mc_token_ids)" if bool(taken.any()) else None
+        taken = padding[..., 0] if kind == "first" else padding
+    return (
+        "the token that choices are scored at is padding (give mc_token_ids)"
+        if bool(taken.any())
+        else None
+    )

@@ -1,4 +1,4 @@
-"""Whether a call is traced into a graph, which has to be one of torch's own operations."""
+"""Tracing and dispatch modes, which only see torch's own operations."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import torch
 
 
 def is_traced() -> bool:
-    """Whether ``torch.export``, ``torch.jit.trace``, or ``torch.compile`` with ``fullgraph=True``
-    looks on. Without it the call may break a graph, and run."""
+    """Whether the call is traced by ``torch.export``, ``torch.jit.trace``, or ``torch.compile``
+    with ``fullgraph=True``. Without ``fullgraph`` the call may break the graph and run on the
+    backend."""
     if torch._C._get_tracing_state() is not None:  # of torch.jit.trace
         return True
     return torch.compiler.is_compiling() and _is_one_graph()
@@ -18,17 +19,17 @@ def _is_one_graph() -> bool:
 
     try:
         return bool(InstructionTranslator.current_tx().one_graph)
-    except AttributeError:  # an export without dynamo, or another torch
+    except AttributeError:  # torch.export without dynamo, or another release of torch
         return True
 
 
-# As torch.compiler.assume_constant_result does, whose import takes a second: dynamo calls the
-# function while it traces, and takes the answer.
+# What torch.compiler.assume_constant_result sets, whose import takes a second: dynamo calls the
+# function while tracing and uses its result as a constant.
 _is_one_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def watcher() -> str | None:
-    """What looks at each operation of torch, or changes it, and would miss them on the runner."""
+def active_dispatch_mode() -> str | None:
+    """Which mode intercepts torch's operations, and would miss the backend's; None if none does."""
     if torch._C._len_torch_dispatch_stack() > 0:
         return "a TorchDispatchMode is on"
     if torch._C._len_torch_function_stack() > 0 and any(

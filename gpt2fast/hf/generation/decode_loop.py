@@ -1,7 +1,8 @@
-"""Greedy decoding and sampling: what transformers' ``_sample`` does, in a loop over the runner.
+"""Greedy decoding and sampling: transformers' ``_sample`` as a loop over the backend.
 
 Processors, criteria, streamers and the random generator are transformers' and torch's own, so that
-the tokens are, too. What goes is the work of ``forward`` and its arguments for each token.
+the tokens are the same. Saved is the overhead of ``forward`` and of its arguments at each token.
+B sequences, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,202 +17,170 @@ from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from gpt2fast.errors import ContextOverflowError
-from gpt2fast.hf.backend.backend import Floats
+from gpt2fast.hf.backend.backend import FloatArray
 from gpt2fast.hf.backend.paged_cache import NativeCache
-from gpt2fast.hf.backend.unpad import Plan, make_plan
-from gpt2fast.hf.compat import output, pad_token
-from gpt2fast.hf.generation.fused_sampling import chooser_of, most_likely
-from gpt2fast.hf.generation.multinomial import draw
-from gpt2fast.hf.generation.processors import Step, has_own, in_one_thread, steps_of
-from gpt2fast.hf.generation.token_buffer import Ends, Texts
+from gpt2fast.hf.backend.unpad import Unpadding, unpad
+from gpt2fast.hf.compat import make_output, pad_token_id
+from gpt2fast.hf.generation.fused_sampling import argmax_tokens, fused_sampler
+from gpt2fast.hf.generation.multinomial import multinomial
+from gpt2fast.hf.generation.processors import ProcessorFn, fast_processors
+from gpt2fast.hf.generation.sample_arguments import SampleArguments
+from gpt2fast.hf.generation.stopping_criteria import StoppingCriteria
+from gpt2fast.hf.generation.token_buffer import TokenBuffer
+from gpt2fast.hf.generation.torch_threads import with_one_torch_thread
 from gpt2fast.runners import BLOCK_SIZE
-
-_NEEDED = ("input_ids", "logits_processor", "stopping_criteria", "generation_config")
-_UNDERSTOOD = {
-    *(*_NEEDED, "streamer"),
-    *("attention_mask", "position_ids", "cache", "use_cache", "logits_to_keep"),
-    *("cache_position", "tokenizer", "assistant_tokenizer", "return_dict"),
-}
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """What ``_sample`` is called with. ``ids`` (B, T) are the prompts, of which the ``cache`` may
-    hold a beginning."""
-
-    ids: Tensor
-    mask: Tensor | None  # (B, T)
-    positions: Tensor | None  # (B, S): of the columns that the cache does not hold
-    cache: NativeCache
-    processors: Any
-    criteria: Any
-    settings: Any
-    streamer: Any
-
-    @property
-    def outlives(self) -> bool:
-        """Whether somebody sees the cache, or logits of texts that have ended, in the end."""
-        asked = self.settings.return_dict_in_generate or has_own(self.processors)
-        return asked or self.cache.past > 0
 
 
 @dataclass
-class _Kept:
-    """What ``return_dict_in_generate`` gives back beside the tokens; None where not asked for."""
+class _StepOutputs:
+    """Scores and logits of each token for ``return_dict_in_generate``; None if not asked for."""
 
-    settings: Any
+    config: Any
     scores: tuple[Tensor, ...] | None = field(init=False)
     logits: tuple[Tensor, ...] | None = field(init=False)
 
     def __post_init__(self) -> None:
-        as_dict = self.settings.return_dict_in_generate
-        self.scores = () if as_dict and self.settings.output_scores else None
-        self.logits = () if as_dict and self.settings.output_logits else None
+        as_dict = self.config.return_dict_in_generate
+        self.scores = () if as_dict and self.config.output_scores else None
+        self.logits = () if as_dict and self.config.output_logits else None
 
     @property
     def are_wanted(self) -> bool:
-        """Whether scores or logits of each token are."""
         return self.scores is not None or self.logits is not None
 
-    def add(self, logits: Tensor, scores: Tensor) -> None:
+    def append(self, logits: Tensor, scores: Tensor) -> None:
         if self.scores is not None:
             self.scores += (scores,)
         if self.logits is not None:
             self.logits += (logits,)
 
-    def output(self, ids: Tensor, cache: NativeCache) -> Any:
+    def to_output(self, ids: Tensor, cache: NativeCache) -> Any:
         """What ``generate`` returns."""
-        kept = {"scores": self.scores, "logits": self.logits}
-        return output(GenerateDecoderOnlyOutput, cache, sequences=ids.clone(), **kept)
+        fields = {"scores": self.scores, "logits": self.logits}
+        return make_output(GenerateDecoderOnlyOutput, cache, sequences=ids.clone(), **fields)
 
 
-def understand(given: dict[str, Any]) -> Decoding | None:
-    """What the arguments ``given`` to ``_sample`` ask for; None where transformers' loop has to do
-    it."""
-    cache, mask = given.get("cache"), given.get("attention_mask")
-    if not isinstance(cache, NativeCache) or cache.in_torch or not given.get("use_cache"):
+def sample(arguments: SampleArguments) -> Any | None:
+    """What ``_sample`` returns; None, with nothing changed, if the prompts must run in torch."""
+    processors = fast_processors(arguments.processors)
+    return with_one_torch_thread(lambda: _sample(arguments, processors))
+
+
+def _sample(arguments: SampleArguments, processors: list[ProcessorFn]) -> Any | None:
+    cache, config = arguments.cache, arguments.config
+    unpadding = _unpad_prompts(arguments) if arguments.ids.numel() else None
+    if unpadding is None:
         return None
-    others = [each for name, each in given.items() if name not in _UNDERSTOOD]
-    if any(each is not None and each is not False for each in others):
-        return None
-    if any(given.get(name) is None for name in _NEEDED):
-        return None  # a release that calls them something else
-    ids, settings = given["input_ids"], given["generation_config"]
-    if settings.output_attentions or settings.output_hidden_states:
-        return None
-    if (mask is not None and mask.shape != ids.shape) or cache.past >= ids.shape[1]:
-        return None
-    if cache.handles and len(cache.handles) != len(ids):
-        return None
-    positions = given.get("position_ids")
-    if positions is not None:
-        positions = positions[..., cache.past - ids.shape[1] :]
-    processors, criteria = given["logits_processor"], given["stopping_criteria"]
-    return Decoding(
-        ids, mask, positions, cache, processors, criteria, settings, given.get("streamer")
-    )
+    buffer, outputs = TokenBuffer(arguments.ids), _StepOutputs(config)
+    stopping = StoppingCriteria(arguments.criteria)
+    runs_all = arguments.needs_finished_rows or not stopping.has_eos
+    sampler = None
+    if not outputs.are_wanted and arguments.ids.device.type == "cpu":
+        sampler = fused_sampler(arguments.processors, processors, config.do_sample)
 
+    def select(logits: FloatArray) -> Any:
+        """The next tokens, or the logits that they will be selected from."""
+        return logits.copy() if sampler is None else sampler(logits, buffer.length)
 
-def sample(asked: Decoding) -> Any | None:
-    """What ``_sample`` returns; None, and nothing has happened, where the prompts need torch."""
-    steps = steps_of(asked.processors)
-    return in_one_thread(lambda: _sample(asked, steps))
-
-
-def _sample(asked: Decoding, steps: list[Step]) -> Any | None:
-    cache, settings = asked.cache, asked.settings
-    plan = _first_plan(asked) if asked.ids.numel() else None
-    if plan is None:
-        return None
-    texts, ends, kept = Texts(asked.ids), Ends(asked.criteria), _Kept(settings)
-    runs_all = asked.outlives or not ends.has_tokens
-    choose = None
-    if not kept.are_wanted and asked.ids.device.type == "cpu":
-        choose = chooser_of(asked.processors, steps, settings.do_sample)
-
-    def pick(logits: Floats) -> Any:
-        """The next tokens, or what they will be chosen from."""
-        return logits.copy() if choose is None else choose(logits, texts.length)
-
-    found: Any = pick(cache.run(_numbers(asked.ids[:, cache.past :]), plan, 1, logits=True)[:, 0])
-    room = cache.native.config.n_positions - int(cache.lengths.max())
-    going = np.ones(len(asked.ids), np.bool_)
+    prompts = _to_numpy(arguments.ids[:, cache.past_length :])
+    selected: Any = select(cache.run(prompts, unpadding, 1, logits=True)[:, 0])
+    room = cache.backend.config.n_positions - int(cache.lengths.max())
+    unfinished = np.ones(len(arguments.ids), np.bool_)
     while True:
-        tokens = found if choose else _choose(asked, steps, texts, found, kept)
-        if ends.has_tokens and not going.all():
-            tokens = np.where(going, tokens, pad_token(settings))
-        texts.append(tokens)
-        if asked.streamer is not None:
-            asked.streamer.put(torch.from_numpy(tokens.copy()))
-        going &= ~ends.reached(texts, tokens, kept.scores)
-        tokens = texts.last
-        if not going.any():
+        if sampler is not None:
+            tokens = selected
+        else:
+            tokens = _process_and_select(arguments, processors, buffer, selected, outputs)
+        if stopping.has_eos and not unfinished.all():
+            tokens = np.where(unfinished, tokens, pad_token_id(config))
+        buffer.append(tokens)
+        if arguments.streamer is not None:
+            arguments.streamer.put(torch.from_numpy(tokens.copy()))
+        unfinished &= ~stopping.is_done(buffer, tokens, outputs.scores)
+        tokens = buffer.last  # criteria may have written to it
+        if not unfinished.any():
             break
         room -= 1
         if room < 0:
-            raise _beyond(cache)
-        if runs_all or going.all():
-            found = cache.decode(tokens, pick)
+            raise _context_overflow(cache)
+        if runs_all or unfinished.all():
+            selected = cache.decode(tokens, select)
         else:
-            some = Plan(np.zeros(len(tokens), np.int64), going.astype(np.int64))
-            logits = cache.run(tokens[:, None], some, 1, logits=True)[:, 0]
-            logits[~going], logits[~going, 0] = -np.inf, 0  # of one token, at no cost to the others
-            found = pick(logits)
-    if asked.streamer is not None:
-        asked.streamer.end()
-    return kept.output(texts.ids, cache) if settings.return_dict_in_generate else texts.ids.clone()
+            selected = select(_run_unfinished(cache, tokens, unfinished))
+    if arguments.streamer is not None:
+        arguments.streamer.end()
+    if config.return_dict_in_generate:
+        return outputs.to_output(buffer.ids, cache)
+    return buffer.ids.clone()
 
 
-def _choose(
-    asked: Decoding, steps: list[Step], texts: Texts, logits: Floats, kept: _Kept
+def _run_unfinished(
+    cache: NativeCache, tokens: NDArray[np.int64], unfinished: NDArray[np.bool_]
+) -> FloatArray:
+    """Logits (B, V) after one more token (B,), run for ``unfinished`` sequences (B,) alone."""
+    unpadding = Unpadding(np.zeros(len(tokens), np.int64), unfinished.astype(np.int64))
+    logits = cache.run(tokens[:, None], unpadding, 1, logits=True)[:, 0]
+    # One possible token, which is sampled without extra work and then replaced by padding.
+    logits[~unfinished], logits[~unfinished, 0] = -np.inf, 0
+    return logits
+
+
+def _process_and_select(
+    arguments: SampleArguments,
+    processors: list[ProcessorFn],
+    buffer: TokenBuffer,
+    logits: FloatArray,
+    outputs: _StepOutputs,
 ) -> NDArray[np.int64]:
-    """(B,): the next tokens, by the processors of scores (B, V) and by chance."""
-    raw = scores = torch.from_numpy(logits).to(asked.ids.device)
-    with texts.shown() as ids:
-        for step in steps:
-            scores = step(ids, scores)
-    kept.add(raw, scores)
-    if not asked.settings.do_sample:
+    """(B,): the next tokens, from logits (B, V) through ``processors``."""
+    raw = scores = torch.from_numpy(logits).to(arguments.ids.device)
+    with buffer.writable_ids() as ids:
+        for process in processors:
+            scores = process(ids, scores)
+    outputs.append(raw, scores)
+    if not arguments.config.do_sample:
         if scores.dtype != torch.float32:
-            return cast(NDArray[np.int64], _numbers(scores.argmax(dim=-1)))
-        return most_likely(_numbers(scores))
-    return cast(NDArray[np.int64], _numbers(draw(torch.softmax(scores, dim=-1))))
+            return cast(NDArray[np.int64], _to_numpy(scores.argmax(dim=-1)))
+        return argmax_tokens(_to_numpy(scores))
+    return cast(NDArray[np.int64], _to_numpy(multinomial(torch.softmax(scores, dim=-1))))
 
 
-def _first_plan(asked: Decoding) -> Plan | None:
-    cache, config, ids = asked.cache, asked.cache.native.config, _numbers(asked.ids)
+def _unpad_prompts(arguments: SampleArguments) -> Unpadding | None:
+    """The unpadding of the prompts; None if they must run in torch."""
+    cache, ids = arguments.cache, _to_numpy(arguments.ids)
+    config, past = cache.backend.config, cache.past_length
     if not cache.handles:
-        cache.open(len(ids))
+        cache.add_sequences(len(ids))
     mask = positions = None
-    if asked.mask is not None:
-        mask = _numbers(asked.mask)
-        positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, cache.past :]
+    if arguments.mask is not None:
+        mask = _to_numpy(arguments.mask)
+        positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, past:]
         if not bool((mask[:, -1] == 1).all()):
-            return None  # a text would go on behind padding
-    if asked.positions is not None:
-        positions = _numbers(asked.positions)
-    shape = (len(ids), ids.shape[1] - cache.past)
-    plan = make_plan(shape, mask, positions, cache.starts, cache.lengths, cache.past)
-    if isinstance(plan, str) or ids.min() < 0 or ids.max() >= config.vocab_size:
+            return None  # right padding: new tokens would follow padding
+    if arguments.positions is not None:
+        positions = _to_numpy(arguments.positions)
+    shape = (len(ids), ids.shape[1] - past)
+    unpadding = unpad(shape, mask, positions, cache.starts, cache.lengths, past)
+    if isinstance(unpadding, str) or ids.min() < 0 or ids.max() >= config.vocab_size:
         return None
-    most = int((cache.lengths + plan.counts).max())
-    # Where memory will not do, transformers' loop can go on in torch from any token.
-    blocks = len(ids) * (-(-(asked.settings.max_length or 0) // BLOCK_SIZE) + 1)
-    fits = blocks <= cache.native.pool.num_free
-    return plan if most <= config.n_positions and fits else None
+    longest = int((cache.lengths + unpadding.counts).max())
+    # When the cache runs full, transformers' loop can continue in torch; this one cannot.
+    blocks = len(ids) * (-(-(arguments.config.max_length or 0) // BLOCK_SIZE) + 1)
+    fits = blocks <= cache.backend.pool.num_free
+    return unpadding if longest <= config.n_positions and fits else None
 
 
 class _BeyondContextError(ContextOverflowError, IndexError):
-    """transformers' class for it, with words."""
+    """Also an IndexError, which is what transformers raises here."""
 
 
-def _beyond(cache: NativeCache) -> Exception:
-    context = cache.native.config.n_positions
+def _context_overflow(cache: NativeCache) -> Exception:
+    context = cache.backend.config.n_positions
     return _BeyondContextError(
         f"the text has {context} tokens, which is the model's context; give a smaller "
         "max_new_tokens, or cut the prompt"
     )
 
 
-def _numbers(tensor: Tensor) -> Any:
+def _to_numpy(tensor: Tensor) -> Any:
     return tensor.detach().cpu().numpy()

@@ -1,8 +1,8 @@
-"""Tokens straight from the runner's logits, where what is asked for is common enough to be known.
+"""Token selection straight from the runner's logits, for the most common processors.
 
-The most likely ones, or drawn behind temperature, top-k and top-p in one call of C++, which says
-where torch's roundings decide; then transformers' processors and torch do it. V vocabulary.
-"""
+Argmax in numpy; or temperature, top-k, top-p and sampling fused into one C++ call. That call
+reports when the outcome depends on torch's rounding; then transformers' processors and torch
+decide. B sequences, V vocabulary."""
 
 from __future__ import annotations
 
@@ -17,75 +17,84 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from gpt2fast.hf.backend.backend import Floats
-from gpt2fast.hf.generation.multinomial import draw, draw_warped, is_known
-from gpt2fast.hf.generation.processors import Least, Step
+from gpt2fast.hf.backend.backend import FloatArray
+from gpt2fast.hf.generation.multinomial import matches_torch, multinomial, sample_warped
+from gpt2fast.hf.generation.processors import MinLengthProcessor, ProcessorFn
 
 Tokens = NDArray[np.int64]
 
 
-class Chooser(Protocol):
-    """Takes logits (B, V), in which it may write, for texts of ``length``; returns tokens (B,)."""
+class TokenSampler(Protocol):
+    """Selects tokens (B,) from logits (B, V), which it may overwrite, for sequences of
+    ``length``."""
 
-    def __call__(self, logits: Floats, length: int) -> Tokens: ...
+    def __call__(self, logits: FloatArray, length: int) -> Tokens: ...
 
 
-def chooser_of(processors: Any, steps: list[Step], at_random: bool) -> Chooser | None:
-    """For ``processors``, of which ``steps`` are made; None where they are none of the known."""
-    if len(steps) != len(processors):
+def fused_sampler(
+    processors: Any, functions: list[ProcessorFn], do_sample: bool
+) -> TokenSampler | None:
+    """The sampler for ``processors``, whose ``fast_processors`` are ``functions``; None if they are
+    not a combination that is supported here."""
+    if len(functions) != len(processors):
         return None
-    least = [step for step in steps if isinstance(step, Least)]
-    others = [each for each, step in zip(processors, steps, strict=False) if step not in least]
-    if not at_random:
-        return None if others else MostLikely(least)
-    if any(step in least for step in steps[len(least) :]):
-        return None  # behind another, which would have kept others
+    min_length = [each for each in functions if isinstance(each, MinLengthProcessor)]
+    others = [p for p, f in zip(processors, functions, strict=False) if f not in min_length]
+    if not do_sample:
+        return None if others else GreedySampler(min_length)
+    if any(each in min_length for each in functions[len(min_length) :]):
+        return None  # after a warper, whose choice EOS tokens would have changed
     kinds = [type(each) for each in others]
     order = [TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper]
-    known = TopKLogitsWarper in kinds and kinds == [kind for kind in order if kind in kinds]
-    if not known or any(getattr(each, "filter_value", -np.inf) != -np.inf for each in others):
+    supported = TopKLogitsWarper in kinds and kinds == [kind for kind in order if kind in kinds]
+    if not supported or any(getattr(p, "filter_value", -np.inf) != -np.inf for p in others):
         return None
-    return Drawn(least, {type(each): each for each in others}, steps)
+    return WarpedSampler(min_length, {type(each): each for each in others}, functions)
 
 
-class MostLikely:
-    """The largest logit's."""
+class GreedySampler:
+    """The token with the largest logit."""
 
-    def __init__(self, least: list[Least]) -> None:
-        self._least = least
+    def __init__(self, min_length: list[MinLengthProcessor]) -> None:
+        self._min_length = min_length
 
-    def __call__(self, logits: Floats, length: int) -> Tokens:
-        for each in self._least:
-            each.bar(length, logits)
-        return most_likely(logits)
+    def __call__(self, logits: FloatArray, length: int) -> Tokens:
+        for each in self._min_length:
+            each.mask_eos(length, logits)
+        return argmax_tokens(logits)
 
 
-class Drawn:
-    """Drawn from the ``top_k`` of a text's logits, or from their nucleus."""
+class WarpedSampler:
+    """A token sampled after temperature, top-k and top-p."""
 
-    def __init__(self, least: list[Least], warpers: dict[type, Any], steps: list[Step]) -> None:
-        self._least, self._steps = least, steps
+    def __init__(
+        self,
+        min_length: list[MinLengthProcessor],
+        warpers: dict[type, Any],
+        functions: list[ProcessorFn],
+    ) -> None:
+        self._min_length, self._functions = min_length, functions
         top_k, top_p = warpers[TopKLogitsWarper], warpers.get(TopPLogitsWarper)
         self._temperature = getattr(warpers.get(TemperatureLogitsWarper), "temperature", 1.0)
         self._top_k = top_k.top_k
         self._top_p = 1.0 if top_p is None else top_p.top_p
-        self._few = 1 if top_p is None else top_p.min_tokens_to_keep
+        self._min_tokens = 1 if top_p is None else top_p.min_tokens_to_keep
 
-    def __call__(self, logits: Floats, length: int) -> Tokens:
-        for each in self._least:
-            each.bar(length, logits)
+    def __call__(self, logits: FloatArray, length: int) -> Tokens:
+        for each in self._min_length:
+            each.mask_eos(length, logits)
         top_k = min(self._top_k, logits.shape[1])
-        if self._few <= top_k and is_known(logits.size):
-            tokens = draw_warped(logits, self._temperature, top_k, self._top_p, self._few)
+        if self._min_tokens <= top_k and matches_torch(logits.size):
+            tokens = sample_warped(logits, self._temperature, top_k, self._top_p, self._min_tokens)
             if tokens is not None:
                 return tokens
         scores = torch.from_numpy(logits)
-        for step in self._steps:  # which look at no ids
-            scores = step(torch.empty(len(scores), length), scores)
-        return cast(Tokens, draw(torch.softmax(scores, dim=-1)).numpy())
+        for process in self._functions:  # none of these reads the ids
+            scores = process(torch.empty(len(scores), length), scores)
+        return cast(Tokens, multinomial(torch.softmax(scores, dim=-1)).numpy())
 
 
-def most_likely(logits: Floats) -> Tokens:
-    """(B,): the largest of (B, V)."""
+def argmax_tokens(logits: FloatArray) -> Tokens:
+    """(B,): the index of the largest logit of each row (B, V)."""
     tokens: Tokens = logits.argmax(axis=1)
     return tokens

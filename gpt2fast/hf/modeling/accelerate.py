@@ -1,4 +1,4 @@
-"""Putting the runner behind a model that is in hand, and taking it away."""
+"""``accelerate`` and ``restore``: changing the class of an existing model, and changing it back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from gpt2fast.errors import OptionError, show
 from gpt2fast.hf.backend.options import options_for
-from gpt2fast.hf.modeling.classes import CLASSES, dismiss, enlist
+from gpt2fast.hf.modeling.classes import CLASSES, attach, detach
 
 
 def accelerate(
@@ -19,41 +19,41 @@ def accelerate(
     *,
     strict: bool = False,
 ) -> Any:
-    """Let ``model`` run on gpt2fast's runners from now on; returns it.
+    """Run ``model`` on gpt2fast's runners from now on; returns it.
 
     Args:
-        model: of one of transformers' GPT-2 classes, or a PEFT model around one.
-        quantization: integers that the runner's weights are rounded to: "int8", "int4", "int3".
-        device: of the runner: "cpu", "cuda" or "cuda:<index>"; by default where the weights are. A
-            model that stays on the CPU can run on a GPU: its results come back to the CPU.
-        num_threads: of the CPU's runner; by default one for each physical core.
-        strict: a call that needs transformers raises NotAcceleratedError with the reason, where it
-            would run there otherwise.
+        model: an instance of one of transformers' GPT-2 classes, or a PEFT model around one.
+        quantization: how the runner's weights are quantized: "int8", "int4", "int3".
+        device: of the runner: "cpu", "cuda" or "cuda:<index>"; by default that of the weights. A
+            model on the CPU can have a runner on a GPU; its outputs are on the CPU.
+        num_threads: of the CPU runner; by default one for each physical core.
+        strict: a call that would fall back to transformers raises NotAcceleratedError with the
+            reason instead.
 
-    Weights are packed at the next call that the runner serves, torch's own leave memory, and they
-    are packed again when they have changed. Calls that need transformers, for gradients for
-    example, run there and say once why; ``model.last_run`` says where the last one ran. A second
-    call of ``accelerate`` replaces the options of the first.
+    Weights are packed at the next call that the runner serves, torch's own are offloaded from
+    memory, and they are packed again after they have changed. Calls that the runner does not
+    support, for example with gradients, run in transformers and warn once why; ``model.last_run``
+    tells where the last one ran. Calling ``accelerate`` again replaces the options.
 
-    Raises OptionError for another kind of model and for options that are not known, and ConfigError
-    or UnsupportedError for a configuration or a quantization that the runner does not have.
+    Raises OptionError for another kind of model or an unknown option, and ConfigError or
+    UnsupportedError for a config or a quantization that the runner does not support.
     """
     base = _base(model)
-    enlist(base, options_for(base, quantization, device, num_threads, strict))
+    attach(base, options_for(base, quantization, device, num_threads, strict))
     return model
 
 
 def restore(model: Any) -> Any:
-    """Undo ``accelerate``; returns ``model``. One that was never accelerated stays as it is.
+    """Undo ``accelerate``; returns ``model``. A model that was never accelerated is unchanged.
 
     Raises OptionError for another kind of model.
     """
-    dismiss(_base(model))
+    detach(_base(model))
     return model
 
 
 def _base(model: Any) -> Any:
-    """The model itself, or the one that PEFT has wrapped."""
+    """The model itself, or the one inside a PEFT model."""
     known = ", ".join(kind.__name__ for kind in CLASSES)
     if isinstance(model, type):
         raise OptionError(

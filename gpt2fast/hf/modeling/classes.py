@@ -1,4 +1,4 @@
-"""Which of our classes stands for which of transformers', how a model changes to it, and back."""
+"""The class that each of transformers' classes becomes when accelerated, and back."""
 
 from __future__ import annotations
 
@@ -14,34 +14,44 @@ import transformers
 
 from gpt2fast.hf.backend.last_run import LAST_RUN, LastRun
 from gpt2fast.hf.backend.options import Options, check_options, options_for
-from gpt2fast.hf.compat import register_outputs, warn_of_changes
+from gpt2fast.hf.compat import register_outputs, warn_of_generate_changes
 from gpt2fast.hf.dispatch.dispatch import mark_dispatching
 from gpt2fast.hf.dispatch.tracing import is_traced
-from gpt2fast.hf.weights.layer_shapes import as_if_uniform, give_shapes
-from gpt2fast.hf.weights.module_checkpoint import config_of
+from gpt2fast.hf.weights.layer_shapes import allow_per_layer_config, set_layer_shapes
+from gpt2fast.hf.weights.module_checkpoint import model_config
 
-CLASSES: dict[type, type] = {}  # transformers' and ours
-Kind = TypeVar("Kind", bound=type)
-_OF_RUNS = ("_native", LAST_RUN)  # of this model, and of no copy
-_STATE = (*_OF_RUNS, "_native_options", "_native_told", "_native_trained", "_native_inside")
-_TWIN = "_gpt2fast_twin"  # where a user's class has its own, which goes with it
+CLASSES: dict[type, type] = {}  # transformers' class -> ours
+Class = TypeVar("Class", bound=type)
+_NOT_COPIED = ("_gpt2fast_backend", LAST_RUN)  # attributes that copies and pickles do not have
+_ATTRIBUTES = (
+    *_NOT_COPIED,
+    *("_gpt2fast_options", "_gpt2fast_warned"),
+    *("_gpt2fast_ran_with_grad", "_gpt2fast_has_head"),
+)
+_EARLIER_NAMES = {  # in pickles until 2026-11
+    "_native_options": "_gpt2fast_options",
+    "_native_told": "_gpt2fast_warned",
+    "_native_trained": "_gpt2fast_ran_with_grad",
+    "_native_inside": "_gpt2fast_has_head",
+}
+_ACCELERATED = "_gpt2fast_accelerated"  # attribute of a user's class: its accelerated subclass
 
 
 class Accelerated:
-    """What our classes share, before transformers' own among their bases. The runner is made
-    when it is first needed."""
+    """Mixin of our classes, in front of transformers' class. The backend is made when it is first
+    needed."""
 
-    # Our classes among the bases, behind whose forward that of another class stands before
-    # transformers' own.
-    _gpt2fast_passed: ClassVar[frozenset[type]] = frozenset()
+    # Those of our classes among the bases whose super().forward is not transformers', because the
+    # class of somebody else stands between.
+    _gpt2fast_overridden: ClassVar[frozenset[type]] = frozenset()
 
-    def __init_subclass__(cls, **more: Any) -> None:
-        """Note which classes' ``forward`` stand between ours and transformers'."""
-        super().__init_subclass__(**more)
-        cls._gpt2fast_passed = frozenset(
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Find out which of our classes are followed by another ``forward`` than transformers'."""
+        super().__init_subclass__(**kwargs)
+        cls._gpt2fast_overridden = frozenset(
             ours
             for theirs, ours in CLASSES.items()
-            if issubclass(cls, ours) and _forward_behind(cls, ours) is not theirs
+            if issubclass(cls, ours) and _class_of_next_forward(cls, ours) is not theirs
         )
 
     @classmethod
@@ -55,21 +65,21 @@ class Accelerated:
         strict: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """As transformers' ``from_pretrained``, with the options of ``gpt2fast.accelerate``; where
-        the weights are says ``device_map``, and ``device`` where the runner is.
+        """As transformers' ``from_pretrained``, with the options of ``gpt2fast.accelerate``.
+        ``device_map`` places the weights, ``device`` the runner.
 
-        Raises OptionError for options that are not known, or that are not what a quantized
-        directory is stored in.
+        Raises OptionError for an unknown option, and for a ``quantization`` other than that of a
+        quantized directory.
         """
         asked = (quantization, device, num_threads, strict)
         check_options(*asked)  # before anything is loaded
-        found: Any = super().from_pretrained(  # type: ignore[misc]
+        loaded: Any = super().from_pretrained(  # type: ignore[misc]
             pretrained_model_name_or_path, *model_args, **kwargs
         )
-        model = found[0] if isinstance(found, tuple) else found  # with output_loading_info
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
         if asked != (None, None, None, False):
-            enlist(model, options_for(model, *asked))
-        return found
+            attach(model, options_for(model, *asked))
+        return loaded
 
     @property
     def last_run(self) -> LastRun | None:
@@ -80,124 +90,141 @@ class Accelerated:
     def __init__(self, *inputs: Any, **kwargs: Any) -> None:
         config = kwargs.get("config", next(iter(inputs), None))
         if not isinstance(config, transformers.GPT2Config):
-            super().__init__(*inputs, **kwargs)  # says what is wrong
+            super().__init__(*inputs, **kwargs)  # raises transformers' error
             return
-        with as_if_uniform(config):
+        with allow_per_layer_config(config):
             super().__init__(*inputs, **kwargs)
         if "per_layer_config" in config.to_dict():
-            give_shapes(network_of(self), config_of(self))
-        enlist(self)
+            set_layer_shapes(network_of(self), model_config(self))
+        attach(self)
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """Whether transformers 5 has to expect an initialization of another kind than its own."""
+        """For transformers 5: whether the class may initialize weights in its own way. Ours do
+        not."""
         return cls not in CLASSES.values() and bool(super().is_custom_code())  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, which make a runner of their own."""
-        return _without_runner(self.__dict__)
+        """For copies and pickles, which make a backend of their own."""
+        return _without_backend(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of this release or of an earlier one."""
+        renamed = {_EARLIER_NAMES.get(name, name): value for name, value in state.items()}
+        super().__setstate__(renamed)  # type: ignore[misc]
 
 
-class Adopted:
-    """What stands before a user's own class of transformers' models while it is accelerated."""
+class AcceleratedSubclass:
+    """First base of the class that a user's subclass of a transformers class becomes."""
 
-    _gpt2fast_adopts: type
+    _gpt2fast_user_class: type
 
     def __init_subclass__(cls, **_: Any) -> None:
-        """What a user's class does with those derived from it is not meant for this one."""
+        """Do nothing: ``__init_subclass__`` of the user's class is not meant for this one."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """By the user's class: nobody finds this one by its name."""
+        """Pickle by the user's class, because this one cannot be found by its name."""
         reduced: Any = super().__reduce_ex__(protocol)
         if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
             return reduced
-        # A class with a __getstate__ of its own leaves the runner in.
-        return (_revive, (self._gpt2fast_adopts,), _without_runner(reduced[2]), *reduced[3:])
+        # The state has the backend in it if the user's class defines __getstate__.
+        return (
+            new_instance,
+            (self._gpt2fast_user_class,),
+            _without_backend(reduced[2]),
+            *reduced[3:],
+        )
 
 
-def _without_runner(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in state.items() if name not in _OF_RUNS}
+def _without_backend(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if name not in _NOT_COPIED}
 
 
-def _revive(kind: type) -> Any:
-    made: Any = accelerated(kind)
+def new_instance(cls: type) -> Any:
+    """For ``pickle``: an empty instance of the accelerated subclass of a user's class."""
+    made: Any = accelerated_class(cls)
     return made.__new__(made)
 
 
-def in_place_of(theirs: Any) -> Callable[[Kind], Kind]:
-    """Decorator of our class for ``theirs`` of transformers."""
+def accelerates(theirs: Any) -> Callable[[Class], Class]:
+    """Decorator of our class for ``theirs``, a class of transformers."""
 
-    def take(ours: Any) -> Any:
+    def register(ours: Any) -> Any:
         CLASSES[theirs] = ours
-        ours.forward = _where_it_may(ours, theirs)
+        ours.forward = _dispatching_forward(ours, theirs)
         return ours
 
-    return take
+    return register
 
 
-def _where_it_may(ours: Any, theirs: Any) -> Any:
-    """The forward of ``ours``, which calls the class behind where torch traces it, and where that
-    class is not ``theirs`` but one that overrides it."""
+def _dispatching_forward(ours: Any, theirs: Any) -> Any:
+    """The ``forward`` of ``ours``; but the next class's if torch traces the call, or if the next
+    class is not ``theirs`` and overrides it."""
     own = ours.forward
 
     @wraps(own)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if is_traced() or ours in self._gpt2fast_passed:
+        if is_traced() or ours in self._gpt2fast_overridden:
             return super(ours, self).forward(*args, **kwargs)
         return own(self, *args, **kwargs)
 
-    # generate() looks at the signature for what a model takes.
+    # generate() inspects the signature for the arguments that a model takes.
     forward.__signature__ = inspect.signature(theirs.forward)  # type: ignore[attr-defined]
     return mark_dispatching(forward)
 
 
-def _forward_behind(kind: type, ours: type) -> type:
-    """The class whose ``forward`` that of ``ours`` finds behind itself in models of ``kind``."""
-    behind = kind.__mro__[kind.__mro__.index(ours) + 1 :]
+def _class_of_next_forward(cls: type, ours: type) -> type:
+    """The class whose ``forward`` is ``super().forward`` of ``ours`` in instances of ``cls``."""
+    behind = cls.__mro__[cls.__mro__.index(ours) + 1 :]
     return next(each for each in behind if "forward" in vars(each))
 
 
-def accelerated(kind: Any) -> Any:
-    """``kind``, one of transformers' classes or a subclass, with ours before transformers' among
-    its bases: what a subclass overrides calls ours where it calls ``super()``."""
-    if issubclass(kind, Accelerated):
-        return kind
-    if kind in CLASSES:
-        return CLASSES[kind]
-    if _TWIN not in vars(kind):
-        ours = next(CLASSES[each] for each in kind.__mro__ if each in CLASSES)
-        names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-        names["_gpt2fast_adopts"] = kind
-        setattr(kind, _TWIN, type(kind)(kind.__name__, (Adopted, kind, ours), names))
-    return vars(kind)[_TWIN]
+def accelerated_class(cls: Any) -> Any:
+    """The accelerated counterpart of ``cls``, one of transformers' classes or a subclass of one.
+
+    In that of a subclass ours stands behind it and before transformers', so that its ``super()``
+    calls reach ours."""
+    if issubclass(cls, Accelerated):
+        return cls
+    if cls in CLASSES:
+        return CLASSES[cls]
+    if _ACCELERATED not in vars(cls):
+        ours = next(CLASSES[each] for each in cls.__mro__ if each in CLASSES)
+        names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+        names["_gpt2fast_user_class"] = cls
+        made = type(cls)(cls.__name__, (AcceleratedSubclass, cls, ours), names)
+        setattr(cls, _ACCELERATED, made)
+    return vars(cls)[_ACCELERATED]
 
 
 def network_of(model: Any) -> Any:
-    """The ``GPT2Model`` that ``model`` is or has."""
+    """The ``GPT2Model`` that ``model`` is or contains."""
     return model if isinstance(model, transformers.GPT2Model) else model.transformer
 
 
-def enlist(model: Any, options: Options | None = None) -> None:
-    """Let ``model``, of a class of transformers or of ours, and the network inside run on ours."""
+def attach(model: Any, options: Options | None = None) -> None:
+    """Change ``model`` and the network inside to their accelerated classes, with ``options``; a
+    backend that it has is dropped."""
     network = network_of(model)
     for each in (model, network):
-        kind: Any = type(each)
-        each.__class__ = accelerated(kind)
+        cls: Any = type(each)
+        each.__class__ = accelerated_class(cls)
         register_outputs(each)
-    warn_of_changes()
-    network._native_options = options or Options()
-    network._native_inside = model is not network
-    for name in _OF_RUNS:
+    warn_of_generate_changes()
+    network._gpt2fast_options = options or Options()
+    network._gpt2fast_has_head = model is not network
+    for name in _NOT_COPIED:
         network.__dict__.pop(name, None)
 
 
-def dismiss(model: Any) -> None:
-    """Undo ``enlist``. Classes that were written for ours stay, and run in torch."""
+def detach(model: Any) -> None:
+    """Undo ``attach``. An instance of a user's subclass of our classes keeps its class, and runs in
+    torch."""
     network = network_of(model)
-    back = {ours: theirs for theirs, ours in CLASSES.items()}
-    kinds = [type(each) for each in (model, network)]
-    plain = [vars(kind).get("_gpt2fast_adopts") or back.get(kind, kind) for kind in kinds]
-    if not issubclass(plain[0], Accelerated):
-        model.__class__, network.__class__ = plain
-    for name in _STATE:
+    originals = {ours: theirs for theirs, ours in CLASSES.items()}
+    classes = [type(each) for each in (model, network)]
+    restored = [vars(cls).get("_gpt2fast_user_class") or originals.get(cls, cls) for cls in classes]
+    if not issubclass(restored[0], Accelerated):
+        model.__class__, network.__class__ = restored
+    for name in _ATTRIBUTES:
         network.__dict__.pop(name, None)

@@ -14,9 +14,10 @@ _PERMISSION = "allow_global_per_layer_attribute_access"
 
 
 @contextmanager
-def as_if_uniform(config: Any) -> Iterator[None]:
-    """Let transformers 5 build its network from a configuration whose layers differ, which it
-    refuses to look at otherwise; ``give_shapes`` mends what it builds."""
+def allow_per_layer_config(config: Any) -> Iterator[None]:
+    """Let transformers 5 build a network from a config with per-layer values, whose global
+    attributes it otherwise refuses to read. All layers are built alike; ``set_layer_shapes``
+    corrects them."""
     before = vars(config).get(_PERMISSION)
     vars(config)[_PERMISSION] = True
     try:
@@ -27,17 +28,17 @@ def as_if_uniform(config: Any) -> Iterator[None]:
             vars(config)[_PERMISSION] = before
 
 
-def give_shapes(network: Any, config: ModelConfig) -> None:
-    """Replace the matrices of those layers of ``network``, a ``GPT2Model``, that ``config`` gives
-    fewer heads or neurons; what is in them is still to be loaded."""
+def set_layer_shapes(network: Any, config: ModelConfig) -> None:
+    """Replace the matrices of those layers of ``network``, a ``GPT2Model``, that have fewer heads
+    or neurons in ``config``. The new ones are not initialized: load their weights afterwards."""
     for block, shape in zip(network.h, config.layers, strict=False):
         if shape != LayerShape(config.n_head, config.n_inner):
-            _give_shape(block, config.n_embd, config.head_size, shape)
+            _set_layer_shape(block, config.n_embd, config.head_size, shape)
 
 
-def _give_shape(block: Any, width: int, head_size: int, shape: LayerShape) -> None:
-    attended = shape.n_head * head_size
+def _set_layer_shape(block: Any, width: int, head_size: int, shape: LayerShape) -> None:
+    inner = shape.n_head * head_size
     attention, mlp = block.attn, block.mlp
-    attention.num_heads, attention.split_size = shape.n_head, attended
-    attention.c_attn, attention.c_proj = Conv1D(3 * attended, width), Conv1D(width, attended)
+    attention.num_heads, attention.split_size = shape.n_head, inner
+    attention.c_attn, attention.c_proj = Conv1D(3 * inner, width), Conv1D(width, inner)
     mlp.c_fc, mlp.c_proj = Conv1D(shape.n_inner, width), Conv1D(width, shape.n_inner)

@@ -1,8 +1,7 @@
-"""Matrices of a quantized checkpoint as modules of transformers' network.
+"""Quantized matrices as modules of transformers' network, in place of Conv1D, Embedding and Linear.
 
-Each holds the panels that the C++ runner takes, and is found where Conv1D, Embedding or Linear was.
-Where a call has to run in torch, a matrix becomes floats for as long as it is needed. N outputs,
-K inputs, V vocabulary, C width.
+Each holds the packed panels that the C++ runner reads. In a forward pass in torch a matrix is
+dequantized temporarily. N outputs, K inputs, V vocabulary, C width.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from gpt2fast.panel_layout import LANES, PanelLayout, matrix_layouts
 from gpt2fast.quantization import EMBEDDING, HEAD, Quantization
 
 
-class Packed(nn.Module):
-    """Panels in ``weight`` (panels, bytes of a panel), uint8."""
+class PackedModule(nn.Module):
+    """Base class. ``weight`` (panels, bytes per panel) is uint8."""
 
     def __init__(self, layout: PanelLayout) -> None:
         super().__init__()
@@ -31,87 +30,91 @@ class Packed(nn.Module):
         self.weight: Tensor = nn.Parameter(panels, requires_grad=False)
 
     def extra_repr(self) -> str:
-        """For the model's representation."""
+        """Shape and format, for ``repr``."""
         return f"{self.layout.inputs} -> {self.layout.outputs}, {self.layout.format.label}"
 
-    def floats(self, dtype: torch.dtype) -> nn.Module:
-        """The module of floats that this one stands for."""
+    def to_float_module(self, dtype: torch.dtype) -> nn.Module:
+        """The module that this one replaced, with dequantized weights."""
         raise NotImplementedError
 
-    def values(self, dtype: torch.dtype) -> Tensor:
-        """The matrix (N, K): a new tensor."""
-        return _floats(self.weight, self.layout).to(self.weight.device, dtype)
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The matrix (N, K), a new tensor."""
+        return _dequantize(self.weight, self.layout).to(self.weight.device, dtype)
 
 
-class PackedConv1D(Packed):
-    """In place of a ``Conv1D``."""
+class PackedConv1D(PackedModule):
+    """Replaces a ``Conv1D``."""
 
     def __init__(self, layout: PanelLayout) -> None:
         super().__init__(layout)
-        # A buffer: transformers 4 draws normal numbers for parameters of this name first.
+        # A buffer, because transformers 4 initializes a parameter of this name with normal_(),
+        # which integers do not have.
         del self.weight
         self.register_buffer("weight", torch.empty(layout.shape, dtype=torch.uint8))
         self.bias = nn.Parameter(torch.zeros(layout.outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., K) -> (..., N)."""
-        return F.linear(x, self.values(x.dtype), self.bias.to(x.dtype))
+        return F.linear(x, self.dequantize(x.dtype), self.bias.to(x.dtype))
 
-    def floats(self, dtype: torch.dtype) -> nn.Module:
-        """See the base."""
+    def to_float_module(self, dtype: torch.dtype) -> nn.Module:
+        """See ``PackedModule``."""
         module = Conv1D(self.layout.outputs, self.layout.inputs)
-        module.weight.data, module.bias.data = self.values(dtype).T.contiguous(), self.bias.data
+        module.weight.data, module.bias.data = self.dequantize(dtype).T.contiguous(), self.bias.data
         return cast(nn.Module, module.to(dtype))
 
 
-class PackedEmbedding(Packed):
-    """In place of the ``Embedding`` of tokens."""
+class PackedEmbedding(PackedModule):
+    """Replaces the token ``Embedding``."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (...) -> (..., C)."""
         panels, inverse = torch.unique(ids // LANES, return_inverse=True)
         part = replace(self.layout, outputs=len(panels) * LANES)
-        rows = _floats(self.weight[panels], part).to(ids.device)
+        rows = _dequantize(self.weight[panels], part).to(ids.device)
         return rows[inverse * LANES + ids % LANES]
 
-    def floats(self, dtype: torch.dtype) -> nn.Module:
-        """See the base."""
+    def to_float_module(self, dtype: torch.dtype) -> nn.Module:
+        """See ``PackedModule``."""
         module = nn.Embedding(self.layout.outputs, self.layout.inputs)
-        module.weight.data = self.values(dtype)
+        module.weight.data = self.dequantize(dtype)
         return module
 
 
-class PackedHead(Packed):
-    """In place of a language model's ``Linear``."""
+class PackedHead(PackedModule):
+    """Replaces the ``Linear`` of a language-model head."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., C) -> (..., V)."""
-        return F.linear(x, self.values(x.dtype))
+        return F.linear(x, self.dequantize(x.dtype))
 
-    def floats(self, dtype: torch.dtype) -> nn.Module:
-        """See the base."""
+    def to_float_module(self, dtype: torch.dtype) -> nn.Module:
+        """See ``PackedModule``."""
         module = nn.Linear(self.layout.inputs, self.layout.outputs, bias=False)
-        module.weight.data = self.values(dtype)
+        module.weight.data = self.dequantize(dtype)
         return module
 
 
-def _floats(panels: Tensor, layout: PanelLayout) -> Tensor:
+def _dequantize(panels: Tensor, layout: PanelLayout) -> Tensor:
     return torch.from_numpy(decode(panels.detach().cpu().contiguous().numpy(), layout))
 
 
-def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and panels by name."""
+def named_weights(module: nn.Module) -> dict[str, Tensor]:
+    """All parameters, and the panels of packed modules, by name."""
     panels = {
         f"{name}.weight" if name else "weight": each.weight
         for name, each in module.named_modules()
-        if isinstance(each, Packed)
+        if isinstance(each, PackedModule)
     }
     return {**dict(module.named_parameters()), **panels}
 
 
-def pack_modules(model: Any, network: Any, config: ModelConfig, scheme: Quantization) -> None:
-    """Put modules for the matrices that ``scheme`` stores as integers where those of floats are, in
-    ``model`` and the ``GPT2Model`` inside; their panels are still to be loaded."""
+def insert_packed_modules(
+    model: Any, network: Any, config: ModelConfig, scheme: Quantization
+) -> None:
+    """Replace the modules whose matrices ``scheme`` stores as integers, in ``network``, a
+    ``GPT2Model``, and the head of ``model`` around it. The panels are not initialized: load them
+    afterwards."""
     layouts = matrix_layouts(config, "float32", scheme)
     for name, layout in layouts.items():
         if layout.format.is_integer and name not in (EMBEDDING, HEAD):
@@ -124,13 +127,13 @@ def pack_modules(model: Any, network: Any, config: ModelConfig, scheme: Quantiza
         model.lm_head = PackedHead(head)
 
 
-def unpack_modules(model: Any, dtype: torch.dtype) -> None:
-    """Modules of floats again, and what was floats before, all of ``dtype``."""
+def dequantize_modules(model: Any, dtype: torch.dtype) -> None:
+    """Replace all packed modules by float modules, and convert ``model`` to ``dtype``."""
     for name, module in list(model.named_modules()):
-        if isinstance(module, Packed):
-            _replace(model, name, module.floats(dtype))
+        if isinstance(module, PackedModule):
+            _replace(model, name, module.to_float_module(dtype))
     model.tie_weights()
-    nn.Module.to(model, dtype)  # that of transformers' models refuses as long as it has a quantizer
+    nn.Module.to(model, dtype)  # PreTrainedModel.to refuses a dtype on quantized models
 
 
 def _replace(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -12,7 +12,7 @@ import pytest
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 
 from gpt2fast.errors import CacheExhaustedError, UnsupportedError
-from gpt2fast.hf.backend import backend
+from gpt2fast.hf.backend import make_runner
 from hf_pair import (
     ANYWHERE,
     CACHE,
@@ -46,9 +46,9 @@ def test_the_cache_is_cut_chosen_from_and_repeated() -> None:
     found = ours(more, **{CACHE: cache}).logits
     whole = torch.cat([ids[[0, 2, 2, 2], :9], more], dim=1)
     close(found, theirs(whole).logits[:, 9:])
-    native = cache.native
+    pool = cache.backend.pool
     del cache
-    assert native.pool.stats()["sequences"] == 0
+    assert pool.stats()["sequences"] == 0
 
 
 @ON_THE_RUNNER
@@ -246,7 +246,7 @@ def test_tuples_of_keys_and_values() -> None:
 @torch.no_grad()
 def test_a_step_that_has_no_room_leaves_texts_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those that shared a block one has got its own already, with what was in it."""
-    monkeypatch.setattr(backend, "_MOST_CONTEXTS", 1)
+    monkeypatch.setattr(make_runner, "_MAX_CONTEXTS", 1)
     ours, theirs = pair()
     ids = texts(1, 70)
     cache = cache_of(ours(ids, use_cache=True))

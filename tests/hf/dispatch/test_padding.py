@@ -30,7 +30,7 @@ def test_choices_without_a_place(kind: str) -> None:
     mask = CHOICE_MASK.flip(-1) if kind == "first" else CHOICE_MASK
     at = (mask.cumsum(-1) - 1).clamp(min=0)
     given = {"attention_mask": mask, "position_ids": at.view(-1, 12)}
-    with pytest.warns(UserWarning, match="choices are told at padding"):
+    with pytest.warns(UserWarning, match="choices are scored at is padding"):
         found = ours(CHOICES, **given)
     same(found.mc_logits, theirs(CHOICES, **given).mc_logits)
 
@@ -48,7 +48,7 @@ def test_choices_at_tokens() -> None:
 def test_choices_at_a_place_that_is_padding() -> None:
     ours, theirs = pair("GPT2DoubleHeadsModel")
     given = {"attention_mask": CHOICE_MASK, "mc_token_ids": torch.full((3, 2), 11)}
-    with pytest.warns(UserWarning, match="choices are told at padding"):
+    with pytest.warns(UserWarning, match="choices are scored at is padding"):
         found = ours(CHOICES, **given)
     same(found.mc_logits, theirs(CHOICES, **given).mc_logits)
 
@@ -64,7 +64,7 @@ def test_choices_at_a_place_that_is_padding() -> None:
 def test_classes_told_at_padding(rows: int, fields: dict[str, Any], mask: Any) -> None:
     ours, theirs = pair("GPT2ForSequenceClassification", **fields)
     ids = texts(rows) % 200
-    with pytest.warns(UserWarning, match="tells a text's class is padding"):
+    with pytest.warns(UserWarning, match="is classified is padding"):
         found = ours(ids, attention_mask=mask)
     same(found, theirs(ids, attention_mask=mask))
 

@@ -49,7 +49,7 @@ def test_compile(whole: bool) -> None:
     compiled = torch.compile(ours, backend="eager", fullgraph=whole)
     found = compiled(texts(), use_cache=False).logits
     close(found, theirs(texts()).logits)
-    assert ("_native" in ours.transformer.__dict__) is not whole
+    assert ("_gpt2fast_backend" in ours.transformer.__dict__) is not whole
     torch._dynamo.reset()
 
 

@@ -21,9 +21,9 @@ def test_the_same_tokens_and_the_same_generator(rows: int, kept: int) -> None:
     scores = 3 * torch.randn(rows, 5000)
     least = scores.topk(kept).values[:, -1:]
     probabilities = torch.softmax(scores.masked_fill(scores < least, -torch.inf), dim=-1)
-    assert multinomial.is_known(probabilities.numel())
+    assert multinomial.matches_torch(probabilities.numel())
     found = []
-    for way in (multinomial.draw, lambda each: torch.multinomial(each, 1)[:, 0]):
+    for way in (multinomial.multinomial, lambda each: torch.multinomial(each, 1)[:, 0]):
         torch.manual_seed(9)
         found.append((torch.stack([way(probabilities) for _ in range(40)]), torch.rand(3)))
     assert torch.equal(found[0][0], found[1][0])
@@ -35,18 +35,18 @@ def test_where_torch_makes_its_noise_otherwise_it_draws_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(multinomial, "exponential", lambda uniform, dtype: uniform.to(dtype))
-    multinomial._is_known.cache_clear()
+    multinomial._matches_torch.cache_clear()
     probabilities = torch.softmax(torch.randn(2, 77), dim=-1)
     torch.manual_seed(9)
-    found = multinomial.draw(probabilities)
+    found = multinomial.multinomial(probabilities)
     torch.manual_seed(9)
     assert torch.equal(found, torch.multinomial(probabilities, 1)[:, 0])
-    multinomial._is_known.cache_clear()
+    multinomial._matches_torch.cache_clear()
 
 
 def test_probabilities_that_are_no_numbers_are_refused_as_torch_does() -> None:
     with pytest.raises(RuntimeError, match="probability tensor contains"):
-        multinomial.draw(torch.tensor([[0.5, float("nan")]]))
+        multinomial.multinomial(torch.tensor([[0.5, float("nan")]]))
 
 
 def test_numbers_at_places_are_those_of_torch() -> None:
@@ -101,7 +101,7 @@ def test_tokens_behind_warpers_are_those_of_transformers(
         torch.manual_seed(number)
         want, after = warped(scores, *given), torch.rand(1)
         torch.manual_seed(number)
-        found = multinomial.draw_warped(scores.numpy(), *given)
+        found = multinomial.sample_warped(scores.numpy(), *given)
         if found is None:
             unsure += 1
             found = warped(scores, *given).numpy()  # the generator stands where it stood
@@ -121,7 +121,7 @@ def test_top_p_keeps_the_least(least: int) -> None:
         torch.manual_seed(seed)
         want = warped(scores, *given)
         torch.manual_seed(seed)
-        found = multinomial.draw_warped(scores.numpy(), *given)
+        found = multinomial.sample_warped(scores.numpy(), *given)
         assert found is not None
         assert found.tolist() == want.tolist()
         seen.update(found.tolist())
@@ -148,7 +148,7 @@ def test_what_hangs_on_roundings_is_left_to_torch(scores: list[float]) -> None:
     logits = np.array([[*scores, *[-9.0] * 200]], np.float32)
     before = torch.default_generator.get_state()
     temperature = float(DIVISOR) if scores is TIES["behind a division"] else 1.0
-    assert multinomial.draw_warped(logits, temperature, 3, 1.0, 1) is None
+    assert multinomial.sample_warped(logits, temperature, 3, 1.0, 1) is None
     assert torch.equal(torch.default_generator.get_state(), before)
 
 
@@ -156,8 +156,8 @@ def test_a_nucleus_that_ends_at_a_tie_is_left_to_torch() -> None:
     """Four alike, of which top-p leaves two: which ones is a matter of the sort."""
     logits = np.zeros((1, 300), np.float32)
     logits[0, 10:14] = 20
-    assert multinomial.draw_warped(logits, 1.0, 4, 0.4, 1) is None
-    assert multinomial.draw_warped(logits, 1.0, 4, 1.0, 1) is not None
+    assert multinomial.sample_warped(logits, 1.0, 4, 0.4, 1) is None
+    assert multinomial.sample_warped(logits, 1.0, 4, 1.0, 1) is not None
 
 
 WRONG: dict[str, Any] = {
@@ -209,6 +209,6 @@ def test_more_than_there_are_and_none_that_cannot_be() -> None:
     logits = np.full((1, 300), -np.inf, np.float32)
     logits[0, [7, 9]] = 0
     for top_k in (50, 300, 2**62):
-        found = multinomial.draw_warped(logits, 1.0, top_k, 1.0, 1)
+        found = multinomial.sample_warped(logits, 1.0, top_k, 1.0, 1)
         assert found is not None
         assert found[0] in (7, 9)

@@ -170,10 +170,10 @@ def test_probabilities_are_near_in_a_thousand_draws() -> None:
 @pytest.mark.parametrize("least", [1, 3])
 def test_top_p_keeps_what_a_sort_of_all_keeps(top_p: float, least: int) -> None:
     """Ties among the scores, too; where there are too many scores transformers' own is called."""
-    from gpt2fast.hf.generation.processors import steps_of
+    from gpt2fast.hf.generation.processors import fast_processors
 
     warper = transformers.TopPLogitsWarper(top_p, min_tokens_to_keep=least)
-    (step,) = steps_of(transformers.LogitsProcessorList([warper]))
+    (step,) = fast_processors(transformers.LogitsProcessorList([warper]))
     assert step is not warper
     draws = torch.Generator().manual_seed(3)
     for kept in (1, 2, 3, 40, 900, 3000):
@@ -186,7 +186,7 @@ def test_top_p_keeps_what_a_sort_of_all_keeps(top_p: float, least: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 64, 65, 300, 8191, 50257, 50304])
 def test_the_softmax_of_some_scores_has_torch_s_bits(size: int) -> None:
-    from gpt2fast.hf.generation.processors import softmax_at_end
+    from gpt2fast.hf.generation.processors import softmax_tail
 
     draws = torch.Generator().manual_seed(size)
     for count in (1, 2, 50, 64, 700):
@@ -195,7 +195,7 @@ def test_the_softmax_of_some_scores_has_torch_s_bits(size: int) -> None:
             some = torch.randn(min(count, size), generator=draws) * 3
             scores[-len(some) :] = some
             want = torch.softmax(scores, dim=-1)[-len(some) :]
-            assert torch.equal(softmax_at_end(some, size), want)
+            assert torch.equal(softmax_tail(some, size), want)
 
 
 class Rounded(transformers.LogitsProcessor):

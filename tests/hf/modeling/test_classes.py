@@ -146,7 +146,7 @@ def test_restoring() -> None:
     assert type(ours) is Plain
     assert type(ours.transformer) is transformers.GPT2Model
     close(ours(texts()).logits, want, 0)
-    assert not any(name.startswith("_native") for name in ours.transformer.__dict__)
+    assert not any(name.startswith("_gpt2fast") for name in ours.transformer.__dict__)
 
 
 @torch.no_grad()

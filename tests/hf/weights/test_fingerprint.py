@@ -142,7 +142,7 @@ def test_weights_that_change_while_they_are_packed(monkeypatch: pytest.MonkeyPat
             changes.pop()()
         return runner
 
-    monkeypatch.setattr("gpt2fast.hf.backend.backend.CpuRunner", make_runner)
+    monkeypatch.setattr("gpt2fast.hf.backend.make_runner.CpuRunner", make_runner)
     ours(texts())
     assert not changes
     for each in theirs.parameters():
