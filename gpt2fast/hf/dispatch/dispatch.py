@@ -29,10 +29,8 @@ from gpt2fast.runners import BLOCK_SIZE
 _SUPPORTED = {
     *("input_ids", "cache", "attention_mask", "position_ids", "use_cache"),
     *("cache_position", "return_dict", "labels", "logits_to_keep", "num_items_in_batch"),
-    *(
-        "tokenizer",
-        "assistant_tokenizer",
-    ),  # for stopping criteria of generate; forward ignores them
+    # For stopping criteria of generate; forward ignores them.
+    *("tokenizer", "assistant_tokenizer"),
 }
 _PACKING_LOCK = ForkSafeLock()  # only one thread packs a network's weights
 

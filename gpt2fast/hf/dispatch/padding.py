@@ -73,8 +73,6 @@ def summary_fallback_reason(arguments: dict[str, Any], kind: str) -> str | None:
         taken = padding[..., -1]
     else:
         taken = padding[..., 0] if kind == "first" else padding
-    return (
-        "the token that choices are scored at is padding (give mc_token_ids)"
-        if bool(taken.any())
-        else None
-    )
+    if bool(taken.any()):
+        return "the token that choices are scored at is padding (give mc_token_ids)"
+    return None
