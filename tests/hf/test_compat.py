@@ -69,7 +69,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
 
     for step in ("step", "hidden_states"):
         spy(CpuRunner, step, "steps")
-    spy(models, "run", "forwards")
+    spy(models, "run_forward", "forwards")
     spy(transformers.GPT2Model, "forward", "networks")
     return found
 
