@@ -12,7 +12,7 @@ except ImportError:
         "gpt2fast.hf needs transformers and PyTorch: pip install 'gpt2fast[hf]'"
     ) from None
 
-from transformers import (  # for who changes the name of the module alone
+from transformers import (  # so that only the module's name changes in a user's import
     GPT2Config,
     GPT2PreTrainedModel,
     GPT2Tokenizer,

@@ -42,7 +42,7 @@ def forced_reason() -> str | None:
 
 
 def padding_is_checked() -> bool:
-    """Whether a head of ours around the network has looked at padding."""
+    """Whether one of our heads around the network has already checked for padding."""
     return _PADDING_CHECKED.get()
 
 

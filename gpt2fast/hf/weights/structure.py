@@ -111,8 +111,8 @@ def _check_attention(name: str, module: Any, config: ModelConfig) -> None:
         "is_causal": True,
         "scaling": scale,
     }
-    for field, wanted in expected.items():
-        if getattr(module, field, wanted) != wanted:
+    for field, value in expected.items():
+        if getattr(module, field, value) != value:
             raise UnsupportedError(
-                f"{name} has {field} = {getattr(module, field)}, its config says {wanted}"
+                f"{name} has {field} = {getattr(module, field)}, its config says {value}"
             )
