@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,17 @@ FLOORS: list[set[str]] = [
     {"cli"},
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
+# Within gpt2fast/hf, as FLOORS.
+HF_FLOORS: list[set[str]] = [
+    {"compat"},
+    {"weights"},
+    {"backend"},
+    {"dispatch", "generation"},
+    {"modeling"},
+    {"pickle_paths"},
+    {"__init__"},
+]
+HF_HEIGHT = {name: height for height, names in enumerate(HF_FLOORS) for name in names}
 CSRC_FLOORS = ["core", "torch_rng", "kernels", "kv_cache", "sampling", "decoder", "bindings"]
 CORE_DEPENDENCIES = {"numpy", "safetensors", "tokenizers", "huggingface_hub"}
 
@@ -66,6 +78,42 @@ def test_imports_go_downward(path: Path) -> None:
             continue
         other = parts[1]
         assert other == mine or HEIGHT[other] < HEIGHT[mine], f"{path} imports upward: {name}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "hf").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_imports_within_hf_go_downward(path: Path) -> None:
+    mine = path.relative_to(PACKAGE / "hf").parts[0].removesuffix(".py")
+    assert mine in HF_HEIGHT, f"{mine} is on no floor of hf; add it to HF_FLOORS"
+    for name in imports(ast.parse(path.read_text())):
+        parts = name.split(".")
+        if parts[:2] != ["gpt2fast", "hf"] or len(parts) == 2:
+            continue
+        other = parts[2]
+        assert other in HF_HEIGHT, f"{path} imports {name}: import it from its own module"
+        allowed = other == mine or HF_HEIGHT[other] < HF_HEIGHT[mine]
+        assert allowed, f"{path} imports upward: {name}"
+
+
+def test_modules_of_hf_import_each_other_in_one_direction() -> None:
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in (PACKAGE / "hf").rglob("*.py")
+    }
+    graph = {name: set(imports(_loaded(path))) & set(modules) for name, path in modules.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError with the modules of a cycle
+
+
+def _loaded(path: Path) -> ast.Module:
+    """What runs when ``path`` is imported, or later: all but what TYPE_CHECKING guards."""
+    tree = ast.parse(path.read_text())
+    tree.body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    return tree
 
 
 def top_level_imports(path: Path) -> set[str]:

@@ -12,16 +12,17 @@ except ImportError:
         "gpt2fast.hf needs transformers and PyTorch: pip install 'gpt2fast[hf]'"
     ) from None
 
-from transformers import (  # for who changes the name of the module alone
+from transformers import (  # so that only the module's name changes in a user's import
     GPT2Config,
     GPT2PreTrainedModel,
     GPT2Tokenizer,
     GPT2TokenizerFast,
 )
 
-from gpt2fast.hf.cache import NativeCache
-from gpt2fast.hf.last_run import LastRun
-from gpt2fast.hf.models import (
+from gpt2fast.hf.backend.last_run import LastRun
+from gpt2fast.hf.backend.paged_cache import NativeCache
+from gpt2fast.hf.modeling.accelerate import accelerate, restore
+from gpt2fast.hf.modeling.models import (
     GPT2DoubleHeadsModel,
     GPT2ForQuestionAnswering,
     GPT2ForSequenceClassification,
@@ -29,8 +30,10 @@ from gpt2fast.hf.models import (
     GPT2LMHeadModel,
     GPT2Model,
 )
-from gpt2fast.hf.quantizer import PanelConfig, PanelQuantizer
-from gpt2fast.hf.switch import accelerate, restore
+from gpt2fast.hf.modeling.quantizer import PanelConfig, PanelQuantizer
+from gpt2fast.hf.pickle_paths import register_earlier_paths
+
+register_earlier_paths()
 
 __all__ = [
     "GPT2Config",

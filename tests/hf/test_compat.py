@@ -1,5 +1,5 @@
 """Releases of transformers: the one that is installed is accelerated, and of one that is not as
-those that were tried somebody is told."""
+those that were tested somebody is warned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import pytest
 from transformers import modeling_utils
 from transformers.generation import utils
 
-from gpt2fast.hf import compat, models
+from gpt2fast.hf import compat
+from gpt2fast.hf.modeling import models
 from gpt2fast.runners.cpu import CpuRunner
 from support.hf_pair import (
     ANYWHERE,
@@ -68,7 +69,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
 
     for step in ("step", "hidden_states"):
         spy(CpuRunner, step, "steps")
-    spy(models, "run", "forwards")
+    spy(models, "run_forward", "forwards")
     spy(transformers.GPT2Model, "forward", "networks")
     return found
 
@@ -156,12 +157,12 @@ def test_a_name_of_the_cache_to_come_is_found(annotations: dict[str, str], name:
     assert compat._name_of_cache(annotations) == name
 
 
-def test_this_release_is_as_those_that_were_tried() -> None:
+def test_this_release_is_as_those_that_were_tested() -> None:
     """Where this fails, ``generate`` of a new release is not accelerated: look at compat.py."""
-    assert compat.changes_of_generate() == []
+    assert compat.generate_changes() == []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compat.warn_of_changes()
+        compat.warn_of_generate_changes()
 
 
 def _move(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
@@ -180,7 +181,7 @@ def test_a_loop_that_has_gone_is_told_once(monkeypatch: pytest.MonkeyPatch, meth
     """Results stay right: transformers' loop runs over the runner."""
     ours, theirs = pair()
     _move(monkeypatch, method, "_decode")
-    compat.warn_of_changes.cache_clear()
+    compat.warn_of_generate_changes.cache_clear()
     expected = rf"to transformers {transformers.__version__}.*`{method}` is gone"
     with pytest.warns(UserWarning, match=expected):
         hf.accelerate(ours, num_threads=1)
@@ -189,7 +190,7 @@ def test_a_loop_that_has_gone_is_told_once(monkeypatch: pytest.MonkeyPatch, meth
         hf.accelerate(ours, num_threads=1)
         beams = {"num_beams": 3} if method == "_beam_search" else {}
         same_texts(ours, theirs, texts(), **GREEDY, **beams)
-    compat.warn_of_changes.cache_clear()
+    compat.warn_of_generate_changes.cache_clear()
 
 
 RENAMED = {
@@ -225,7 +226,7 @@ def test_a_method_with_other_arguments_is_told(
     theirs_renamed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     monkeypatch.setattr(utils.GenerationMixin, method, theirs_renamed)
     monkeypatch.setattr(models.GPT2LMHeadModel, method, ours_called)
-    assert compat.changes_of_generate() == [f"`{method}` takes other arguments"]
+    assert compat.generate_changes() == [f"`{method}` takes other arguments"]
     mode = {"num_beams": 3} if method == "_beam_search" else {}
     same_texts(ours, theirs, texts(), **GREEDY, **mode)
 
@@ -262,7 +263,7 @@ def test_states_without_a_registry_of_what_is_recorded(monkeypatch: pytest.Monke
 
 def test_padding_without_the_prepared_token() -> None:
     """Of a GenerationConfig without transformers' private tensor."""
-    assert compat.pad_token(transformers.GenerationConfig(pad_token_id=7)) == 7
+    assert compat.pad_token_id(transformers.GenerationConfig(pad_token_id=7)) == 7
 
 
 def test_a_renamed_argument_turns_these_tests_red() -> None:

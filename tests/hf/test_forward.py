@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpt2fast.hf import native
+from gpt2fast.hf.backend import make_runner
 from support.hf_pair import (
     ANYWHERE,
     CACHE,
@@ -221,7 +221,7 @@ def test_states_and_attentions_in_generate_and_forward() -> None:
 @torch.no_grad()
 def test_a_batch_that_is_larger_than_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """In parts where nobody asks for keys and values, else in transformers."""
-    monkeypatch.setattr(native, "_MOST_CONTEXTS", 2)
+    monkeypatch.setattr(make_runner, "_MAX_CONTEXTS", 2)
     ours, theirs = pair()
     ids, positions = texts(7, 40), torch.arange(40)[None]
     mask = torch.ones_like(ids)

@@ -11,7 +11,7 @@ from support.engine.interrupts import run_process
 
 torch = pytest.importorskip("torch")
 
-from gpt2fast.hf.stamp import Stamp  # noqa: E402
+from gpt2fast.hf.weights.fingerprint import WeightFingerprint  # noqa: E402
 from support.hf_pair import pair, texts  # noqa: E402
 
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
@@ -23,23 +23,23 @@ def test_an_interrupted_look_at_trained_weights_is_repeated(
     model = pair()[0]
     with torch.no_grad():
         model(texts())
-    first = model.transformer._native
+    first = model.transformer._gpt2fast_backend
     with pytest.warns(UserWarning, match="gradients"):
         model(texts())
 
-    def interrupt(_: Stamp) -> bool:
+    def interrupt(_: WeightFingerprint) -> bool:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, torch.no_grad():
-        patch.setattr(Stamp, "same_sums", interrupt)
+        patch.setattr(WeightFingerprint, "checksums_match", interrupt)
         with pytest.raises(KeyboardInterrupt):
             model(texts())
     with monkeypatch.context() as patch, torch.no_grad():
-        patch.setattr(Stamp, "same_sums", lambda stamp: False)
+        patch.setattr(WeightFingerprint, "checksums_match", lambda fingerprint: False)
         model(texts())
-        second = model.transformer._native
+        second = model.transformer._gpt2fast_backend
         model(texts())
-    assert model.transformer._native is second is not first
+    assert model.transformer._gpt2fast_backend is second is not first
 
 
 def test_interrupts_at_random_moments() -> None:

@@ -249,7 +249,7 @@ def test_a_streamer_that_writes() -> None:
 
 def test_texts_that_have_ended_cost_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sampling goes on in one call for all of them."""
-    from gpt2fast.hf import choose
+    from gpt2fast.hf.generation import fused_sampling
 
     ours, theirs = pair()
     given = {"do_sample": True, "top_k": 50, "top_p": 0.9, "eos_token_id": list(range(2, 60))}
@@ -258,5 +258,5 @@ def test_texts_that_have_ended_cost_the_others_nothing(monkeypatch: pytest.Monke
     ends = (want == 1).any(1)
     assert bool(ends.any())
     assert not bool(ends.all())
-    monkeypatch.setattr(choose, "draw", None)
+    monkeypatch.setattr(fused_sampling, "multinomial", None)
     assert torch.equal(seeded(lambda: ours.generate(texts(8), **given)), want)

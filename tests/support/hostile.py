@@ -215,7 +215,7 @@ class Hostile:
         arrays = [self.ints(values) for values in ints]
         logits = self.bent(np.full((count, SIZES["vocab"]), SENTINEL, np.float32))
         stop = self.ints([self.small(SIZES["vocab"] - 1) for _ in range(self.small(2))])
-        sampling = self.sampling(self.near(count) if not self.small(20) else count)
+        sampling = self.sampling(count + (not self.small(20)))
         if not owned(arrays[3]):
             return
         tokens = self.shared.decoder.sample(

@@ -50,7 +50,7 @@ def main(count: int) -> None:
     torch.set_num_threads(THREADS)
     model = pair()[0]
     calls = tasks(model)
-    pool = model.transformer._native.pool
+    pool = model.transformer._gpt2fast_backend.pool
 
     def idle() -> None:
         gc.collect()

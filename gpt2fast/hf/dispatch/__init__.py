@@ -1,0 +1,1 @@
+"""Whether a call of ``forward`` runs on the backend or in transformers."""

@@ -1,0 +1,1 @@
+"""``generate``: decoding, logits processors and sampling on the backend."""

@@ -1,0 +1,1 @@
+"""The subclasses of transformers' classes, and how a model becomes one of them."""

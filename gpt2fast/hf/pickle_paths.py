@@ -1,0 +1,42 @@
+"""The module paths in pickles written until 2026-11, so that their models and caches still load."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from gpt2fast.hf.backend import last_run, options, paged_cache
+from gpt2fast.hf.modeling import classes, quantizer
+from gpt2fast.hf.weights import packed_modules
+
+# What pickles refer to in each earlier module of gpt2fast.hf.
+_EARLIER: dict[str, dict[str, Any]] = {
+    "cache": {"_with_layers": paged_cache.rebuild_dynamic_cache},
+    "classes": {"_revive": classes.new_instance},
+    "last_run": {"LastRun": last_run.LastRun},
+    "models": {kind.__name__: kind for kind in classes.CLASSES.values()},
+    "native": {"Options": options.Options},
+    "packed": {
+        kind.__name__: kind
+        for kind in (
+            packed_modules.PackedConv1D,
+            packed_modules.PackedEmbedding,
+            packed_modules.PackedHead,
+        )
+    },
+    "quantizer": {
+        "PanelConfig": quantizer.PanelConfig,
+        "PanelQuantizer": quantizer.PanelQuantizer,
+    },
+}
+
+
+def register_earlier_paths() -> None:
+    """Put modules under those paths into ``sys.modules``, where ``pickle`` looks."""
+    for name, contents in _EARLIER.items():
+        module = ModuleType(
+            f"gpt2fast.hf.{name}", "Names that pickles of earlier releases refer to."
+        )
+        vars(module).update(contents)
+        sys.modules[module.__name__] = module

@@ -1,0 +1,1 @@
+"""A transformers network in memory as a checkpoint: its structure, its changes, its memory."""
