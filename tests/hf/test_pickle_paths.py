@@ -31,6 +31,7 @@ EARLIER = {
     "gpt2fast.hf.backend.last_run\n": "gpt2fast.hf.last_run\n",
     "gpt2fast.hf.backend.paged_cache\nrebuild_dynamic_cache\n": "gpt2fast.hf.cache\n_with_layers\n",
     "gpt2fast.hf.weights.packed_modules\n": "gpt2fast.hf.packed\n",
+    "gpt2fast.quantization.panel_layout\n": "gpt2fast.panel_layout\n",
     "gpt2fast.hf.modeling.quantizer\n": "gpt2fast.hf.quantizer\n",
 }
 ATTRIBUTES = {
