@@ -81,7 +81,7 @@ void register_errors() {
 void bind_block_pool(py::module_& module) {
   register_errors();
   py::class_<BlockPool, std::shared_ptr<BlockPool>>(
-      module, "BlockPool", "The books of the KV cache: blocks, references, reuse by content.")
+      module, "BlockPool", "Block tables of the KV cache: references, reuse by content.")
       .def(py::init<int32_t, int32_t, bool>(), py::arg("num_blocks"), py::arg("block_size"),
            py::arg("prefix_caching") = true)
       .def(

@@ -33,7 +33,7 @@ std::pair<SequenceId, int32_t> BlockPool::create(const int32_t* tokens, int32_t 
     sequence.lookup_tokens = count;
     ContentId parent = 0;
     for (int64_t start = 0; start + block_size_ < count; start += block_size_) {
-      const int32_t block = find_published(parent, tokens + start);
+      const int32_t block = find_prefix - cached(parent, tokens + start);
       if (block < 0) break;
       Block& found = blocks_[block];
       if (found.references++ == 0) unlink(block);
@@ -78,7 +78,7 @@ std::vector<BlockCopy> BlockPool::reserve(SequenceId id, int32_t length) {
       copies_++;
     }
   } else if (writes_tail) {
-    unpublish(sequence.blocks[tail]);  // its content is about to change
+    uncache_prefix(sequence.blocks[tail]);  // its content is about to change
   }
   for (int64_t i = 0; i < missing; ++i) sequence.blocks.push_back(allocate());
   return copies;
@@ -107,7 +107,7 @@ void BlockPool::commit(SequenceId id, const int32_t* tokens, int32_t count) {
     const size_t index = sequence.contents.size();
     const ContentId parent = index == 0 ? 0 : sequence.contents.back();
     const int32_t* content = sequence.tokens.data() + index * static_cast<size_t>(block_size_);
-    sequence.contents.push_back(publish(sequence.blocks[index], parent, content));
+    sequence.contents.push_back(cache_prefix(sequence.blocks[index], parent, content));
   }
 }
 
@@ -171,7 +171,7 @@ void BlockPool::release(int32_t block) {
 void BlockPool::evict_oldest() {
   const int32_t block = oldest_;
   unlink(block);
-  unpublish(block);
+  uncache_prefix(block);
   free_.push_back(block);
   evictions_++;
 }
@@ -205,8 +205,8 @@ uint64_t BlockPool::hash_content(ContentId parent, const int32_t* tokens) const 
   return hash;
 }
 
-int32_t BlockPool::find_published(ContentId parent, const int32_t* tokens) const {
-  const auto [begin, end] = published_.equal_range(hash_content(parent, tokens));
+int32_t BlockPool::find_prefix - cached(ContentId parent, const int32_t* tokens) const {
+  const auto [begin, end] = prefix_cached_.equal_range(hash_content(parent, tokens));
   for (auto it = begin; it != end; ++it) {
     const Block& block = blocks_[it->second];
     if (block.parent == parent && std::equal(block.tokens.begin(), block.tokens.end(), tokens)) {
@@ -216,25 +216,26 @@ int32_t BlockPool::find_published(ContentId parent, const int32_t* tokens) const
   return -1;
 }
 
-BlockPool::ContentId BlockPool::publish(int32_t block, ContentId parent, const int32_t* tokens) {
-  const int32_t twin = find_published(parent, tokens);
+BlockPool::ContentId BlockPool::cache_prefix(int32_t block, ContentId parent,
+                                             const int32_t* tokens) {
+  const int32_t twin = find_prefix - cached(parent, tokens);
   if (twin >= 0) return blocks_[twin].content;  // computed twice at the same time: one is enough
   Block& entry = blocks_[block];
   entry.content = next_content_++;
   entry.parent = parent;
   entry.hash = hash_content(parent, tokens);
   entry.tokens.assign(tokens, tokens + block_size_);
-  published_.emplace(entry.hash, block);
+  prefix_cached_.emplace(entry.hash, block);
   return entry.content;
 }
 
-void BlockPool::unpublish(int32_t block) {
+void BlockPool::uncache_prefix(int32_t block) {
   Block& entry = blocks_[block];
   if (entry.content == 0) return;
-  const auto [begin, end] = published_.equal_range(entry.hash);
+  const auto [begin, end] = prefix_cached_.equal_range(entry.hash);
   for (auto it = begin; it != end; ++it) {
     if (it->second == block) {
-      published_.erase(it);
+      prefix_cached_.erase(it);
       break;
     }
   }
@@ -253,7 +254,7 @@ void BlockPool::clear() {
   while (oldest_ >= 0) {
     const int32_t block = oldest_;
     unlink(block);
-    unpublish(block);
+    uncache_prefix(block);
     free_.push_back(block);
   }
 }

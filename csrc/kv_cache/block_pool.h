@@ -1,10 +1,10 @@
-// The books of the KV cache: which blocks of tokens each sequence owns. Keys and values live
+// Block tables of the KV cache: which blocks of tokens each sequence owns. Keys and values live
 // elsewhere (kv_storage.h for the CPU), so that one pool serves every device.
 //
 // A block holds `block_size` tokens and is shared by reference count. A block that is full is
-// published under its content, which is the block before it plus its tokens; a new sequence that
-// starts with the same tokens takes it over instead of computing it again. Published blocks that
-// nobody references stay, and are evicted least recently used first when room is needed.
+// cached under its content, which is the block before it plus its tokens; a new sequence that
+// starts with the same tokens takes it over instead of computing it again. Prefix-cached blocks
+// that nobody references stay, and are evicted least recently used first when room is needed.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,7 @@ class BlockPool {
  public:
   BlockPool(int32_t num_blocks, int32_t block_size, bool prefix_caching);
 
-  // A new sequence that references the longest published prefix of `tokens`, but never all of
+  // A new sequence that references the longest cached prefix of `tokens`, but never all of
   // them: at least one is left to run. Second: the number of tokens taken over.
   std::pair<SequenceId, int32_t> create(const int32_t* tokens, int32_t count);
 
@@ -73,10 +73,10 @@ class BlockPool {
 
   struct Block {
     int32_t references = 0;
-    ContentId content = 0;  // 0: not published
+    ContentId content = 0;  // 0: not prefix-cached
     ContentId parent = 0;
     uint64_t hash = 0;
-    std::vector<int32_t> tokens;     // of a published block
+    std::vector<int32_t> tokens;     // of a prefix-cached block
     int32_t older = -1, newer = -1;  // neighbours in the eviction list
   };
 
@@ -99,9 +99,9 @@ class BlockPool {
   void link_newest(int32_t block);
 
   uint64_t hash_content(ContentId parent, const int32_t* tokens) const;
-  int32_t find_published(ContentId parent, const int32_t* tokens) const;
-  ContentId publish(int32_t block, ContentId parent, const int32_t* tokens);
-  void unpublish(int32_t block);
+  int32_t find_prefix - cached(ContentId parent, const int32_t* tokens) const;
+  ContentId cache_prefix(int32_t block, ContentId parent, const int32_t* tokens);
+  void uncache_prefix(int32_t block);
 
   // Blocks with nothing in them: given back, or never handed out.
   int64_t unused() const {
@@ -114,7 +114,7 @@ class BlockPool {
   std::vector<int32_t> free_;          // of these
   int32_t oldest_ = -1, newest_ = -1;  // eviction list
   int64_t cached_ = 0;                 // its length
-  std::unordered_multimap<uint64_t, int32_t> published_;
+  std::unordered_multimap<uint64_t, int32_t> prefix_cached_;
   std::unordered_map<SequenceId, Sequence> sequences_;
   SequenceId next_sequence_ = 1;
   ContentId next_content_ = 1;

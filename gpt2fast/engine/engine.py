@@ -41,7 +41,7 @@ class Engine:
     A ``SamplingRunner`` chooses the tokens, and one step may give a sequence several; for any other
     runner ``HostSampling`` does it.
 
-    ``pool`` keeps the books of the runner's cache. ``tokenizer`` (a ``tokenizers.Tokenizer``)
+    ``pool`` has the block tables of the runner's cache. ``tokenizer`` (a ``tokenizers.Tokenizer``)
     turns tokens into text; without it all text is empty and stop strings are refused.
     """
 

@@ -41,7 +41,7 @@ class Scheduler:
         insort(self.waiting, sequence, key=_order)
 
     def add_fork(self, parent: Sequence, child: Sequence) -> None:
-        """Let ``child``, a copy of ``parent``, share its blocks if a place is free, else wait."""
+        """Let ``child``, a copy of ``parent``, share its blocks if another sequence can run, else wait."""
         if parent.handle is None or len(self.running) >= self.max_running:
             self.add(child)
             return
@@ -75,7 +75,7 @@ class Scheduler:
 
     @property
     def can_admit(self) -> bool:
-        """Whether a sequence waits for which there is a place, if the cache has room."""
+        """Whether a waiting sequence could run, if the cache has room."""
         return bool(self.waiting) and len(self.running) < self.max_running
 
     def schedule(self) -> list[Chunk]:

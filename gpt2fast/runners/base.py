@@ -43,7 +43,7 @@ class StepBatch:
 
 
 class Runner(Protocol):
-    """A model with its KV cache storage on one device. The books of the cache are kept outside."""
+    """A model with its KV cache storage on one device. Block tables are kept outside."""
 
     config: ModelConfig
     block_size: int  # tokens in a cache block

@@ -16,7 +16,7 @@ BLOCK_SIZE = 16  # tokens in a cache block
 
 
 def tokens_in_a_block(model: Checkpoint | Export) -> int:
-    """Of the cache of ``model``: in onnxruntime a sequence has a whole context at one place."""
+    """Of the cache of ``model``: in onnxruntime a slot holds a whole context."""
     return model.config.n_positions if isinstance(model, Export) else BLOCK_SIZE
 
 

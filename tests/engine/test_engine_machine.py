@@ -1,4 +1,4 @@
-"""Random adds, aborts and steps: results stay right and the books of the cache balance."""
+"""Random adds, aborts and steps: results stay right and no block of the cache is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drives a runner directly: chunks of any size, books kept by the real block pool."""
+"""Drives a runner directly: chunks of any size, block tables from the real block pool."""
 
 from __future__ import annotations
 

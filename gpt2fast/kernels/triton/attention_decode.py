@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpt2fast.errors import OptionError
-from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
+from gpt2fast.kernels.triton.dependent import launch_dependents, wait
 from gpt2fast.kernels.triton.paged import check_cache, key_offsets
 from gpt2fast.kernels.triton.variant import Variant, element
 
@@ -113,8 +113,8 @@ def attention_decode_kernel(
     the new token as well. The counters are left at zero for the next launch. A context below 0
     says that there is no sequence; its output is left as it is.
     """
-    let_next_start(DEPENDENT)
-    wait_for_previous(DEPENDENT)
+    launch_dependents(DEPENDENT)
+    wait(DEPENDENT)
     split, head, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     context = tl.load(contexts_ptr + sequence)
     if context < 0:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
+from gpt2fast.kernels.triton.dependent import launch_dependents, wait
 from gpt2fast.kernels.triton.paged import check_cache, key_offsets
 from gpt2fast.kernels.triton.variant import Variant, element
 
@@ -100,8 +100,8 @@ def attention_prefill_kernel(
     head of one sequence, the last ones first, since they have the most to do. It walks the tokens
     that all of its queries see, then those on the diagonal.
     """
-    let_next_start(DEPENDENT)
-    wait_for_previous(DEPENDENT)
+    launch_dependents(DEPENDENT)
+    wait(DEPENDENT)
     head, sequence = tl.program_id(1), tl.program_id(2)
     first = tl.load(starts_ptr + sequence)
     count = tl.load(starts_ptr + sequence + 1) - first

@@ -19,14 +19,14 @@ CAPABILITY = 90  # from which on kernels are launched so
 
 
 @triton.jit
-def let_next_start(DEPENDENT: tl.constexpr):
+def launch_dependents(DEPENDENT: tl.constexpr):
     """The next kernel may be started as soon as all programs of this one are."""
     if DEPENDENT:
         gdc_launch_dependents()
 
 
 @triton.jit
-def wait_for_previous(DEPENDENT: tl.constexpr):
+def wait(DEPENDENT: tl.constexpr):
     """What kernels before this one wrote may be read from here on."""
     if DEPENDENT:
         gdc_wait()

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
+from gpt2fast.kernels.triton.dependent import launch_dependents, wait
 from gpt2fast.kernels.triton.product import Sizes, sizes_of
 from gpt2fast.kernels.triton.quantized_weight import QuantizedWeight
 from gpt2fast.kernels.triton.variant import Variant, element
@@ -44,12 +44,12 @@ def dequantize_kernel(
     DEPENDENT: tl.constexpr,
 ):
     """out = integers * scales. Grid (N, K / BLOCK)."""
-    let_next_start(DEPENDENT)
+    launch_dependents(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < K
     values = load_weights(weight_ptr, scales_ptr, row, column, inside, K, BITS, GROUP)
-    wait_for_previous(DEPENDENT)
+    wait(DEPENDENT)
     tl.store(out_ptr + row * K + column, values.to(out_ptr.dtype.element_ty), mask=inside)
 
 

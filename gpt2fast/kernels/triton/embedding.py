@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
+from gpt2fast.kernels.triton.dependent import launch_dependents, wait
 from gpt2fast.kernels.triton.dequantize import load_weights
 from gpt2fast.kernels.triton.product import Product, Sizes
 from gpt2fast.kernels.triton.variant import Variant, element
@@ -35,13 +35,13 @@ def embedding_kernel(
 ):
     """out = weight[tokens] + position_weight[positions]. Grid (T, WIDTH / BLOCK).
 
-    Both are brought into range: places without a sequence have the position -1.
+    Both are brought into range: slots without a sequence have the position -1.
     """
-    let_next_start(DEPENDENT)
+    launch_dependents(DEPENDENT)
     row = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < WIDTH
-    wait_for_previous(DEPENDENT)
+    wait(DEPENDENT)
     token = tl.minimum(tl.maximum(tl.load(tokens_ptr + row), 0), VOCABULARY - 1).to(tl.int64)
     position = tl.minimum(tl.maximum(tl.load(positions_ptr + row), 0), POSITIONS - 1)
     if BITS > 8:

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpt2fast.kernels.triton.choose import choose_among_tiles, last_to_arrive, leave_best
-from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
+from gpt2fast.kernels.triton.dependent import launch_dependents, wait
 from gpt2fast.kernels.triton.many_rows import normalized
 from gpt2fast.kernels.triton.product import MATVEC_ROWS, Constants, Product, Sizes
 from gpt2fast.kernels.triton.products import matmul, matvec
@@ -62,7 +62,7 @@ def head_matvec_kernel(
 
     Grid (N / BLOCK_N, R). The counters are left at zero for the next launch.
     """
-    let_next_start(DEPENDENT)
+    launch_dependents(DEPENDENT)
     row = tl.program_id(1) + tl.arange(0, 1)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     # The plan of a step is the host's, and no kernel writes it.
@@ -115,12 +115,12 @@ def head_matmul_kernel(
 
     Grid (N / BLOCK_N, R / BLOCK_M). The counters are left at zero for the next launch.
     """
-    let_next_start(DEPENDENT)
+    launch_dependents(DEPENDENT)
     row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     present = row < rows
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     at = tl.where(present, row, 0).to(tl.int64) * K
-    wait_for_previous(DEPENDENT)
+    wait(DEPENDENT)
     acc = matmul(x_ptr, at, weight_ptr, scales_ptr, n, K, N, BITS, GROUP, BLOCK_M, BLOCK_K, BLOCK_N,
                  PRECISION)  # fmt: skip
     acc += tl.load(bias_ptr + n, mask=n < N, other=0.0)[None, :]
@@ -166,7 +166,7 @@ def head_logits(x: Tensor, picked: Tensor, product: Product) -> Tensor:
 
 def head_choose(x: Tensor, picked: Tensor, product: Product, choice: Choice) -> None:
     """Choose a token from each of the rows ``picked`` (R,) int32 of x (T, C), as the fields of the
-    first R places of ``choice`` say (filters left aside), and advance them."""
+    first R slots of ``choice`` say (filters left aside), and advance them."""
     parts = (choice.state, choice.best, choice.best_token, choice.arrived, choice.history)
     _launch(x, picked, product, True, (choice.best, *parts), choice.capacity)
 

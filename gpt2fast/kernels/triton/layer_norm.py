@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
+from gpt2fast.kernels.triton.dependent import launch_dependents, wait
 from gpt2fast.kernels.triton.variant import Variant, element
 
 
@@ -47,8 +47,8 @@ def layer_norm_kernel(
 
     Grid (T / ROWS): each program normalizes ROWS rows, which it holds in registers throughout.
     """
-    let_next_start(DEPENDENT)
-    wait_for_previous(DEPENDENT)
+    launch_dependents(DEPENDENT)
+    wait(DEPENDENT)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     inside = (row < rows)[:, None] & (column < WIDTH)[None, :]

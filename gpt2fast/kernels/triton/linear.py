@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gpt2fast.errors import OptionError, UnsupportedError
 from gpt2fast.kernels.triton.activation import FORMULAS, activate
-from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
+from gpt2fast.kernels.triton.dependent import launch_dependents, wait
 from gpt2fast.kernels.triton.many_rows import float_weight, normalized
 from gpt2fast.kernels.triton.product import MATVEC_ROWS, Constants, Product, Sizes
 from gpt2fast.kernels.triton.products import matvec
@@ -63,7 +63,7 @@ def matvec_kernel(
 
     Grid (N / BLOCK_N, T).
     """
-    let_next_start(DEPENDENT)
+    launch_dependents(DEPENDENT)
     row = tl.program_id(1).to(tl.int64) + tl.arange(0, 1)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     x = x_ptr + tl.program_id(1).to(tl.int64) * K
@@ -87,11 +87,11 @@ def finish_kernel(
     DEPENDENT: tl.constexpr,
 ):
     """product = activate(product + bias) + residual. Grid (N / BLOCK_N, T / BLOCK_M)."""
-    let_next_start(DEPENDENT)
+    launch_dependents(DEPENDENT)
     row = tl.program_id(1).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = (row < rows)[:, None] & (n < N)[None, :]
-    wait_for_previous(DEPENDENT)
+    wait(DEPENDENT)
     acc = tl.load(product_ptr + row[:, None] * N + n[None, :], mask=inside, other=0.0)
     finish(acc.to(tl.float32), bias_ptr, residual_ptr, product_ptr, row * N, n, inside, N, FORMULA,
            HAS_RESIDUAL)  # fmt: skip

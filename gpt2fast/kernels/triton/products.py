@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gpt2fast.kernels.triton.dependent import wait_for_previous
+from gpt2fast.kernels.triton.dependent import wait
 
 
 @triton.jit
@@ -105,7 +105,7 @@ def float_matvec(x_ptr, weight_ptr, gain_ptr, n, K: tl.constexpr, N: tl.constexp
     inside = (n < N)[:, None]
     # Asked for before the wait, and always one tile ahead.
     weight = tl.load(weights + k[None, :], mask=inside & (k < K)[None, :], other=0.0)
-    wait_for_previous(DEPENDENT)
+    wait(DEPENDENT)
     acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     total, squares = tl.zeros((BLOCK_K,), tl.float32), tl.zeros((BLOCK_K,), tl.float32)
     shift = tl.load(x_ptr).to(tl.float32)
@@ -139,7 +139,7 @@ def integer_matvec(x_ptr, weight_ptr, scales_ptr, gain_ptr, n, K: tl.constexpr, 
     there = inside & (c < CHUNKS)[None, :]
     stored = tl.load(weights + (c * 16)[None, :, None], mask=there[:, :, None], other=0.0)
     steps = tl.load(scales + (c * 16 // BYTES)[None, :], mask=there, other=0.0)
-    wait_for_previous(DEPENDENT)
+    wait(DEPENDENT)
     acc = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
     total, squares = tl.zeros((BLOCK_C, 16), tl.float32), tl.zeros((BLOCK_C, 16), tl.float32)
     shift = tl.load(x_ptr).to(tl.float32)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 TOKEN = tl.constexpr(0)  # the next input
-CONTEXT = tl.constexpr(1)  # tokens in the cache before it; -1: there is no sequence in this place
+CONTEXT = tl.constexpr(1)  # tokens in the cache before it; -1: there is no sequence in this slot
 WRITTEN = tl.constexpr(2)  # tokens chosen since the host last looked
 DRAW = tl.constexpr(3)  # number of the next random draw
 STREAM = tl.constexpr(4)

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gpt2fast.kernels.triton.dependent import let_next_start, wait_for_previous
+from gpt2fast.kernels.triton.dependent import launch_dependents, wait
 from gpt2fast.kernels.triton.gumbel import NO_TOKEN, checked, largest, perturb
 from gpt2fast.kernels.triton.head import Choice
 from gpt2fast.kernels.triton.row_state import (
@@ -132,10 +132,10 @@ def sample_kernel(
 ):
     """A token for each row, as its fields say. Grid (R,): a row stays in the cache of the one
     multiprocessor that goes over it."""
-    let_next_start(DEPENDENT)
+    launch_dependents(DEPENDENT)
     row = tl.program_id(0)
     logits_ptr += row.to(tl.int64) * V
-    wait_for_previous(DEPENDENT)
+    wait(DEPENDENT)
     temperature = load_float(state_ptr, capacity, TEMPERATURE, row, True)
     draw = load_field(state_ptr, capacity, DRAW, row, True)
     stream = load_field(state_ptr, capacity, STREAM, row, True)
@@ -157,12 +157,12 @@ def sample_kernel(
         chosen = tl.where(y > most, token, chosen)
         most = tl.maximum(most, y)
     most, chosen = largest(most[None, :], chosen[None, :])
-    place = row + tl.arange(0, 1)
-    advance(state_ptr, capacity, history_ptr, place, place >= 0, checked(most, chosen), MOST_STEPS)
+    slot = row + tl.arange(0, 1)
+    advance(state_ptr, capacity, history_ptr, slot, slot >= 0, checked(most, chosen), MOST_STEPS)
 
 
 def sample(logits: Tensor, choice: Choice) -> None:
-    """Choose a token from each row of logits (R, V), float32, as the fields of the first R places
+    """Choose a token from each row of logits (R, V), float32, as the fields of the first R slots
     of ``choice`` say, and advance them. Ties with the last logit that is kept are kept."""
     chosen = plan(logits.shape[1])
     arguments = (logits, choice.state, choice.history, choice.capacity)

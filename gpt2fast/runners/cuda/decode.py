@@ -1,7 +1,7 @@
 """Steps that choose their own tokens: the state of the sequences stays on the GPU, and steps of one
 token a sequence are replayed from CUDA graphs.
 
-A graph is recorded when its shape is first needed: so many places for sequences, so many programs
+A graph is recorded when its shape is first needed: so many batch slots, so many programs
 for the keys, filters or none, so many steps.
 """
 
@@ -27,7 +27,7 @@ STEPS_OF_A_GRAPH = (8, 1)  # the steps asked for are made up of these
 class Shape(NamedTuple):
     """What tells one recorded graph from another."""
 
-    places: int
+    slots: int
     splits: int
     tile: int
     is_filtered: bool
@@ -56,14 +56,14 @@ class Staging:
 
     def __init__(self, choice: Choice, table_width: int, device: torch.device) -> None:
         pinned = device.type == "cuda"
-        fields, places = choice.state.shape
+        fields, slots = choice.state.shape
 
         def pair(*shape: int) -> list[Tensor]:
             both = [torch.zeros(shape, dtype=torch.int32) for _ in range(2)]
             return [each.pin_memory() for each in both] if pinned else both
 
-        self._states, self._tables = pair(fields, places), pair(places, table_width)
-        self._histories = pair(places, MOST_STEPS)
+        self._states, self._tables = pair(fields, slots), pair(slots, table_width)
+        self._histories = pair(slots, MOST_STEPS)
         self._events: list[torch.cuda.Event | None] = [None, None]
         self._turn = 0
 
@@ -94,9 +94,9 @@ class Decoder:
         self._forward, self.device = forward, forward.device
         sizes = forward.weights.head.sizes
         self.choice = Choice(max_seqs, sizes, forward.dtype, self.device)
-        places, width = self.choice.capacity, -(-forward.config.n_positions // block_size)
-        self._tables = torch.zeros(places, width, dtype=torch.int32, device=self.device)
-        self._every = torch.arange(places, dtype=torch.int32, device=self.device)
+        slots, width = self.choice.capacity, -(-forward.config.n_positions // block_size)
+        self._tables = torch.zeros(slots, width, dtype=torch.int32, device=self.device)
+        self._every = torch.arange(slots, dtype=torch.int32, device=self.device)
         self._staging = Staging(self.choice, width, self.device)
         self._graphs: dict[Shape, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
@@ -140,11 +140,11 @@ class Decoder:
 
     def _prepare(self, steps: int) -> list[Shape]:
         """The graphs that make up ``steps``; those that were never needed are recorded now."""
-        places = 1 << (self._sequences - 1).bit_length()
-        share = self._forward.share(places, self._longest + steps)
+        slots = 1 << (self._sequences - 1).bit_length()
+        share = self._forward.share(slots, self._longest + steps)
         shapes = []
         for each in STEPS_OF_A_GRAPH:
-            shape = Shape(places, *share, self._is_filtered, each)
+            shape = Shape(slots, *share, self._is_filtered, each)
             shapes += [shape] * (steps // each)
             steps %= each
         if self.device.type == "cuda":
@@ -174,13 +174,13 @@ class Decoder:
     def _steps(self, shape: Shape) -> None:
         """The kernels of ``shape.steps`` steps."""
         state = self.choice.state
-        tokens = state[row_state.TOKEN.value][: shape.places]
-        contexts = state[row_state.CONTEXT.value][: shape.places]
-        tables = self._tables[: shape.places]
+        tokens = state[row_state.TOKEN.value][: shape.slots]
+        contexts = state[row_state.CONTEXT.value][: shape.slots]
+        tables = self._tables[: shape.slots]
         where = SingleTokens(contexts, tables, shape.splits, shape.tile)
         for _ in range(shape.steps):
             hidden = self._forward.hidden(tokens, contexts, where)
-            self._choose(hidden, self._every[: shape.places], shape.is_filtered)
+            self._choose(hidden, self._every[: shape.slots], shape.is_filtered)
 
     def _choose(self, hidden: Tensor, picked: Tensor, is_filtered: bool) -> None:
         head = self._forward.weights.head
@@ -192,7 +192,7 @@ class Decoder:
     def _record(self, shape: Shape) -> torch.cuda.CUDAGraph:
         state = self.choice.state
         kept = state.clone()
-        # Where no place has a sequence, the run that compiles the kernels touches no cache.
+        # Where no batch slot has a sequence, the run that compiles the kernels touches no cache.
         state[row_state.CONTEXT.value].fill_(-1)
         self._steps(shape._replace(steps=1))
         torch.cuda.synchronize(self.device)
@@ -214,7 +214,7 @@ def _fill(
     tokens: NDArray[np.int32],
     contexts: NDArray[np.int32],
 ) -> None:
-    """The fields of the first R places; the others have no sequence."""
+    """The fields of the first R slots; the others have no sequence."""
     fields = state.numpy()
     fields[:] = 0
     fields[row_state.CONTEXT.value] = -1

@@ -76,9 +76,9 @@ class Forward:
         }
         parts = {heads: iter(storage) for heads, storage in self._storage.items()}
         self.cache = [next(parts[heads]) for heads in self._heads]
-        places = max(64, 1 << (max_seqs - 1).bit_length())
+        slots = max(64, 1 << (max_seqs - 1).bit_length())
         self._workspace = SplitWorkspace(
-            places, self._most_heads, config.head_size, SPLITS[-1], self.device
+            slots, self._most_heads, config.head_size, SPLITS[-1], self.device
         )
         self._programs = _PROGRAMS_A_MULTIPROCESSOR * multiprocessors(self.device)
 
@@ -119,8 +119,8 @@ class Forward:
         splits = max((s for s in SPLITS if s <= min(enough, room)), default=1)
         return splits, next((t for t in TILES if context <= splits * t), TILES[-1])
 
-    def places(self, batch: StepBatch) -> tuple[Tensor, Tensor, SingleTokens | Chunks]:
-        """Tokens (T,), positions (T,) and places of a batch, on the GPU."""
+    def inputs(self, batch: StepBatch) -> tuple[Tensor, Tensor, SingleTokens | Chunks]:
+        """Tokens (T,), positions (T,) of a batch and where its cache is, on the GPU."""
         counts, (_, positions) = batch.counts, batch.locate_rows()
         arrays: tuple[NDArray[np.integer], ...] = (
             batch.token_ids, positions, batch.query_starts, batch.context_lens,
@@ -138,9 +138,9 @@ class Forward:
                 torch.from_numpy(packed).to(self.device).split(sizes), arrays, strict=True
             )
         ]
-        tokens, place, starts, contexts, tables = parts
+        tokens, positions, starts, contexts, tables = parts
         tables = tables.view(batch.block_tables.shape)
         if bool((counts == 1).all()):
             share = self.share(len(counts), int(positions.max(initial=0)))
-            return tokens, place, SingleTokens(contexts, tables, *share)
-        return tokens, place, Chunks(starts, contexts, tables, int(counts.max(initial=0)))
+            return tokens, positions, SingleTokens(contexts, tables, *share)
+        return tokens, positions, Chunks(starts, contexts, tables, int(counts.max(initial=0)))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gpt2fast.checkpoint import Checkpoint
 
 MOST_HEAD_SIZE = 256
-MOST_SEQS = 2**15  # a grid has 65,535 programs along its last axis, and places are powers of two
+MOST_SEQS = 2**15  # a grid has 65,535 programs along its last axis, and slots are powers of two
 
 
 class CudaRunner:
@@ -184,7 +184,7 @@ class CudaRunner:
                 yield
 
     def _hidden(self, batch: StepBatch) -> Tensor:
-        return self._forward.hidden(*self._forward.places(batch))
+        return self._forward.hidden(*self._forward.inputs(batch))
 
     def _logits(self, hidden: Tensor, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         picked = self._to_device(rows)

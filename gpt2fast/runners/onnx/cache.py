@@ -1,6 +1,6 @@
 """Where keys and values stand between the steps of a graph.
 
-A place holds one sequence, of at most a whole context. Shapes: N places, B of them in a step, H
+A slot holds one sequence, of at most a whole context. Shapes: N slots, B of them in a step, H
 heads of a layer, P tokens of the context, D head size.
 """
 
@@ -19,21 +19,21 @@ _MOST_BINDINGS = 64  # that are kept: each names 4 buffers a layer
 
 
 class Cache(Protocol):
-    """Keys and values of all places."""
+    """Keys and values of all slots."""
 
-    most: int  # places in one step
+    most: int  # slots in one step
 
     def bind(self, first: int, count: int, context: int, new: int) -> Any:
-        """A binding of onnxruntime's for a step of ``new`` tokens in each of ``count`` places, the
+        """A binding of onnxruntime's for a step of ``new`` tokens in each of ``count`` slots, the
         longest of which holds ``context``; inputs and outputs but the cache's are unset."""
         ...
 
     def keep(self, binding: Any, first: int) -> None:
-        """The step of ``binding`` has run: what it made is what the places hold."""
+        """The step of ``binding`` has run: what it made is what the slots hold."""
         ...
 
     def copy(self, pairs: NDArray[np.int32]) -> None:
-        """Copy places: (N, 2) of source and destination."""
+        """Copy slots: (N, 2) of source and destination."""
         ...
 
 
@@ -57,24 +57,24 @@ def empty_cache(config: ModelConfig, element: str, sequences: int) -> dict[str, 
 class SharedCache:
     """One array (N, H, P, D) of keys and one of values a layer; the graph writes into them.
 
-    What is bound stays bound: a step on the same places needs no word of the cache.
+    What is bound stays bound: a step on the same slots needs no word of the cache.
     """
 
-    def __init__(self, session: Session, config: ModelConfig, places: int) -> None:
-        self.most = places
+    def __init__(self, session: Session, config: ModelConfig, slots: int) -> None:
+        self.most = slots
         self._session, self._names = session, names(config)
-        self._lengths = np.zeros(places, np.int64)  # tokens that may have been written
+        self._lengths = np.zeros(slots, np.int64)  # tokens that may have been written
         self._shapes = [
             (shape.n_head, config.n_positions, config.head_size) for shape in config.layer_shapes
         ]
         make = _zeros_on_cpu if session.device == "cpu" else _zeros_on_cuda
         try:
             self._arrays = [
-                make((places, *self._shapes[layer]), session) for layer, _, _ in self._names
+                make((slots, *self._shapes[layer]), session) for layer, _, _ in self._names
             ]
         except (MemoryError, RuntimeError, AssertionError) as error:  # torch without CUDA asserts
             raise OptionError(
-                f"no memory for a cache of {places} contexts of {config.n_positions} tokens; "
+                f"no memory for a cache of {slots} contexts of {config.n_positions} tokens; "
                 f"lower kv_cache_tokens ({' '.join(str(error).split())[:200]})"
             ) from None
         self._bindings: dict[tuple[int, int], Any] = {}
@@ -119,10 +119,10 @@ class GrownCache:
 
     most = 1
 
-    def __init__(self, session: Session, config: ModelConfig, places: int) -> None:
+    def __init__(self, session: Session, config: ModelConfig, slots: int) -> None:
         self._session, self._names = session, names(config)
         nothing = list(empty_cache(config, session.element, 1).values())
-        self._held: list[list[NDArray[Any]]] = [nothing] * places
+        self._held: list[list[NDArray[Any]]] = [nothing] * slots
 
     def bind(self, first: int, count: int, context: int, new: int) -> Any:
         """See ``Cache``."""
@@ -137,7 +137,7 @@ class GrownCache:
         self._held[first] = [value.numpy() for value in binding.get_outputs()[:-1]]
 
     def copy(self, pairs: NDArray[np.int32]) -> None:
-        """See ``Cache``. Nobody writes into what a step has made, so that places may share it."""
+        """See ``Cache``. Nobody writes into what a step has made, so that slots may share it."""
         for source, destination in pairs.tolist():
             self._held[destination] = self._held[source]
 

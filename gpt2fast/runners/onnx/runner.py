@@ -1,7 +1,7 @@
 """The engine's steps on onnxruntime, with buffers bound once. No torch on the CPU.
 
 A cache block is a whole context, because the graph's attention reads a sequence from one run of
-memory; the books that the engine keeps need no change for that.
+memory; the engine's block tables need no change for that.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class _Run(NamedTuple):
-    """One call of the graph: sequences in neighbouring places, with equally many new tokens."""
+    """One call of the graph: sequences in neighbouring slots, with equally many new tokens."""
 
-    place: int  # of the first
+    slot: int  # of the first
     rows: NDArray[np.int64]  # (B, S): which of the step's
     contexts: NDArray[np.int32]  # (B,): tokens cached before
 
@@ -109,19 +109,19 @@ class OnnxRunner:
         return one_run and np.array_equal(wanted[hits], computed)
 
     def copy_blocks(self, pairs: NDArray[np.int32]) -> None:
-        """Copy what places hold, all layers: ``pairs`` (N, 2) holds (source, destination)."""
+        """Copy what slots hold, all layers: ``pairs`` (N, 2) holds (source, destination)."""
         self._cache.copy(pairs)
 
-    def _make_cache(self, places: int) -> Cache:
+    def _make_cache(self, slots: int) -> Cache:
         session = self._session
         if session.shares_cache:
-            return SharedCache(session, self.config, places)
+            return SharedCache(session, self.config, slots)
         if session.device != "cpu":
             raise UnsupportedError(
                 "this export hands back a longer cache at each step, which runs on the cpu alone; "
                 "export it with target 'ort'"
             )
-        return GrownCache(session, self.config, places)
+        return GrownCache(session, self.config, slots)
 
     def _forward(self, batch: StepBatch, run: _Run, keep: int, out: NDArray[Any]) -> None:
         """Write logits (B * keep, V) of the last rows of each sequence to ``out``."""
@@ -132,7 +132,7 @@ class OnnxRunner:
             "attention_mask": (columns < lengths).astype(np.int64),
             "position_ids": run.contexts[:, None] + np.arange(new, dtype=np.int64),
         }
-        binding = self._cache.bind(run.place, count, longest, new)
+        binding = self._cache.bind(run.slot, count, longest, new)
         for name, array in given.items():
             binding.bind_cpu_input(name, array)
         # An input that has a default can be bound as a value alone.
@@ -141,17 +141,17 @@ class OnnxRunner:
         shape = (count, keep, self.config.vocab_size)
         binding.bind_output("logits", "cpu", 0, out.dtype, shape, out.ctypes.data)
         self._session.run_on.run_with_iobinding(binding)
-        self._cache.keep(binding, run.place)
+        self._cache.keep(binding, run.slot)
 
 
 def _runs(batch: StepBatch, most: int) -> Iterator[_Run]:
-    """A prompt's chunk is a call of its own; single tokens share one where their places touch."""
-    places, counts = batch.block_tables[:, 0], batch.counts
+    """A prompt's chunk is a call of its own; single tokens share one where their slots touch."""
+    slots, counts = batch.block_tables[:, 0], batch.counts
     single: list[int] = []
-    for sequence in np.argsort(places, kind="stable").tolist():
+    for sequence in np.argsort(slots, kind="stable").tolist():
         if counts[sequence] == 0:
             continue
-        touches = single and places[sequence] == places[single[-1]] + 1 and len(single) < most
+        touches = single and slots[sequence] == slots[single[-1]] + 1 and len(single) < most
         if single and not (touches and counts[sequence] == 1 and batch.context_lens[sequence]):
             yield _run(batch, single)
             single = []
