@@ -1,11 +1,11 @@
-"""What the engine adds to the runner's work, and what sampling costs: ``LLM.generate`` of random weights
-in several checkouts of this project, in turns.
+"""What the engine adds to the runner's work, and what sampling costs: ``LLM.generate`` of random
+weights in several checkouts of this project, in turns.
 
     python benchmarks/engine_steps.py --checkouts . ../before --rounds 5
 
 A checkout needs its extension built. Each round runs every case in every checkout, begun by another
-one. Printed are medians: milliseconds a step, microseconds of it outside the runner's calls, and the
-speed relative to the last checkout and to greedy decoding of the same format and batch.
+one. Printed are medians: milliseconds a step, microseconds of it outside the runner's calls, and
+the speed relative to the last checkout and to greedy decoding of the same format and batch.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ std::pair<SequenceId, int32_t> BlockPool::create(const int32_t* tokens, int32_t 
     sequence.lookup_tokens = count;
     ContentId parent = 0;
     for (int64_t start = 0; start + block_size_ < count; start += block_size_) {
-      const int32_t block = find_prefix - cached(parent, tokens + start);
+      const int32_t block = find_prefix_cached(parent, tokens + start);
       if (block < 0) break;
       Block& found = blocks_[block];
       if (found.references++ == 0) unlink(block);
@@ -205,7 +205,7 @@ uint64_t BlockPool::hash_content(ContentId parent, const int32_t* tokens) const 
   return hash;
 }
 
-int32_t BlockPool::find_prefix - cached(ContentId parent, const int32_t* tokens) const {
+int32_t BlockPool::find_prefix_cached(ContentId parent, const int32_t* tokens) const {
   const auto [begin, end] = prefix_cached_.equal_range(hash_content(parent, tokens));
   for (auto it = begin; it != end; ++it) {
     const Block& block = blocks_[it->second];
@@ -218,7 +218,7 @@ int32_t BlockPool::find_prefix - cached(ContentId parent, const int32_t* tokens)
 
 BlockPool::ContentId BlockPool::cache_prefix(int32_t block, ContentId parent,
                                              const int32_t* tokens) {
-  const int32_t twin = find_prefix - cached(parent, tokens);
+  const int32_t twin = find_prefix_cached(parent, tokens);
   if (twin >= 0) return blocks_[twin].content;  // computed twice at the same time: one is enough
   Block& entry = blocks_[block];
   entry.content = next_content_++;

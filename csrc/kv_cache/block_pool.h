@@ -99,7 +99,7 @@ class BlockPool {
   void link_newest(int32_t block);
 
   uint64_t hash_content(ContentId parent, const int32_t* tokens) const;
-  int32_t find_prefix - cached(ContentId parent, const int32_t* tokens) const;
+  int32_t find_prefix_cached(ContentId parent, const int32_t* tokens) const;
   ContentId cache_prefix(int32_t block, ContentId parent, const int32_t* tokens);
   void uncache_prefix(int32_t block);
 

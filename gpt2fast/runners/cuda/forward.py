@@ -138,9 +138,9 @@ class Forward:
                 torch.from_numpy(packed).to(self.device).split(sizes), arrays, strict=True
             )
         ]
-        tokens, positions, starts, contexts, tables = parts
+        tokens, position_ids, starts, contexts, tables = parts
         tables = tables.view(batch.block_tables.shape)
         if bool((counts == 1).all()):
             share = self.share(len(counts), int(positions.max(initial=0)))
-            return tokens, positions, SingleTokens(contexts, tables, *share)
-        return tokens, positions, Chunks(starts, contexts, tables, int(counts.max(initial=0)))
+            return tokens, position_ids, SingleTokens(contexts, tables, *share)
+        return tokens, position_ids, Chunks(starts, contexts, tables, int(counts.max(initial=0)))
