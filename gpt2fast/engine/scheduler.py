@@ -41,7 +41,7 @@ class Scheduler:
         insort(self.waiting, sequence, key=_order)
 
     def add_fork(self, parent: Sequence, child: Sequence) -> None:
-        """Let ``child``, a copy of ``parent``, share its blocks if it can run at once, else wait."""
+        """Let ``child``, a copy of ``parent``, share its blocks if it can run now, else wait."""
         if parent.handle is None or len(self.running) >= self.max_running:
             self.add(child)
             return

@@ -28,7 +28,7 @@ std::pair<SequenceId, int32_t> create(BlockPool& pool, const Tokens& tokens) {
   return pool.create(tokens.data(), static_cast<int32_t>(tokens.size()));
 }
 
-TEST(a_prefix-cached_prefix_is_reused_but_never_whole) {
+TEST(a_prefix_cached_prefix_is_reused_but_never_whole) {
   BlockPool pool(16, 4, true);
   const auto [first, cached] = create(pool, counting(12));
   CHECK(cached == 0);
