@@ -1,7 +1,7 @@
 """gpt2fast runs GPT-2-family models: exact, at the limit of the machine, without torch on a CPU.
 
-Public names: ``LLM``, ``SamplingParams``, ``BeamSearchParams``, the outputs and the errors;
-``accelerate`` and ``restore`` for models of transformers.
+Public names: ``LLM``, ``AsyncLLM``, ``SamplingParams``, ``BeamSearchParams``, the outputs and the
+errors; ``accelerate`` and ``restore`` for models of transformers.
 """
 
 from __future__ import annotations
@@ -10,8 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpt2fast.engine.async_llm import AsyncLLM
     from gpt2fast.engine.llm import LLM
-    from gpt2fast.engine.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+    from gpt2fast.engine.outputs import (
+        CompletionOutput,
+        Delta,
+        Logprob,
+        RequestMetrics,
+        RequestOutput,
+    )
     from gpt2fast.errors import (
         CacheExhaustedError,
         CheckpointError,
@@ -29,12 +36,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
     "BeamSearchParams",
     "CacheExhaustedError",
     "CheckpointError",
     "CompletionOutput",
     "ConfigError",
     "ContextOverflowError",
+    "Delta",
     "GPT2FastError",
     "Logprob",
     "MissingDependencyError",
@@ -52,6 +61,8 @@ __all__ = [
 # Looked up on first use: `import gpt2fast` loads neither numpy nor the compiled core.
 _HOMES = {
     "LLM": "gpt2fast.engine.llm",
+    "AsyncLLM": "gpt2fast.engine.async_llm",
+    "Delta": "gpt2fast.engine.outputs",
     "BeamSearchParams": "gpt2fast.sampling_params",
     "SamplingParams": "gpt2fast.sampling_params",
     "CompletionOutput": "gpt2fast.engine.outputs",

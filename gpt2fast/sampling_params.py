@@ -129,6 +129,16 @@ class BeamSearchParams:
             )
 
 
+@dataclass(frozen=True)
+class ScoringParams:
+    """A request for the logits of all tokens of its prompt; nothing is generated."""
+
+    n: int = 1
+    max_tokens: int = 0
+    ignore_eos: bool = True
+    stop_token_ids: Sequence[int] = ()
+
+
 def _set(params: object, name: str, value: Any) -> None:
     object.__setattr__(params, name, value)
 

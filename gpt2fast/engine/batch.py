@@ -20,7 +20,7 @@ class Chunk:
     handle: int  # of the sequence in the block pool
     num_tokens: int
     copies: list[tuple[int, int]]  # blocks (source, destination) to copy before the step
-    samples: bool  # the window's last token is among them: the next one is chosen
+    num_logits: int  # of its last tokens, logits are wanted: 1 where the next one is chosen
 
 
 def assemble(chunks: list[Chunk], pool: BlockPool, block_size: int, steps: int = 1) -> StepBatch:
@@ -39,8 +39,7 @@ def assemble(chunks: list[Chunk], pool: BlockPool, block_size: int, steps: int =
         starts.append(len(token_ids))
         contexts.append(context)
         longest = max(longest, context + count)
-        if chunk.samples:
-            rows.append(len(token_ids) - 1)
+        rows += range(len(token_ids) - chunk.num_logits, len(token_ids))
     handles = [chunk.handle for chunk in chunks]
     tables = block_tables(handles, longest + steps - 1, pool, block_size)
     return StepBatch(

@@ -7,7 +7,6 @@ from collections.abc import Sequence as ReadOnlyList
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpt2fast.engine.batch import Chunk
 from gpt2fast.engine.beam_search import BeamSearch, advance_beams
@@ -25,7 +24,7 @@ from gpt2fast.engine.output_processor import (
 from gpt2fast.engine.outputs import StepOutput
 from gpt2fast.engine.sample_step import check_token, is_sampled_by_runner, sampling_by_host
 from gpt2fast.engine.scheduler import Scheduler
-from gpt2fast.engine.scoring import teacher_forced_logits
+from gpt2fast.engine.scoring import store_logits
 from gpt2fast.engine.sequence import Request, Sequence
 from gpt2fast.errors import RequestError
 from gpt2fast.runners.base import Runner
@@ -169,25 +168,27 @@ class Engine:
             self._fail_all([each.sequence for each in step.sequences], error, output)
             return
         self._multi_step.observe(step, columns.shape[1])
-        rows = iter(columns.tolist())
-        logits = iter(() if step.logits is None else step.logits)
+        chosen, first = columns.tolist(), 0
         results: list[tuple[Sequence, list[int], Logits | None]] = []
         for each in step.sequences:
-            tokens, row = (next(rows), next(logits, None)) if each.samples else ([], None)
+            rows = slice(first, first + each.num_logits)
+            first = rows.stop
+            tokens = chosen[rows.start] if each.num_logits == 1 else []
             if not each.is_current:
                 continue
             run = each.tokens_run(tokens)
             self.pool.commit(each.handle, run)
             each.sequence.num_computed += len(run)
-            if len(tokens) < step.steps and each.samples:  # the runner stopped early
+            if columns.shape[1] < step.steps:  # the runner stopped early
                 self.pool.truncate(each.handle, each.sequence.num_computed)
-            if each.samples:
-                results.append((each.sequence, tokens, row))
-        for sequence, tokens, row in results:
+            if each.num_logits:
+                logits = None if step.logits is None else step.logits[rows]
+                results.append((each.sequence, tokens, logits))
+        for sequence, tokens, logits in results:
             if sequence.request.request_id not in self._requests:
                 continue  # it has failed or ended with another of its sequences in this very step
             try:
-                self._process_sequence(sequence, tokens, row, output)
+                self._process_sequence(sequence, tokens, logits, output)
             except Exception as error:
                 self._fail(sequence.request, error, output)
         self._in_flight = following
@@ -195,23 +196,27 @@ class Engine:
     def _process_sequence(
         self, sequence: Sequence, tokens: list[int], logits: Logits | None, output: StepOutput
     ) -> None:
-        """Append the ``tokens`` of a sequence, or choose one from its ``logits`` (V,)."""
+        """Append the ``tokens`` of a sequence, or do with its ``logits`` (N, V) what it is for."""
         request = sequence.request
         if is_sampled_by_runner(sequence, self.runner.processes_logits):
+            row = None if logits is None else logits[0]
             for token in tokens:
-                self._append(sequence, check_token(token), logits, output)
+                self._append(sequence, check_token(token), row, output)
                 if sequence.finish_reason is not None:
                     return
             return
         assert logits is not None
-        if request.beams is not None:
-            self._observe_beam(request, sequence, logits, output)
-            return
-        sequences = [sequence, *self._fork_completions(sequence)]
-        rows = np.broadcast_to(logits, (len(sequences), len(logits)))
-        tokens = choose_tokens(rows, sampling_by_host(sequences)).tolist()
-        for each, token in zip(sequences, tokens, strict=True):
-            self._append(each, check_token(token), logits, output)
+        if request.is_scored:
+            if store_logits(sequence, logits):
+                self._finish(request, output)
+        elif request.beams is not None:
+            self._observe_beam(request, sequence, logits[0], output)
+        else:
+            sequences = [sequence, *self._fork_completions(sequence)]
+            rows = np.broadcast_to(logits, (len(sequences), logits.shape[1]))
+            chosen = choose_tokens(rows, sampling_by_host(sequences)).tolist()
+            for each, token in zip(sequences, chosen, strict=True):
+                self._append(each, check_token(token), logits[0], output)
 
     def _fork_completions(self, first: Sequence) -> list[Sequence]:
         """The other completions of a prompt that was just run once for all of them."""
@@ -283,10 +288,6 @@ class Engine:
         for request in dict.fromkeys(sequence.request for sequence in sequences):
             if request.request_id in self._requests:
                 self._fail(request, error, output)
-
-    def logits(self, token_ids: ReadOnlyList[int]) -> NDArray[np.float32]:
-        """Teacher-forced logits (T, V): row t predicts token t + 1. See ``scoring``."""
-        return teacher_forced_logits(self.runner, self.pool, self._scheduler, token_ids)
 
     def stats(self) -> dict[str, int]:
         """The pool's statistics, and the number of running, waiting and preempted sequences."""

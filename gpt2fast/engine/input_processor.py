@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Set
 from collections.abc import Sequence as ReadOnlyList
-from itertools import count
 from numbers import Integral
 from typing import Any
 
@@ -23,8 +23,6 @@ from gpt2fast.errors import (
     show,
 )
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
-
-_serial_numbers = count()
 
 # What can be iterated over, but has no order, or holds integers that are no token ids.
 NOT_LISTS = (bytes, bytearray, memoryview, Set, Mapping)
@@ -58,7 +56,7 @@ def build_request(
     if isinstance(params, SamplingParams) and params.min_tokens:
         _check_some_token_is_left(stop_ids, config.vocab_size)
     request = Request(
-        f"request-{next(_serial_numbers)}" if request_id is None else request_id,
+        fresh_request_id() if request_id is None else request_id,
         prompt,
         tokens,
         params,
@@ -69,6 +67,11 @@ def build_request(
     if isinstance(params, SamplingParams):
         request.changes_logits = changes_logits(params)
     return request
+
+
+def fresh_request_id() -> str:
+    """Unique, in other processes and on other machines too."""
+    return f"request-{secrets.token_hex(8)}"
 
 
 def as_plain_list(value: Any) -> Any:

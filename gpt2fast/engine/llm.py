@@ -1,9 +1,9 @@
-"""``LLM``: a checkpoint, a runner and an engine behind five methods."""
+"""``LLM``: a checkpoint, a runner and an engine behind a few methods."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from gpt2fast.config import ModelConfig
 from gpt2fast.engine.engine import Engine
 from gpt2fast.engine.input_processor import build_request, check_cache
-from gpt2fast.engine.loop import EngineLoop
-from gpt2fast.engine.output_stream import TextStream
-from gpt2fast.engine.outputs import RequestOutput
+from gpt2fast.engine.loop import Call, EngineLoop
+from gpt2fast.engine.output_stream import DeltaStream, TextStream
+from gpt2fast.engine.outputs import RequestOutput, StepOutput
 from gpt2fast.engine.prompts import Prompt, Prompts, as_list, as_params, read_prompt
+from gpt2fast.engine.scoring import build_scoring_request
 from gpt2fast.engine.sequence import Request
 from gpt2fast.errors import GPT2FastError, OptionError
 from gpt2fast.runners.kv_memory import estimate_memory, num_blocks
@@ -115,7 +116,7 @@ class LLM:
             )
         self._runner: Runner | None = runner
         self._path = opened.path
-        self._loop = EngineLoop(partial(_make_engine, runner, self.tokenizer, prefix_caching))
+        self.engine_loop = EngineLoop(partial(_make_engine, runner, self.tokenizer, prefix_caching))
 
     def generate(
         self,
@@ -138,7 +139,7 @@ class LLM:
             raise OptionError("use_tqdm = True: there is no progress bar; leave it out")
         listed = as_list(prompts)
         each = as_params(listed, sampling_params, SamplingParams)
-        return self._run([self._build(*pair) for pair in zip(listed, each, strict=True)])
+        return self._run([self.build_request(*pair) for pair in zip(listed, each, strict=True)])
 
     def beam_search(
         self, prompts: Prompts, params: BeamSearchParams | Sequence[BeamSearchParams] | None = None
@@ -146,7 +147,7 @@ class LLM:
         """The best continuations of every prompt by beam search. Raises what ``generate`` does."""
         listed = as_list(prompts)
         each = as_params(listed, params, BeamSearchParams)
-        return self._run([self._build(*pair) for pair in zip(listed, each, strict=True)])
+        return self._run([self.build_request(*pair) for pair in zip(listed, each, strict=True)])
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> TextStream:
         """The text of one completion, piece by piece. Raises what ``generate`` does.
@@ -156,10 +157,18 @@ class LLM:
         """
         (only,) = as_params([prompt], sampling_params, SamplingParams)
         if only.n != 1:
-            raise OptionError(f"n = {only.n} cannot be streamed; use n = 1, or generate()")
-        request = self._build(prompt, only)
-        request.is_streamed = True
-        return TextStream(partial(self._loop.submit, [request], streams=True))
+            raise OptionError(
+                f"n = {only.n} completions are not one text; use n = 1, or stream_deltas()"
+            )
+        return TextStream(self._streamed(prompt, only))
+
+    def stream_deltas(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None
+    ) -> DeltaStream:
+        """The tokens of all ``n`` completions as they come, with text and, if asked for, logprobs.
+        Otherwise as ``stream``."""
+        (only,) = as_params([prompt], sampling_params, SamplingParams)
+        return DeltaStream(self._streamed(prompt, only))
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Teacher-forced logits (T, V), float32, of ``token_ids`` (T,): row t predicts token t + 1.
@@ -167,7 +176,9 @@ class LLM:
         Raises ``RequestError`` for ids outside the vocabulary, ``ContextOverflowError`` if T
         exceeds the context.
         """
-        return self._loop.run(lambda engine: engine.logits(token_ids))
+        (output,) = self._run([self.build_scoring_request(token_ids)])
+        assert output.prompt_logits is not None
+        return output.prompt_logits
 
     def save_quantized(self, out: str | os.PathLike[str]) -> None:
         """Write the quantized model as a new directory in Hugging Face format.
@@ -190,12 +201,12 @@ class LLM:
 
     def stats(self) -> dict[str, int]:
         """Counters of the KV cache (blocks, hits, evictions) and of the scheduler."""
-        return self._loop.run(Engine.stats)
+        return self.engine_loop.run(Engine.stats)
 
     def close(self) -> None:
         """Free the model and its cache. Requests under way in other threads end with an error."""
         self._runner = None
-        self._loop.close()
+        self.engine_loop.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -213,7 +224,13 @@ class LLM:
             raise GPT2FastError("this LLM is closed; make a new one")
         return self._runner
 
-    def _build(self, prompt: Prompt, params: SamplingParams | BeamSearchParams) -> Request:
+    def _streamed(self, prompt: Prompt, params: SamplingParams) -> Callable[[], Call[StepOutput]]:
+        request = self.build_request(prompt, params)
+        request.is_streamed = True
+        return partial(self.engine_loop.submit, [request], streams=True)
+
+    def build_request(self, prompt: Prompt, params: SamplingParams | BeamSearchParams) -> Request:
+        """A checked request for ``engine_loop``. Raises what ``generate`` does."""
         runner = self._open_runner()
         text, ids = read_prompt(prompt, self.tokenizer, self.config)
         request = build_request(
@@ -222,10 +239,17 @@ class LLM:
         check_cache(request, self.config.n_positions, runner.num_blocks * runner.block_size)
         return request
 
+    def build_scoring_request(self, token_ids: Sequence[int]) -> Request:
+        """The same for ``logits``."""
+        runner = self._open_runner()
+        return build_scoring_request(
+            runner.config, token_ids, runner.num_blocks * runner.block_size
+        )
+
     def _run(self, requests: list[Request]) -> list[RequestOutput]:
         if not requests:
             return []
-        call = self._loop.submit(requests)
+        call = self.engine_loop.submit(requests)
         try:
             outputs = call.get().finished
         except BaseException:

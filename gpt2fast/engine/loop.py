@@ -18,7 +18,7 @@ import weakref
 from _thread import get_ident
 from collections.abc import Callable
 from queue import Empty
-from typing import Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from gpt2fast.engine.engine import Engine
 from gpt2fast.engine.engine_thread import EngineThread, closed_error
@@ -27,6 +27,9 @@ from gpt2fast.engine.messages import FunctionCall, Message, OutputQueue, Shutdow
 from gpt2fast.engine.outputs import StepOutput
 from gpt2fast.engine.sequence import Request
 from gpt2fast.errors import GPT2FastError
+
+if TYPE_CHECKING:
+    from gpt2fast.engine.async_queue import AsyncOutputQueue
 
 T = TypeVar("T")
 # Seconds after which a waiting thread looks up: for an exception that another thread has raised in
@@ -54,10 +57,17 @@ class EngineLoop:
         """Whether ``close`` was called."""
         return self._make_engine is None
 
-    def submit(self, requests: list[Request], *, streams: bool = False) -> Call[StepOutput]:
+    def submit(
+        self,
+        requests: list[Request],
+        *,
+        streams: bool = False,
+        queue: OutputQueue | AsyncOutputQueue | None = None,
+    ) -> Call[StepOutput]:
         """Queue checked requests. The call has one output, when all have ended, with their outputs
-        in order; or, if it ``streams``, one after each step that has something for it."""
-        return Call(self, lambda outputs: Submission(outputs, requests, streams))
+        in order; or, if it ``streams``, one after each step that has something for it. They come in
+        ``queue``, by default one that a thread waits for."""
+        return Call(self, lambda outputs: Submission(outputs, requests, streams), queue)
 
     def run(self, function: Callable[[Engine], T]) -> T:
         """What ``function`` returns, or raises, between two steps."""
@@ -78,11 +88,14 @@ class Call(Generic[T]):
     left of that."""
 
     def __init__(
-        self, loop: EngineLoop, message: Callable[[weakref.ref[OutputQueue]], Message]
+        self,
+        loop: EngineLoop,
+        message: Callable[[weakref.ref[Any]], Message],
+        queue: OutputQueue | AsyncOutputQueue | None = None,
     ) -> None:
         self._loop = loop  # which lives as long as anybody waits
         self._thread = loop.thread
-        self._outputs: OutputQueue = OutputQueue()
+        self._outputs: Any = OutputQueue() if queue is None else queue
         self._reference = weakref.ref(self._outputs, self._thread.input_queue.put)
         self._thread.send(message(self._reference))
 
@@ -102,6 +115,13 @@ class Call(Generic[T]):
             if isinstance(output, BaseException):
                 raise output
             return cast(T, output)
+
+    async def get_async(self) -> T:
+        """The same in an event loop, of a call whose queue is an ``AsyncOutputQueue``."""
+        output = await self._outputs.get()
+        if isinstance(output, BaseException):
+            raise output
+        return cast(T, output)
 
     def cancel(self) -> None:
         """Abort what has not ended; nothing more can be got then."""

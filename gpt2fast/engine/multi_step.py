@@ -33,7 +33,7 @@ class InFlightSequence:
     handle: int  # of the sequence in the block pool
     start: int  # tokens that were cached before
     num_tokens: int  # run by the first step
-    samples: bool  # a token is chosen
+    num_logits: int  # rows of logits: 1 where a token is chosen
 
     @property
     def is_current(self) -> bool:
@@ -53,7 +53,7 @@ class InFlightStep:
 
     sequences: list[InFlightSequence]
     steps: int  # at most
-    pending: PendingTokens  # (R, steps), for those that sample
+    pending: PendingTokens  # (R, steps), one row for each row of logits
     logits: NDArray[np.float32] | None  # (R, V), where some are looked at
     start_time: float
 
@@ -74,10 +74,12 @@ class MultiStepScheduler:
         """Run the scheduled ``chunks``, whose blocks must have been copied."""
         start = time.perf_counter()
         members = [
-            InFlightSequence(c.sequence, c.handle, c.sequence.num_computed, c.num_tokens, c.samples)
+            InFlightSequence(
+                c.sequence, c.handle, c.sequence.num_computed, c.num_tokens, c.num_logits
+            )
             for c in chunks
         ]
-        sampled = [c.sequence for c in chunks if c.samples]
+        sampled = [c.sequence for c in chunks for _ in range(c.num_logits)]
         by_runner = self.runner.processes_logits
         if not sampled:
             self.runner.step(assemble(chunks, self.pool, self.runner.block_size))
@@ -89,7 +91,7 @@ class MultiStepScheduler:
             logits, tokens = self.runner.step_and_sample(batch, sampling)
             return InFlightStep(members, 1, KnownTokens(tokens[:, None]), logits, start)
         steps = 1
-        if all(c.num_tokens == 1 and c.samples for c in chunks):
+        if all(c.num_tokens == c.num_logits == 1 for c in chunks):
             steps = max(1, self._num_steps(members, 0))
             if steps > 1 and not self._reserve(members, 1, steps):
                 steps = 1
@@ -103,11 +105,11 @@ class MultiStepScheduler:
         members = last.sequences
         if not self.runner.runs_ahead or last.logits is not None:
             return None
-        if not all(m.num_tokens == 1 and m.samples for m in members):
+        if not all(m.num_tokens == m.num_logits == 1 for m in members):
             return None
         steps = self._num_steps(members, last.steps)
         members = [
-            InFlightSequence(m.sequence, m.handle, m.start + last.steps, 1, True) for m in members
+            InFlightSequence(m.sequence, m.handle, m.start + last.steps, 1, 1) for m in members
         ]
         if steps < 1 or not _all_live(members) or not self._reserve(members, 0, steps):
             return None

@@ -7,7 +7,7 @@ from gpt2fast.engine.logprobs import Logits, top_logprobs
 from gpt2fast.engine.outputs import CompletionOutput, Delta, Logprob, RequestOutput
 from gpt2fast.engine.sequence import Request, Sequence
 from gpt2fast.engine.stop_strings import StopStrings
-from gpt2fast.sampling_params import SamplingParams
+from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 
 
 def start_text(sequence: Sequence, detokenizer: Detokenizer | None) -> None:
@@ -52,7 +52,8 @@ def append_token(sequence: Sequence, token: int) -> Delta:
         text += _flush_text(sequence)
     if text:
         sequence.text_parts.append(text)
-    return Delta(request.request_id, sequence.index, token, text, sequence.finish_reason)
+    logprobs = sequence.logprobs[-1] if params.logprobs is not None else None
+    return Delta(request.request_id, sequence.index, token, text, sequence.finish_reason, logprobs)
 
 
 def _push_text(sequence: Sequence, token: int, may_stop: bool) -> str:
@@ -77,7 +78,7 @@ def request_output(
     request: Request, detokenizer: Detokenizer | None, error: Exception | None = None
 ) -> RequestOutput:
     """Everything about a request that has ended."""
-    if error is not None:
+    if error is not None or request.is_scored:
         outputs = []
     elif request.beams is not None:
         outputs = _beam_outputs(request, detokenizer)
@@ -90,6 +91,7 @@ def request_output(
         outputs,
         request.metrics(),
         error,
+        prompt_logits=request.prompt_logits,
     )
 
 
@@ -111,6 +113,7 @@ def _sampled_output(sequence: Sequence) -> CompletionOutput:
 def _beam_outputs(request: Request, detokenizer: Detokenizer | None) -> list[CompletionOutput]:
     assert request.beams is not None
     params = request.params
+    assert isinstance(params, BeamSearchParams)
     outputs = []
     for index, found in enumerate(request.beams.hypotheses[: params.n]):
         shown = found.token_ids if found.stop_token is None else found.token_ids[:-1]

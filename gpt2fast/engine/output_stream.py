@@ -1,11 +1,14 @@
-"""One completion's text, handed from the engine to whoever reads it."""
+"""What a request produces, handed from the engine to whoever reads it, as it comes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from typing import Generic, TypeVar
 
 from gpt2fast.engine.loop import Call
-from gpt2fast.engine.outputs import RequestOutput, StepOutput
+from gpt2fast.engine.outputs import Delta, RequestOutput, StepOutput
+
+T = TypeVar("T")
 
 
 class _Reader:
@@ -17,18 +20,22 @@ class _Reader:
         self.output: RequestOutput | None = None
 
 
-class TextStream(Iterator[str]):
-    """Pieces of one completion's text as they come; ``output`` is everything, once they ended.
+class OutputStream(Iterator[T], Generic[T]):
+    """Pieces of a request's output as they come; ``output`` is everything, once they ended.
 
     The engine does not wait for the reader. Dropping the stream, or ``close()``, frees what it
     holds in the engine; so does an exception that interrupts the waiting, and ends the stream.
     """
 
-    def __init__(self, begin: Callable[[], Call[StepOutput]]) -> None:
+    def __init__(
+        self,
+        begin: Callable[[], Call[StepOutput]],
+        pieces: Callable[[_Reader], Generator[T, None, None]],
+    ) -> None:
         self._reader = _Reader(begin)
-        self._pieces = _pieces(self._reader)
+        self._pieces = pieces(self._reader)
 
-    def __next__(self) -> str:
+    def __next__(self) -> T:
         try:
             return next(self._pieces)
         except BaseException:
@@ -50,14 +57,32 @@ class TextStream(Iterator[str]):
             self._reader.call.cancel()
 
 
-def _pieces(reader: _Reader) -> Generator[str, None, None]:
+class TextStream(OutputStream[str]):
+    """The text of one completion."""
+
+    def __init__(self, begin: Callable[[], Call[StepOutput]]) -> None:
+        super().__init__(begin, _texts)
+
+
+class DeltaStream(OutputStream[Delta]):
+    """The tokens of all completions."""
+
+    def __init__(self, begin: Callable[[], Call[StepOutput]]) -> None:
+        super().__init__(begin, _deltas)
+
+
+def _deltas(reader: _Reader) -> Generator[Delta, None, None]:
     reader.call = reader.begin()
     while reader.output is None:
         step = reader.call.get()
-        for delta in step.deltas:
-            if delta.text:
-                yield delta.text
+        yield from step.deltas
         for output in step.finished:
             if output.error is not None:
                 raise output.error
             reader.output = output
+
+
+def _texts(reader: _Reader) -> Generator[str, None, None]:
+    for delta in _deltas(reader):
+        if delta.text:
+            yield delta.text

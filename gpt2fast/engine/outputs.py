@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class Logprob(NamedTuple):
     """One candidate of one step, from the raw logits: before penalties, temperature, filters."""
@@ -29,12 +32,13 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class RequestMetrics:
-    """Times of one request, in seconds of ``time.perf_counter``."""
+    """Times of one request, in seconds of ``time.perf_counter``, of this process alone."""
 
     arrival_time: float
     scheduled_time: float  # the first step that ran part of it
     first_token_time: float
     finished_time: float
+    arrival_timestamp: float = 0.0  # ``arrival_time`` in seconds since 1970, of ``time.time``
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class RequestOutput:
     metrics: RequestMetrics
     error: Exception | None = None  # why the request failed; then ``outputs`` is empty
     finished: bool = True
+    prompt_logits: NDArray[np.float32] | None = None  # (T, V) of a prompt that was scored
 
 
 class Delta(NamedTuple):
@@ -58,6 +63,7 @@ class Delta(NamedTuple):
     token_id: int
     text: str  # may be "": part of a character, or perhaps the beginning of a stop string
     finish_reason: str | None  # set on the last delta of the completion
+    logprobs: dict[int, Logprob] | None = None  # the token's, then the best, if asked for
 
 
 class StepOutput(NamedTuple):

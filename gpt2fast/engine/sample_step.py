@@ -14,7 +14,7 @@ from gpt2fast.engine.logprobs import check_finite
 from gpt2fast.engine.sequence import Sequence
 from gpt2fast.errors import OptionError
 from gpt2fast.runners.base import RowSampling
-from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
+from gpt2fast.sampling_params import SamplingParams
 
 _GREEDY = SamplingParams(temperature=0)
 _NO_TOKENS = np.empty(0, np.int32)
@@ -34,9 +34,9 @@ def changes_logits(params: SamplingParams) -> bool:
 
 def is_sampled_by_runner(sequence: Sequence, processes_logits: bool) -> bool:
     """Whether the runner's token is the next one. The first tokens of several completions come from
-    one row of logits, and beams from all that is in theirs."""
+    one row of logits, beams from all that is in theirs, and a text that is scored has none."""
     request = sequence.request
-    if isinstance(request.params, BeamSearchParams):
+    if not isinstance(request.params, SamplingParams):
         return False
     if request.changes_logits and not processes_logits:
         return False

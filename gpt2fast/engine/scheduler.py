@@ -134,7 +134,8 @@ class Scheduler:
     def _admit(self, sequence: Sequence) -> bool:
         """Start a waiting sequence if its whole window fits beside the running ones."""
         window = sequence.window()
-        handle, cached = self.pool.create(window)
+        # A reused prefix would not be run and so give no logits.
+        handle, cached = self.pool.create(window[:1] if sequence.request.is_scored else window)
         needed = -(-len(window) // self.block_size) - cached // self.block_size
         # One block in reserve for each that may need it avoids preempting in the very next step.
         growing = sum(self._may_need_a_block(running) for running in self.running)
@@ -175,8 +176,10 @@ class Scheduler:
                 self._preempt(victim)
                 if victim is sequence:
                     return
-        samples = count == sequence.num_pending
-        chunks[sequence.key] = Chunk(sequence, handle, count, copies, samples)
+        num_logits = int(count == sequence.num_pending)
+        if sequence.request.is_scored:
+            num_logits = count
+        chunks[sequence.key] = Chunk(sequence, handle, count, copies, num_logits)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.num_preemptions += 1

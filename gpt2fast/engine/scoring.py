@@ -1,65 +1,50 @@
-"""Teacher-forced logits of a given text."""
+"""Teacher-forced logits of a given text: a request like any other, of which all rows are wanted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence as ReadOnlyList
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.engine.batch import block_tables
-from gpt2fast.engine.block_pool import BlockPool
-from gpt2fast.engine.input_processor import check_token_ids
-from gpt2fast.engine.scheduler import Scheduler
+from gpt2fast.config import ModelConfig
+from gpt2fast.engine.input_processor import check_token_ids, fresh_request_id
+from gpt2fast.engine.sequence import Request, Sequence
 from gpt2fast.errors import CacheExhaustedError, ContextOverflowError, counted
-from gpt2fast.runners.base import Runner, StepBatch
+from gpt2fast.sampling_params import ScoringParams
 
 
-def teacher_forced_logits(
-    runner: Runner, pool: BlockPool, scheduler: Scheduler, token_ids: Sequence[int]
-) -> NDArray[np.float32]:
-    """Logits (T, V) after each of the T ``token_ids``, run in chunks of ``max_batch_tokens``.
+def build_scoring_request(
+    config: ModelConfig, token_ids: ReadOnlyList[int], capacity: int
+) -> Request:
+    """A request for the logits after each of ``token_ids`` (T,).
 
-    Requests that are under way are preempted if the cache has no room beside them. Raises
-    ``RequestError`` for ids outside the vocabulary, ``ContextOverflowError`` for more tokens than
-    the context holds, and ``CacheExhaustedError`` for more than the whole cache holds.
+    Raises ``RequestError`` for ids outside the vocabulary, ``ContextOverflowError`` for more tokens
+    than the context holds, and ``CacheExhaustedError`` for more than a cache of ``capacity`` tokens
+    does.
     """
-    config = runner.config
-    tokens = np.array(check_token_ids(token_ids, config.vocab_size), dtype=np.int32)
+    tokens = check_token_ids(token_ids, config.vocab_size)
     if len(tokens) > config.n_positions:
         raise ContextOverflowError(
             f"{len(tokens)} tokens exceed the context of {config.n_positions}; score the text in "
             "windows of at most that many"
         )
-    logits = np.empty((len(tokens), config.vocab_size), dtype=np.float32)
-    # A reused prefix would not be run and so give no logits: nothing is looked up beyond a block.
-    handle, _ = pool.create(tokens[:1])
-    try:
-        for start in range(0, len(tokens), runner.max_batch_tokens):
-            chunk = tokens[start : start + runner.max_batch_tokens]
-            end = start + len(chunk)
-            _reserve(pool, scheduler, handle, end)
-            batch = StepBatch(
-                token_ids=chunk,
-                query_starts=np.array([0, len(chunk)], dtype=np.int32),
-                context_lens=np.array([start], dtype=np.int32),
-                block_tables=block_tables([handle], end, pool, runner.block_size),
-                logit_rows=np.arange(len(chunk), dtype=np.int32),
-            )
-            logits[start:end] = runner.step(batch)
-            pool.commit(handle, chunk)
-    finally:
-        pool.free(handle)
-    return logits
+    if len(tokens) > capacity:
+        raise CacheExhaustedError(
+            f"{counted(len(tokens), 'token')} need more KV cache than there is; raise "
+            "kv_cache_tokens"
+        )
+    params = ScoringParams()
+    request = Request(
+        fresh_request_id(), None, tokens, params, max_tokens=0, stop_ids=frozenset(), seed=0
+    )
+    request.prompt_logits = np.empty((len(tokens), config.vocab_size), np.float32)
+    return request
 
 
-def _reserve(pool: BlockPool, scheduler: Scheduler, handle: int, length: int) -> None:
-    try:
-        pool.reserve(handle, length)
-    except CacheExhaustedError as error:
-        if not scheduler.preempt_newest():
-            raise CacheExhaustedError(
-                f"{counted(length, 'token')} need more KV cache than there is; raise "
-                "kv_cache_tokens"
-            ) from error
-        _reserve(pool, scheduler, handle, length)
+def store_logits(sequence: Sequence, logits: NDArray[np.float32]) -> bool:
+    """Keep ``logits`` (N, V) of the tokens that were just run; whether they are the last."""
+    kept, end = sequence.request.prompt_logits, sequence.num_computed
+    assert kept is not None
+    kept[end - len(logits) : end] = logits
+    return end == len(kept)

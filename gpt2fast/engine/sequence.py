@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpt2fast.engine.detokenizer import IncrementalDetokenizer
 from gpt2fast.engine.outputs import Logprob, RequestMetrics
 from gpt2fast.engine.stop_strings import StopStrings
-from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
+from gpt2fast.sampling_params import BeamSearchParams, SamplingParams, ScoringParams
 
 if TYPE_CHECKING:
     from gpt2fast._C import LogitsProcessing
@@ -27,7 +27,7 @@ class Request:
         request_id: str,
         prompt: str | None,
         prompt_token_ids: list[int],
-        params: SamplingParams | BeamSearchParams,
+        params: SamplingParams | BeamSearchParams | ScoringParams,
         *,
         max_tokens: int,
         stop_ids: frozenset[int],
@@ -40,20 +40,26 @@ class Request:
         self.max_tokens = max_tokens  # with the context's end taken into account
         self.stop_ids = stop_ids
         self.seed = seed
+        self.is_scored = isinstance(params, ScoringParams)
+        self.prompt_logits: NDArray[np.float32] | None = None  # (T, V) of one that is scored
         self.changes_logits = False  # bias, penalties or bans come before a token is chosen
         self.is_streamed = False  # somebody reads the text as it comes
         self.arrival = -1  # order of admission to the engine; first come, first served
         self.sequences: list[Sequence] = []
         self.beams: BeamSearch | None = None
         self.num_forked = 0  # beams made so far besides the first
-        self.arrival_time = time.perf_counter()
+        self.arrival_time, self.arrival_timestamp = time.perf_counter(), time.time()
         self.scheduled_time = 0.0
         self.first_token_time = 0.0
 
     def metrics(self) -> RequestMetrics:
         """Times so far; the request ends now."""
         return RequestMetrics(
-            self.arrival_time, self.scheduled_time, self.first_token_time, time.perf_counter()
+            self.arrival_time,
+            self.scheduled_time,
+            self.first_token_time,
+            time.perf_counter(),
+            self.arrival_timestamp,
         )
 
 

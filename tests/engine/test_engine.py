@@ -10,11 +10,20 @@ import pytest
 from gpt2fast._C import BlockPool
 from gpt2fast.engine.engine import Engine
 from gpt2fast.engine.outputs import RequestOutput
-from gpt2fast.errors import ContextOverflowError, OptionError, RequestError
+from gpt2fast.engine.scoring import build_scoring_request
+from gpt2fast.errors import CacheExhaustedError, ContextOverflowError, OptionError, RequestError
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 from support.engine import oracle
 from support.engine.mock_runner import EOS, VOCAB_SIZE, MockRunner
-from support.engine.oracle import MODEL, TOKENIZER, assert_clean, expected_tokens, make_engine, run
+from support.engine.oracle import (
+    MODEL,
+    TOKENIZER,
+    assert_clean,
+    expected_tokens,
+    make_engine,
+    run,
+    score,
+)
 
 PROMPT = list(b"once upon")
 
@@ -263,22 +272,46 @@ def test_teacher_forced_logits() -> None:
     tokens = list(range(23))
     expected = MODEL.rows(np.array(tokens), len(tokens))
     for _ in range(2):  # the second time the prefix is known, and yet all rows are there
-        np.testing.assert_array_equal(engine.logits(tokens), expected)
+        np.testing.assert_array_equal(score(engine, tokens), expected)
     with pytest.raises(ContextOverflowError, match="128"):
-        engine.logits([1] * 129)
+        score(engine, [1] * 129)
     with pytest.raises(RequestError, match="empty"):
-        engine.logits([])
+        score(engine, [])
     assert_clean(engine)
 
 
-def test_scoring_beside_running_requests() -> None:
+def test_scoring_waits_for_room() -> None:
     engine = make_engine(num_blocks=12, max_batch_tokens=64)
     engine.add_request(PROMPT, greedy(), request_id="x")
     engine.step()
     tokens = list(range(45))
-    np.testing.assert_array_equal(engine.logits(tokens), MODEL.rows(np.array(tokens), 45))
+    request = build_scoring_request(engine.runner.config, tokens, 48)
+    engine.enqueue(request)
+    found = run(engine)
+    logits = found[request.request_id].prompt_logits
+    np.testing.assert_array_equal(logits, MODEL.rows(np.array(tokens), 45))
+    assert found["x"].outputs[0].token_ids == GREEDY_TOKENS
+    assert engine.stats()["preemptions"] == 0
+    with pytest.raises(CacheExhaustedError, match="49 tokens need more KV cache"):
+        score(engine, [1] * 49)
+
+
+def test_scoring_does_not_stop_others() -> None:
+    engine = make_engine(samples=False, max_batch_tokens=6)
+    engine.add_request(PROMPT, greedy(), request_id="x")
+    engine.step()
+    tokens = list(range(23))
+    request = build_scoring_request(engine.runner.config, tokens, 1000)
+    engine.enqueue(request)
+    deltas, output = 0, None
+    while output is None:
+        result = engine.step()
+        deltas += len(result.deltas)
+        output = next((o for o in result.finished if o.request_id == request.request_id), None)
+    assert deltas == 5  # beside a chunk of five tokens each
+    np.testing.assert_array_equal(output.prompt_logits, MODEL.rows(np.array(tokens), 23))
+    assert output.outputs == []
     assert run(engine)["x"].outputs[0].token_ids == GREEDY_TOKENS
-    assert engine.stats()["preemptions"] == 1
 
 
 def test_metrics_are_in_order() -> None:

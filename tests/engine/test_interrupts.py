@@ -40,8 +40,8 @@ def assert_whole(llm: LLM, task: Task) -> None:
     task.check()
     stats = llm.stats()
     assert stats["sequences"] == stats["running"] == stats["waiting"] == stats["used"] == 0
-    assert not llm._loop.thread.submissions
-    assert not llm._loop.thread.by_request
+    assert not llm.engine_loop.thread.submissions
+    assert not llm.engine_loop.thread.by_request
 
 
 CALLERS = (
@@ -215,8 +215,8 @@ def test_the_interpreter_ends(checkpoint: Path, tmp_path: Path, code: str) -> No
 
 def test_an_interrupted_close_frees_the_engine(llm: LLM) -> None:
     llm.generate([1, 2], GREEDY)
-    thread = llm._loop.thread
-    Call(llm._loop, Shutdown)  # whose caller has gone
+    thread = llm.engine_loop.thread
+    Call(llm.engine_loop, Shutdown)  # whose caller has gone
     with pytest.raises(GPT2FastError, match="closed"):
         llm.stats()
     assert thread._engine is None

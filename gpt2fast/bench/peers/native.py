@@ -73,7 +73,7 @@ class Native:
     def generate(
         self, prompts: Sequence[Sequence[int]], new_tokens: int, clock: Clock
     ) -> Generated:
-        found: Generated = self._llm._loop.run(partial(_generate, prompts, new_tokens, clock))
+        found: Generated = self._llm.engine_loop.run(partial(_generate, prompts, new_tokens, clock))
         return found
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:

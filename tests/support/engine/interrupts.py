@@ -216,7 +216,7 @@ def main(path: Path, count: int) -> None:
             held = {name: stats[name] for name in ("sequences", "running", "waiting", "used")}
             assert not any(held.values()), held
             assert stats["cached"] + stats["free"] == stats["num_blocks"]
-            thread = llm._loop.thread
+            thread = llm.engine_loop.thread
             assert not thread.submissions
             assert not thread.by_request
 

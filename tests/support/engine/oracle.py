@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gpt2fast._C import BlockPool
 from gpt2fast.engine.engine import Engine
 from gpt2fast.engine.outputs import RequestOutput
+from gpt2fast.engine.scoring import build_scoring_request
 from gpt2fast.runners.base import StepBatch
 from gpt2fast.runners.host_sampling import HostSampling
 from gpt2fast.sampling_params import SamplingParams
@@ -40,6 +44,16 @@ def batches_of(engine: Engine) -> list[StepBatch]:
     mock = runner.runner if isinstance(runner, HostSampling) else runner
     assert isinstance(mock, MockRunner)
     return mock.batches
+
+
+def score(engine: Engine, tokens: Sequence[int]) -> NDArray[np.float32]:
+    """Logits (T, V) after each of ``tokens``; runs the engine until nothing is left."""
+    capacity = engine.runner.num_blocks * engine.runner.block_size
+    request = build_scoring_request(engine.runner.config, tokens, capacity)
+    engine.enqueue(request)
+    logits = run(engine)[request.request_id].prompt_logits
+    assert logits is not None
+    return logits
 
 
 def run(engine: Engine, max_steps: int = 10_000) -> dict[str, RequestOutput]:
