@@ -16,7 +16,7 @@ from gpt2fast.engine.input_processor import build_request
 from gpt2fast.engine.logprobs import Logits, check_finite
 from gpt2fast.engine.multi_step import InFlightStep, MultiStepScheduler
 from gpt2fast.engine.output_processor import (
-    append_token,
+    append_tokens,
     record_logprobs,
     request_output,
     start_text,
@@ -199,11 +199,7 @@ class Engine:
         """Append the ``tokens`` of a sequence, or do with its ``logits`` (N, V) what it is for."""
         request = sequence.request
         if is_sampled_by_runner(sequence, self.runner.processes_logits):
-            row = None if logits is None else logits[0]
-            for token in tokens:
-                self._append(sequence, check_token(token), row, output)
-                if sequence.finish_reason is not None:
-                    return
+            self._append(sequence, tokens, None if logits is None else logits[0], output)
             return
         assert logits is not None
         if request.is_scored:
@@ -216,7 +212,7 @@ class Engine:
             rows = np.broadcast_to(logits, (len(sequences), logits.shape[1]))
             chosen = choose_tokens(rows, sampling_by_host(sequences)).tolist()
             for each, token in zip(sequences, chosen, strict=True):
-                self._append(each, check_token(token), logits[0], output)
+                self._append(each, [token], logits[0], output)
 
     def _fork_completions(self, first: Sequence) -> list[Sequence]:
         """The other completions of a prompt that was just run once for all of them."""
@@ -232,19 +228,21 @@ class Engine:
         return request.sequences[1:]
 
     def _append(
-        self, sequence: Sequence, token: int, logits: Logits | None, output: StepOutput
+        self, sequence: Sequence, tokens: list[int], logits: Logits | None, output: StepOutput
     ) -> None:
-        """Append the token that was chosen, from ``logits`` (V,) if anybody wants to know; ends the
-        request where it was its last."""
+        """Append ``tokens``, of which there is one if anybody wants to know its ``logits`` (V,);
+        ends the request where they were its last."""
         request = sequence.request
         params = request.params
         assert isinstance(params, SamplingParams)
         if params.logprobs is not None:
             assert logits is not None
-            record_logprobs(sequence, logits, token, params.logprobs, self._detokenizer)
+            (token,) = tokens
+            count = params.logprobs
+            record_logprobs(sequence, logits, check_token(token), count, self._detokenizer)
         if not request.first_token_time:
             request.first_token_time = time.perf_counter()
-        output.deltas.append(append_token(sequence, token))
+        append_tokens(sequence, tokens, output.deltas)
         if sequence.finish_reason is None:
             if self._slide_window(sequence):
                 self._scheduler.restart(sequence)

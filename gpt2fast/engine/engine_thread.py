@@ -56,17 +56,22 @@ class EngineThread:
         if self.is_closed:
             raise closed_error()
         self.input_queue.put(message)
-        if (engine := self._engine) is not None:
-            engine.stop_early()
+        self.stop_early()
         # A thread too many ends at once. Where a caller was stopped here, the next one starts it.
         if not self._running.locked():
             start_new_thread(self._run, ())
+
+    def stop_early(self) -> None:
+        """Let the engine look at the queue after the step under way."""
+        if (engine := self._engine) is not None:
+            engine.stop_early()
 
     def join_at_exit(self) -> None:
         """Close, wait for the step under way, and never run again."""
         if self._process != os.getpid():  # the parent's: it has no thread here
             return
         self.input_queue.put(Shutdown(weakref.ref(OutputQueue())))
+        self.stop_early()
         self._running.acquire()
         self.close()
 

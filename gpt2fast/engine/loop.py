@@ -126,3 +126,4 @@ class Call(Generic[T]):
     def cancel(self) -> None:
         """Abort what has not ended; nothing more can be got then."""
         self._thread.input_queue.put(self._reference)
+        self._thread.stop_early()

@@ -7,6 +7,7 @@ the runner's work is in order, so nothing that is written into those blocks late
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -19,10 +20,11 @@ from gpt2fast.engine.sample_step import needs_logits, sampling_by_runner, stop_t
 from gpt2fast.engine.sequence import Sequence
 from gpt2fast.runners.base import KnownTokens, PendingTokens, SamplingRunner
 
-# Seconds that one call may take: for requests whose text is streamed, and for others. What comes in
-# meanwhile ends the call, so it is for those that leave that the second is short, too.
+# Seconds that one call may take where somebody reads the text as it comes, and where stop strings
+# are looked for, which only the host finds. Other calls take as many steps as the runner can:
+# whatever comes in meanwhile ends them.
 _STREAMED_CALL = 0.016
-_CALL = 0.05
+_SEARCHED_CALL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +137,11 @@ class MultiStepScheduler:
         wanted = max(left) if self.runner.runs_ahead else min(left)
         room = self.runner.config.n_positions - max(m.start for m in members)
         steps = min(self.runner.max_steps, wanted - ahead, room - ahead)
-        is_streamed = any(m.sequence.request.is_streamed for m in members)
-        most = _STREAMED_CALL if is_streamed else _CALL
+        most = math.inf
+        if any(m.sequence.request.is_streamed for m in members):
+            most = _STREAMED_CALL
+        elif any(m.sequence.stop_strings is not None for m in members):
+            most = _SEARCHED_CALL
         if self._step_seconds * steps <= most:
             return steps
         return min(steps, max(1, int(most / self._step_seconds)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as ReadOnlyList
+
 from gpt2fast.engine.detokenizer import Detokenizer
 from gpt2fast.engine.logprobs import Logits, top_logprobs
 from gpt2fast.engine.outputs import CompletionOutput, Delta, Logprob, RequestOutput
+from gpt2fast.engine.sample_step import check_token
 from gpt2fast.engine.sequence import Request, Sequence
 from gpt2fast.engine.stop_strings import StopStrings
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
@@ -31,47 +34,72 @@ def record_logprobs(
     sequence.cumulative_logprob += step[token].logprob
 
 
-def append_token(sequence: Sequence, token: int) -> Delta:
-    """Add the chosen ``token``; decides whether the sequence is finished, and why."""
+def append_tokens(sequence: Sequence, tokens: ReadOnlyList[int], deltas: list[Delta]) -> None:
+    """Add the ``tokens`` that a sampler gave, and a delta for each, up to the one that finishes the
+    sequence. Raises what ``check_token`` does."""
     request = sequence.request
     params = request.params
     assert isinstance(params, SamplingParams)
-    sequence.token_ids.append(token)
-    num_output = sequence.num_output
-    text = ""
-    if token in request.stop_ids and num_output > params.min_tokens:
-        sequence.finish_reason = "stop"
-        sequence.stop_reason = token if token in params.stop_token_ids else None
-        if params.include_stop_str_in_output:
-            text = _push_text(sequence, token, may_stop=False)
-    else:
-        text = _push_text(sequence, token, may_stop=num_output >= params.min_tokens)
-        if sequence.finish_reason is None and num_output >= request.max_tokens:
-            sequence.finish_reason = "length"
-    if sequence.finish_reason and not isinstance(sequence.stop_reason, str):
-        text += _flush_text(sequence)
-    if text:
-        sequence.text_parts.append(text)
+    stop_ids, min_tokens = request.stop_ids, params.min_tokens
+    request_id, index, stream = request.request_id, sequence.index, sequence.text_stream
     logprobs = sequence.logprobs[-1] if params.logprobs is not None else None
-    return Delta(request.request_id, sequence.index, token, text, sequence.finish_reason, logprobs)
+    num_output = sequence.num_output
+    for token in tokens:
+        if token < 0:
+            check_token(token)
+        sequence.token_ids.append(token)
+        num_output += 1
+        if token in stop_ids and num_output > min_tokens:
+            text = _stop(sequence, token)
+        else:
+            text = "" if stream is None else stream.push(token)
+            if text and sequence.stop_strings is not None:
+                text = _search(sequence, text, num_output >= min_tokens)
+            if num_output >= request.max_tokens and sequence.finish_reason is None:
+                sequence.finish_reason = "length"
+        if sequence.finish_reason is not None and not isinstance(sequence.stop_reason, str):
+            text += _flush_text(sequence)
+        if text:
+            sequence.text_parts.append(text)
+        deltas.append(Delta(request_id, index, token, text, sequence.finish_reason, logprobs))
+        if sequence.finish_reason is not None:
+            return
 
 
-def _push_text(sequence: Sequence, token: int, may_stop: bool) -> str:
-    if sequence.text_stream is None:
+def _stop(sequence: Sequence, token: int) -> str:
+    """A stop token ends the sequence; its text, if that is shown."""
+    params = sequence.request.params
+    assert isinstance(params, SamplingParams)
+    sequence.finish_reason = "stop"
+    sequence.stop_reason = token if token in params.stop_token_ids else None
+    if not params.include_stop_str_in_output or sequence.text_stream is None:
         return ""
     text = sequence.text_stream.push(token)
-    if sequence.stop_strings is not None and text:
-        text, stop = sequence.stop_strings.push(text, may_stop)
-        if stop is not None:
-            sequence.finish_reason, sequence.stop_reason = "stop", stop
+    if text and sequence.stop_strings is not None:
+        text = _search(sequence, text, may_stop=False)
+    return text
+
+
+def _search(sequence: Sequence, text: str, may_stop: bool) -> str:
+    """What of ``text`` can be shown; a stop string in it ends the sequence."""
+    assert sequence.stop_strings is not None
+    text, stop = sequence.stop_strings.push(text, may_stop)
+    if stop is not None:
+        sequence.finish_reason, sequence.stop_reason = "stop", stop
     return text
 
 
 def _flush_text(sequence: Sequence) -> str:
+    """What was held back of a sequence that has ended. A stop string may be complete in it, where
+    a tokenizer's decoder gives text at the end."""
     if sequence.text_stream is None:
         return ""
     rest = sequence.text_stream.flush()
-    return rest if sequence.stop_strings is None else sequence.stop_strings.flush() + rest
+    if sequence.stop_strings is None:
+        return rest
+    may_stop = sequence.finish_reason == "length"
+    text = _search(sequence, rest, may_stop) if rest else ""
+    return text + ("" if isinstance(sequence.stop_reason, str) else sequence.stop_strings.flush())
 
 
 def request_output(

@@ -46,7 +46,7 @@ class CpuRunner:
     """
 
     block_size: int = _C.BLOCK_TOKENS
-    max_steps = 16
+    max_steps = 32
     processes_logits = True
     runs_ahead = False
 
