@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gpt2fast.engine import multi_step
 from gpt2fast.errors import CacheExhaustedError
 from gpt2fast.sampling_params import BeamSearchParams, SamplingParams
 from support.engine.mock_runner import mock_config
@@ -29,9 +27,6 @@ SAMPLING = st.builds(
 GREEDY = st.builds(SamplingParams, temperature=st.just(0.0), max_tokens=st.integers(1, 9))
 BEAMS = st.builds(BeamSearchParams, beam_width=st.integers(1, 3), max_tokens=st.integers(1, 8))
 
-# No decision by the clock: hypothesis runs the same moves again.
-multi_step._SEARCHED_CALL = math.inf
-
 
 class EngineMachine(RuleBasedStateMachine):
     @initialize(
@@ -46,11 +41,14 @@ class EngineMachine(RuleBasedStateMachine):
         config = mock_config(N_POSITIONS)
         self.engine = make_engine(prefix_caching, samples, config=config, **options)
         self.open: dict[str, tuple[list[int], Any]] = {}
+        self.added = 0
         self.capacity = options["num_blocks"] * options["block_size"]
 
     @rule(prompt=PROMPTS, params=st.one_of(SAMPLING, GREEDY, BEAMS))
     def add(self, prompt: list[int], params: Any) -> None:
-        self.open[self.engine.add_request(prompt, params)] = (prompt, params)
+        self.added += 1
+        request_id = self.engine.add_request(prompt, params, request_id=f"{self.added:06}")
+        self.open[request_id] = (prompt, params)
 
     @rule(choice=st.randoms(use_true_random=False))
     def abort(self, choice: Any) -> None:
