@@ -11,6 +11,8 @@ from gpt2fast.engine.block_pool import BlockPool
 from gpt2fast.engine.sequence import Sequence
 from gpt2fast.runners.base import StepBatch
 
+Integers = list[int] | NDArray[np.int32]
+
 
 @dataclass(slots=True)
 class Chunk:
@@ -42,12 +44,23 @@ def assemble(chunks: list[Chunk], pool: BlockPool, block_size: int, steps: int =
         rows += range(len(token_ids) - chunk.num_logits, len(token_ids))
     handles = [chunk.handle for chunk in chunks]
     tables = block_tables(handles, longest + steps - 1, pool, block_size)
+    return step_batch(token_ids, starts, contexts, rows, tables)
+
+
+def step_batch(
+    token_ids: Integers,
+    query_starts: Integers,
+    context_lens: Integers,
+    logit_rows: Integers,
+    tables: NDArray[np.int32],
+) -> StepBatch:
+    """A ``StepBatch`` of lists or arrays; those that are arrays of int32 are not copied."""
     return StepBatch(
-        token_ids=np.array(token_ids, dtype=np.int32),
-        query_starts=np.array(starts, dtype=np.int32),
-        context_lens=np.array(contexts, dtype=np.int32),
+        token_ids=np.asarray(token_ids, np.int32),
+        query_starts=np.asarray(query_starts, np.int32),
+        context_lens=np.asarray(context_lens, np.int32),
         block_tables=tables,
-        logit_rows=np.array(rows, dtype=np.int32),
+        logit_rows=np.asarray(logit_rows, np.int32),
     )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from gpt2fast._C import BlockPool
 from gpt2fast.checkpoint import Checkpoint
+from gpt2fast.engine.batch import block_tables, step_batch
 from gpt2fast.errors import CacheExhaustedError
 from gpt2fast.hf.backend.fork_safe_lock import ForkSafeLock
 from gpt2fast.hf.backend.last_run import LastRun
@@ -182,15 +183,8 @@ class Backend:
         logit_rows: NDArray[np.int32],
     ) -> StepBatch:
         longest = max(contexts) + len(tokens)  # an upper bound
-        tables = np.empty((len(handles), -(-longest // BLOCK_SIZE)), np.int32)
-        self.pool.fill_block_tables(np.array(handles, np.int64), tables)
-        return StepBatch(
-            token_ids=tokens,
-            query_starts=starts,
-            context_lens=np.array(contexts, np.int32),
-            block_tables=tables,
-            logit_rows=logit_rows,
-        )
+        tables = block_tables(handles, longest, self.pool, BLOCK_SIZE)
+        return step_batch(tokens, starts, contexts, logit_rows, tables)
 
 
 @cache
