@@ -96,16 +96,36 @@ class Worker:
         return answer
 
 
-def measure(workers: list[Worker], case: list[Any], rounds: int) -> dict[str, list[list[float]]]:
-    """Answers of each worker; the first round is not counted."""
-    found: dict[str, list[list[float]]] = {worker.name: [] for worker in workers}
+def measure(
+    workers: list[Worker], form: str, batch: int, tokens: int, rounds: int
+) -> dict[tuple[str, str], list[list[float]]]:
+    """Answers by kind of sampling and worker; the first round is not counted."""
+    pairs = [(kind, worker) for kind in SAMPLING for worker in workers]
+    found: dict[tuple[str, str], list[list[float]]] = {(k, w.name): [] for k, w in pairs}
     for number in range(rounds + 1):
-        start = number % len(workers)
-        for worker in workers[start:] + workers[:start]:
-            answer = worker.ask(case)
+        start = number % len(pairs)
+        for kind, worker in pairs[start:] + pairs[:start]:
+            answer = worker.ask([form, batch, SAMPLING[kind], tokens])
             if number:
-                found[worker.name].append(answer)
+                found[kind, worker.name].append(answer)
     return found
+
+
+def report(found: dict[tuple[str, str], list[list[float]]], title: str, base: str) -> None:
+    """A line for each kind of sampling and checkout."""
+
+    def ratio(first: tuple[str, str], second: tuple[str, str]) -> float:
+        return median(a[0] / b[0] for a, b in zip(found[first], found[second], strict=True))
+
+    for (kind, worker), answers in found.items():
+        step, outside = (median(each) for each in zip(*answers, strict=True))
+        mine = kind, worker
+        print(
+            f"{title} {kind:10s} {worker:12s} {step * 1e3:8.3f} ms {outside * 1e6:7.1f} us outside"
+            f"  {ratio((kind, base), mine):5.3f}x base  {ratio(('greedy', worker), mine):5.3f} of"
+            " greedy",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -129,21 +149,8 @@ def main() -> None:
     workers = [Worker(checkout, model.resolve()) for checkout in arguments.checkouts]
     print(processor_name(), flush=True)
     for form, batch in product(arguments.formats, arguments.batches):
-        greedy: dict[str, float] = {}
-        for name, options in SAMPLING.items():
-            case = [form, batch, options, arguments.tokens]
-            found = measure(workers, case, arguments.rounds)
-            base = found[workers[-1].name]
-            for worker, answers in found.items():
-                step, outside = (median(each) for each in zip(*answers, strict=True))
-                greedy.setdefault(worker, step)
-                ratio = median(b[0] / a[0] for a, b in zip(answers, base, strict=True))
-                print(
-                    f"{form:8s} batch {batch:2d} {name:10s} {worker:12s} {step * 1e3:8.3f} ms"
-                    f" {outside * 1e6:7.1f} us outside  {ratio:5.3f}x base"
-                    f"  {greedy[worker] / step:5.3f} of greedy",
-                    flush=True,
-                )
+        found = measure(workers, form, batch, arguments.tokens, arguments.rounds)
+        report(found, f"{form:8s} batch {batch:2d}", workers[-1].name)
 
 
 if __name__ == "__main__":
