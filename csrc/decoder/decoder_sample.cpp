@@ -108,7 +108,7 @@ void Decoder::choose(Worker& worker, Sampler& sampler) {
   phase(worker, shares, [&](int32_t share) { sampler.draw(share); });
   phase(worker, rows, [&](int32_t row) { sampler.choose_drawn(row); });
   if (!sampler.any_top_p()) return;
-  phase(worker, shares, [&](int32_t share) { sampler.weigh_above(share); });
+  phase(worker, shares, [&](int32_t share) { sampler.weigh_share(share); });
   phase(worker, rows, [&](int32_t row) { sampler.check_top_p(row); });
 }
 

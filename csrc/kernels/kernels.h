@@ -79,8 +79,8 @@ struct AttentionArgs {
   int64_t out_stride;
 };
 
-// Weights of tokens are integers, so that sums are the same in any order: this one for the largest
-// logit.
+// Weights of tokens are integers, so that sums are the same in any order: this one for the
+// largest logit.
 constexpr int64_t kWeightOfMost = int64_t{1} << 30;
 
 // One row of logits from which a token is chosen.
@@ -100,6 +100,11 @@ struct Perturbed {
   int32_t token;
 };
 
+// Sums of kWeightOfMost * exp((logit - most) / temperature), rounded.
+struct WeightSums {
+  int64_t all, larger;
+};
+
 struct KernelTable {
   // Outputs of panels [begin, end) for all rows.
   void (*matmul)(const MatmulArgs& args, int32_t panel_begin, int32_t panel_end);
@@ -116,9 +121,9 @@ struct KernelTable {
   // is that, or no number.
   void (*block_maxima)(const float* logits, int32_t vocab, int32_t begin, int32_t end,
                        float* maxima);
-  // The sum of kWeightOfMost * exp((logit - most) / temperature), rounded, of logits from `bound`
-  // on in these blocks.
-  int64_t (*weight_from)(const SampleArgs& args, int32_t begin, int32_t end);
+  // Sums over logits in these blocks: of those from `bound` on, and of those from `above` on, which
+  // is not less.
+  void (*weigh)(const SampleArgs& args, float above, int32_t begin, int32_t end, WeightSums* sums);
   // The logits from `bound` on, in order of their tokens, into `out` (V,); returns how many.
   int32_t (*logits_from)(const SampleArgs& args, float* out);
   // The largest of `best` and of the tokens from `bound` on in these blocks; of equal ones the

@@ -45,8 +45,11 @@ GPT2FAST_INLINE Words every_second(uint32_t first) {
   return {_mm512_add_epi64(_mm512_set1_epi64(first), _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0))};
 }
 GPT2FAST_INLINE Words product(Words a, Words b) { return {_mm512_mul_epu32(a.v, b.v)}; }
-GPT2FAST_INLINE Words high(Words a) { return {_mm512_srli_epi64(a.v, 32)}; }
-GPT2FAST_INLINE Words operator^(Words a, Words b) { return {_mm512_xor_si512(a.v, b.v)}; }
+// A shuffle: shifts share the port of products.
+GPT2FAST_INLINE Words high(Words a) { return {_mm512_shuffle_epi32(a.v, _MM_PERM_DDBB)}; }
+GPT2FAST_INLINE Words xor3(Words a, Words b, Words c) {
+  return {_mm512_ternarylogic_epi64(a.v, b.v, c.v, 0x96)};
+}
 GPT2FAST_INLINE V16 interleave(const Words* a) {
   return {
       _mm512_castsi512_ps(_mm512_mask_blend_epi32(0xAAAA, a[0].v, _mm512_slli_epi64(a[1].v, 32)))};
@@ -99,7 +102,9 @@ GPT2FAST_INLINE Words every_second(uint32_t first) {
 }
 GPT2FAST_INLINE Words product(Words a, Words b) { return {_mm256_mul_epu32(a.v, b.v)}; }
 GPT2FAST_INLINE Words high(Words a) { return {_mm256_srli_epi64(a.v, 32)}; }
-GPT2FAST_INLINE Words operator^(Words a, Words b) { return {_mm256_xor_si256(a.v, b.v)}; }
+GPT2FAST_INLINE Words xor3(Words a, Words b, Words c) {
+  return {_mm256_xor_si256(_mm256_xor_si256(a.v, b.v), c.v)};
+}
 GPT2FAST_INLINE __m256 interleave_half(Words even, Words odd) {
   return _mm256_castsi256_ps(_mm256_blend_epi32(even.v, _mm256_slli_epi64(odd.v, 32), 0xAA));
 }
@@ -160,8 +165,8 @@ GPT2FAST_INLINE Words product(const Words& a, const Words& b) {
   GPT2FAST_EACH_WORD((a.v[i] & 0xFFFFFFFF) * (b.v[i] & 0xFFFFFFFF));
 }
 GPT2FAST_INLINE Words high(const Words& a) { GPT2FAST_EACH_WORD(a.v[i] >> 32); }
-GPT2FAST_INLINE Words operator^(const Words& a, const Words& b) {
-  GPT2FAST_EACH_WORD(a.v[i] ^ b.v[i]);
+GPT2FAST_INLINE Words xor3(const Words& a, const Words& b, const Words& c) {
+  GPT2FAST_EACH_WORD(a.v[i] ^ b.v[i] ^ c.v[i]);
 }
 GPT2FAST_INLINE V16 interleave(const Words* a) {
   uint32_t bits[16];
@@ -176,33 +181,49 @@ GPT2FAST_INLINE void counters(uint32_t first, Words* c) {
 
 #endif
 
-// noise_bits() of the tokens of a block, sixteen a vector.
+// Blocks whose noise is made together. The rounds are a chain of latencies: two blocks fill the
+// gaps, where there are registers for them.
+#if defined(__AVX512F__)
+constexpr int kBlocksAtOnce = 2;
+#else
+constexpr int kBlocksAtOnce = 1;
+#endif
+
+// noise_bits() of the tokens of kBlocksAtOnce blocks, sixteen a vector.
 GPT2FAST_INLINE void block_noise_bits(const NoiseKey& key, int32_t block, V16* out) {
-  Words c0[kWordVectors], c1[kWordVectors], c2[kWordVectors], c3[kWordVectors];
-  counters(static_cast<uint32_t>(block) * 16, c0);
-  for (int i = 0; i < kWordVectors; ++i) {
+  constexpr int kVectors = kWordVectors * kBlocksAtOnce;
+  Words c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
+  for (int b = 0; b < kBlocksAtOnce; ++b) {
+    counters(static_cast<uint32_t>(block + b) * 16, c0 + b * kWordVectors);
+  }
+  for (int i = 0; i < kVectors; ++i) {
     c1[i] = splat_word(key.draw);
     c2[i] = splat_word(key.stream);
     c3[i] = splat_word(0);
   }
   const Words m0 = splat_word(philox::kMultiplier0), m1 = splat_word(philox::kMultiplier1);
   uint32_t k0 = static_cast<uint32_t>(key.seed), k1 = static_cast<uint32_t>(key.seed >> 32);
+  GPT2FAST_UNROLL
   for (int round = 0; round < philox::kRounds; ++round) {
     const Words key0 = splat_word(k0), key1 = splat_word(k1);
-    for (int i = 0; i < kWordVectors; ++i) {
+    GPT2FAST_UNROLL
+    for (int i = 0; i < kVectors; ++i) {
       const Words p0 = product(c0[i], m0), p1 = product(c2[i], m1);
-      c0[i] = high(p1) ^ c1[i] ^ key0;
+      c0[i] = xor3(high(p1), c1[i], key0);
       c1[i] = p1;
-      c2[i] = high(p0) ^ c3[i] ^ key1;
+      c2[i] = xor3(high(p0), c3[i], key1);
       c3[i] = p0;
     }
     k0 += philox::kWeyl0;
     k1 += philox::kWeyl1;
   }
-  out[0] = interleave(c0);
-  out[1] = interleave(c1);
-  out[2] = interleave(c2);
-  out[3] = interleave(c3);
+  for (int b = 0; b < kBlocksAtOnce; ++b) {
+    const int first = b * kWordVectors;
+    out[4 * b] = interleave(c0 + first);
+    out[4 * b + 1] = interleave(c1 + first);
+    out[4 * b + 2] = interleave(c2 + first);
+    out[4 * b + 3] = interleave(c3 + first);
+  }
 }
 
 // At least gumbel_noise(bits), and at most 0.09 more where the uniform variable is small: log2 of a
@@ -236,19 +257,23 @@ static void block_maxima(const float* logits, int32_t vocab, int32_t begin, int3
   }
 }
 
-static int64_t weight_from(const SampleArgs& args, int32_t begin, int32_t end) {
+static void weigh(const SampleArgs& args, float above, int32_t begin, int32_t end,
+                  WeightSums* sums) {
   const V16 most = splat(args.most), inverse = splat(args.inverse_temperature);
-  const V16 bound = splat(args.bound), unit = splat(static_cast<float>(kWeightOfMost));
-  RoundedSum sum;
+  const V16 bound = splat(args.bound), second = splat(above);
+  const V16 unit = splat(static_cast<float>(kWeightOfMost)), zero = splat(0.0f);
+  RoundedSum all, larger;
   for (int32_t block = begin; block < end; ++block) {
     if (args.maxima[block] < args.bound) continue;
+    const bool has_larger = args.maxima[block] >= above;
     for (int32_t i = 0; i < kNoiseBlock; i += 16) {
       const V16 x = logits_at(args.logits, args.vocab, block * kNoiseBlock + i);
-      const V16 weight = exp((x - most) * inverse) * unit;
-      add_rounded(sum, select_less(x, bound, splat(0.0f), weight));
+      const V16 weight = select_less(x, bound, zero, exp((x - most) * inverse) * unit);
+      add_rounded(all, weight);
+      if (has_larger) add_rounded(larger, select_less(x, second, zero, weight));
     }
   }
-  return total(sum);
+  *sums = {total(all), total(larger)};
 }
 
 static int32_t logits_from(const SampleArgs& args, float* out) {
@@ -284,14 +309,17 @@ static void gumbel_max(const SampleArgs& args, int32_t begin, int32_t end, Pertu
     return static_cast<float>(score - 1e-3 - 1e-5 * fabs(score));
   };
   float floor = floor_of(best->score);
-  for (int32_t block = begin; block < end; ++block) {
-    const float largest = args.maxima[block];
-    if (largest < args.bound) continue;
+  for (int32_t block = begin; block < end; block += kBlocksAtOnce) {
+    float largest = args.maxima[block];
+    const int32_t last = block + kBlocksAtOnce < end ? block + kBlocksAtOnce : end;
+    for (int32_t b = block + 1; b < last; ++b) {
+      largest = args.maxima[b] > largest ? args.maxima[b] : largest;
+    }
     const float scaled = (largest - args.most) * args.inverse_temperature;
-    if (scaled + static_cast<float>(kMostNoise) < floor) continue;
-    V16 bits[4];
+    if (largest < args.bound || scaled + static_cast<float>(kMostNoise) < floor) continue;
+    V16 bits[4 * kBlocksAtOnce];
     block_noise_bits(args.noise, block, bits);
-    for (int32_t i = 0; i < 4; ++i) {
+    for (int32_t i = 0; i < 4 * (last - block); ++i) {
       const int32_t first = block * kNoiseBlock + 16 * i;
       const V16 x = logits_at(args.logits, args.vocab, first);
       const V16 bound = fma(x - most, inverse, noise_bound(bits[i]));

@@ -11,9 +11,8 @@ namespace gpt2fast {
 namespace GPT2FAST_ISA {
 
 extern const KernelTable kTable;
-const KernelTable kTable = {matmul,     quantize,     layer_norm,  append_kv,
-                            attention,  block_maxima, weight_from, logits_from,
-                            gumbel_max, perturbed,    stream,      peak};
+const KernelTable kTable = {matmul, quantize,    layer_norm, append_kv, attention, block_maxima,
+                            weigh,  logits_from, gumbel_max, perturbed, stream,    peak};
 
 }  // namespace GPT2FAST_ISA
 }  // namespace gpt2fast

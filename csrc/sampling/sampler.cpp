@@ -140,54 +140,53 @@ void Sampler::draw(int32_t share) {
   const int32_t begin = block_begin(share), end = std::min(begin + kBlocksOfShare, blocks_);
   part.best = row.chosen;
   kernels_.gumbel_max(row.args, begin, end, &part.best);
-  if (sampling_[share / shares_].top_p == 1.0f) return;
-  SampleArgs kept = row.args;
-  kept.bound = row.kept;
-  part.total = kernels_.weight_from(kept, begin, end);
 }
 
 void Sampler::choose_drawn(int32_t index) {
   Row& row = rows_[index];
   if (!row.is_random) return;
-  row.total = 0;
   for (int32_t s = 0; s < shares_; ++s) {
-    const Share& part = parts_[int64_t{index} * shares_ + s];
-    const bool is_first = part.best.score == row.chosen.score && part.best.token < row.chosen.token;
-    if (part.best.score > row.chosen.score || is_first) row.chosen = part.best;
-    row.total += part.total;
+    const Perturbed& best = parts_[int64_t{index} * shares_ + s].best;
+    const bool is_first = best.score == row.chosen.score && best.token < row.chosen.token;
+    if (best.score > row.chosen.score || is_first) row.chosen = best;
   }
   row.is_random = sampling_[index].top_p < 1.0f;
 }
 
-// For the weight of those larger than the token chosen.
-SampleArgs Sampler::above(const Row& row) const {
-  SampleArgs args = row.args;
-  args.bound = std::nextafter(args.logits[row.chosen.token], kInfinity);
-  return args;
+float Sampler::above_chosen(const Row& row) {
+  return std::nextafter(row.args.logits[row.chosen.token], kInfinity);
 }
 
-void Sampler::weigh_above(int32_t share) {
+// What top-k leaves, and of it those larger than the token chosen.
+void Sampler::weigh_share(int32_t share) {
   const Row& row = rows_[share / shares_];
   if (!row.is_random) return;
   const int32_t begin = block_begin(share), end = std::min(begin + kBlocksOfShare, blocks_);
-  parts_[share].above = kernels_.weight_from(above(row), begin, end);
+  SampleArgs kept = row.args;
+  kept.bound = row.kept;
+  kernels_.weigh(kept, above_chosen(row), begin, end, &parts_[share].weights);
 }
 
 void Sampler::check_top_p(int32_t index) {
   Row& row = rows_[index];
   if (!row.is_random) return;
-  int64_t weight = 0;
-  for (int32_t s = 0; s < shares_; ++s) weight += parts_[int64_t{index} * shares_ + s].above;
-  const double target = double{sampling_[index].top_p} * static_cast<double>(row.total);
+  WeightSums sums{0, 0};
+  for (int32_t s = 0; s < shares_; ++s) {
+    const WeightSums& part = parts_[int64_t{index} * shares_ + s].weights;
+    sums.all += part.all;
+    sums.larger += part.larger;
+  }
+  const double target = double{sampling_[index].top_p} * static_cast<double>(sums.all);
   // One in twenty goes round again where p is 0.95; what is left shrinks each time.
-  while (static_cast<double>(weight) >= target) {
-    const SampleArgs larger = above(row);
-    row.args.bound = larger.bound;
+  while (static_cast<double>(sums.larger) >= target) {
+    row.args.bound = above_chosen(row);
     row.chosen.token = static_cast<int32_t>(
         std::find(row.args.logits, row.args.logits + vocab_, row.args.most) - row.args.logits);
     row.chosen.score = kernels_.perturbed(row.args, row.chosen.token);
     kernels_.gumbel_max(row.args, 0, blocks_, &row.chosen);
-    weight = kernels_.weight_from(above(row), 0, blocks_);
+    SampleArgs larger = row.args;
+    larger.bound = above_chosen(row);
+    kernels_.weigh(larger, larger.bound, 0, blocks_, &sums);
   }
   row.is_random = false;
 }
@@ -201,7 +200,7 @@ void sample_rows(const KernelTable& kernels, const float* logits, int32_t vocab,
   for (int32_t i = 0; i < count; ++i) sampler.choose_largest(i);
   for (int32_t i = 0; i < shares; ++i) sampler.draw(i);
   for (int32_t i = 0; i < count; ++i) sampler.choose_drawn(i);
-  for (int32_t i = 0; i < shares; ++i) sampler.weigh_above(i);
+  for (int32_t i = 0; i < shares; ++i) sampler.weigh_share(i);
   for (int32_t i = 0; i < count; ++i) sampler.check_top_p(i);
   for (int32_t i = 0; i < count; ++i) tokens[i] = sampler.token(i);
 }

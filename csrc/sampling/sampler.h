@@ -52,7 +52,7 @@ class Sampler {
   void choose_largest(int32_t row);
   void draw(int32_t share);         // if any_random
   void choose_drawn(int32_t row);   // if any_random
-  void weigh_above(int32_t share);  // if any_top_p
+  void weigh_share(int32_t share);  // if any_top_p
   void check_top_p(int32_t row);    // if any_top_p
 
   // After the last phase: a token, or one of the negative values above.
@@ -62,18 +62,17 @@ class Sampler {
   // A part of the blocks of a row.
   struct Share {
     Perturbed best;
-    int64_t total, above;  // weights of what top-k leaves, and of those larger than the best
+    WeightSums weights;
   };
   struct Row {
     SampleArgs args;
     float kept;  // the bound of top-k: what top-p's p is a part of
     Perturbed chosen;
-    int64_t total;
     bool is_random;          // and not decided yet
     bool is_finite = false;  // the largest logit was, before any processing
   };
 
-  SampleArgs above(const Row& row) const;
+  static float above_chosen(const Row& row);
   float bound_of_about(const SampleArgs& args, int32_t k) const;
   float kth_largest(const Row& row, int32_t k) const;
   int32_t block_begin(int32_t share) const;

@@ -63,7 +63,7 @@ TEST(tasks_can_be_done_in_any_order) {
   backwards(sampler.num_rows(), [&](int32_t i) { sampler.choose_largest(i); });
   backwards(sampler.num_shares(), [&](int32_t i) { sampler.draw(i); });
   backwards(sampler.num_rows(), [&](int32_t i) { sampler.choose_drawn(i); });
-  backwards(sampler.num_shares(), [&](int32_t i) { sampler.weigh_above(i); });
+  backwards(sampler.num_shares(), [&](int32_t i) { sampler.weigh_share(i); });
   backwards(sampler.num_rows(), [&](int32_t i) { sampler.check_top_p(i); });
   for (int32_t r = 0; r < sampler.num_rows(); ++r) CHECK(sampler.token(r) == expected[r]);
 }
