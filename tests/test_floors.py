@@ -31,6 +31,19 @@ FLOORS: list[set[str]] = [
     {"cli"},
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
+# The floors within a package: its folders and files, lowest first.
+INNER_FLOORS: dict[str, list[set[str]]] = {
+    "compress": [
+        {"budget", "progress"},
+        {"state", "calibration"},
+        {"prune", "quantize", "distill"},
+        {"recipe"},
+        {"options"},
+        {"search"},
+        {"report"},
+        {"artifact", "run"},
+    ],
+}
 CSRC_FLOORS = ["core", "sampling", "kernels", "kv_cache", "decoder", "bindings"]
 CORE_DEPENDENCIES = {"numpy", "safetensors", "tokenizers", "huggingface_hub"}
 
@@ -67,6 +80,23 @@ def test_imports_go_downward(path: Path) -> None:
             continue
         other = parts[1]
         assert other == mine or HEIGHT[other] < HEIGHT[mine], f"{path} imports upward: {name}"
+
+
+@pytest.mark.parametrize("package", INNER_FLOORS)
+def test_imports_go_downward_within_a_package(package: str) -> None:
+    heights = {name: height for height, row in enumerate(INNER_FLOORS[package]) for name in row}
+    for path in sorted((PACKAGE / package).rglob("*.py")):
+        mine = path.relative_to(PACKAGE / package).parts[0].removesuffix(".py")
+        if mine == "__init__":
+            continue
+        assert mine in heights, f"{mine} is on no floor of {package}; add it to INNER_FLOORS"
+        for name in imports(ast.parse(path.read_text())):
+            parts = name.split(".")
+            if parts[:2] != ["gpt2fast", package] or len(parts) < 3 or parts[2] == mine:
+                continue
+            height = heights.get(parts[2])
+            assert height is not None, f"{path}: {name} is on no floor of {package}"
+            assert height < heights[mine], f"{path} imports upward: {name}"
 
 
 def top_level_imports(path: Path) -> set[str]:

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from gpt2fast.cli import streams
-from gpt2fast.compress.progress import Position, duration
+from gpt2fast.compress.search.progress import Position, duration
 from gpt2fast.terminal import escape
 
 _LOG_SECONDS = 60.0  # a pass may take hours, and a log should tell that it goes on
