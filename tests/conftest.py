@@ -31,7 +31,7 @@ def gpt2_tokenizer_files() -> Path:
 @pytest.fixture
 def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compression times its candidates for an instant, where a test is about something else."""
-    measure = pytest.importorskip("gpt2fast.compress.measure")
+    measure = pytest.importorskip("gpt2fast.compress.search.measure")
     monkeypatch.setattr(measure, "LEAST_SECONDS", 0.01)
 
 

@@ -31,17 +31,27 @@ FLOORS: list[set[str]] = [
     {"cli"},
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
-# Within gpt2fast/hf, as FLOORS.
-HF_FLOORS: list[set[str]] = [
-    {"compat"},
-    {"weights"},
-    {"backend"},
-    {"dispatch", "generation"},
-    {"modeling"},
-    {"pickle_paths"},
-    {"__init__"},
-]
-HF_HEIGHT = {name: height for height, names in enumerate(HF_FLOORS) for name in names}
+# The floors within a package: its folders and files, lowest first.
+INNER_FLOORS: dict[str, list[set[str]]] = {
+    "compress": [
+        {"budget", "progress"},
+        {"state", "calibration"},
+        {"prune", "quantize", "distill"},
+        {"recipe"},
+        {"options"},
+        {"search"},
+        {"report"},
+        {"artifact", "run"},
+    ],
+    "hf": [
+        {"compat"},
+        {"weights"},
+        {"backend"},
+        {"dispatch", "generation"},
+        {"modeling"},
+        {"pickle_paths"},
+    ],
+}
 CSRC_FLOORS = ["core", "torch_rng", "kernels", "kv_cache", "sampling", "decoder", "bindings"]
 CORE_DEPENDENCIES = {"numpy", "safetensors", "tokenizers", "huggingface_hub"}
 
@@ -80,26 +90,28 @@ def test_imports_go_downward(path: Path) -> None:
         assert other == mine or HEIGHT[other] < HEIGHT[mine], f"{path} imports upward: {name}"
 
 
-@pytest.mark.parametrize(
-    "path", sorted((PACKAGE / "hf").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
-)
-def test_imports_within_hf_go_downward(path: Path) -> None:
-    mine = path.relative_to(PACKAGE / "hf").parts[0].removesuffix(".py")
-    assert mine in HF_HEIGHT, f"{mine} is on no floor of hf; add it to HF_FLOORS"
-    for name in imports(ast.parse(path.read_text())):
-        parts = name.split(".")
-        if parts[:2] != ["gpt2fast", "hf"] or len(parts) == 2:
+@pytest.mark.parametrize("package", INNER_FLOORS)
+def test_imports_go_downward_within_a_package(package: str) -> None:
+    heights = {name: height for height, row in enumerate(INNER_FLOORS[package]) for name in row}
+    for path in sorted((PACKAGE / package).rglob("*.py")):
+        mine = path.relative_to(PACKAGE / package).parts[0].removesuffix(".py")
+        if mine == "__init__":
             continue
-        other = parts[2]
-        assert other in HF_HEIGHT, f"{path} imports {name}: import it from its own module"
-        allowed = other == mine or HF_HEIGHT[other] < HF_HEIGHT[mine]
-        assert allowed, f"{path} imports upward: {name}"
+        assert mine in heights, f"{mine} is on no floor of {package}; add it to INNER_FLOORS"
+        for name in imports(ast.parse(path.read_text())):
+            parts = name.split(".")
+            if parts[:2] != ["gpt2fast", package] or len(parts) < 3 or parts[2] == mine:
+                continue
+            height = heights.get(parts[2])
+            assert height is not None, f"{path}: {name} is on no floor of {package}"
+            assert height < heights[mine], f"{path} imports upward: {name}"
 
 
-def test_modules_of_hf_import_each_other_in_one_direction() -> None:
+@pytest.mark.parametrize("package", sorted(HEIGHT))
+def test_modules_import_each_other_in_one_direction(package: str) -> None:
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts): path
-        for path in (PACKAGE / "hf").rglob("*.py")
+        for path in (PACKAGE / package).rglob("*.py")
     }
     graph = {name: set(imports(_loaded(path))) & set(modules) for name, path in modules.items()}
     TopologicalSorter(graph).prepare()  # raises CycleError with the modules of a cycle

@@ -94,8 +94,8 @@ def test_the_examples_have_their_text(page: str) -> None:
 
 def test_the_recipe_is_read(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from gpt2fast.compress.passes import OPTIONS
-    from gpt2fast.compress.recipe import read_recipe
+    from gpt2fast.compress.recipe.passes import OPTIONS
+    from gpt2fast.compress.recipe.recipe import read_recipe
 
     (recipe,) = blocks("compression", "yaml")
     file = tmp_path / "recipe.yaml"

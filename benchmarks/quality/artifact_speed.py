@@ -26,9 +26,9 @@ from time import perf_counter
 import torch
 
 from gpt2fast import _C, LLM, SamplingParams
-from gpt2fast.compress.artifact import save_model
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
-from gpt2fast.compress.state import Model, frozen
+from gpt2fast.compress.state.artifact import save_model
+from gpt2fast.compress.state.model import Model, frozen
 from gpt2fast.config import ModelConfig
 from gpt2fast.host import num_cpus
 from gpt2fast.model.gpt2 import GPT2

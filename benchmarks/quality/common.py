@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from gpt2fast.checkpoint import open_checkpoint
-from gpt2fast.compress.calibration import Calibration, draw
+from gpt2fast.compress.calibration.calibration import Calibration, draw
 from gpt2fast.compress.quantize.activations import rounded_activations
-from gpt2fast.compress.state import Model, open_model
+from gpt2fast.compress.state.model import Model, open_model
 from gpt2fast.errors import OptionError
 from gpt2fast.evaluate import paired_comparison
 from gpt2fast.train.corpus import Document, load_corpus, read_documents

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.compress.distill.distill import distill
 from gpt2fast.compress.distill.options import DistillOptions
-from gpt2fast.compress.state import open_model
+from gpt2fast.compress.state.model import open_model
 from gpt2fast.evaluate.bootstrap import paired_comparison
 from gpt2fast.evaluate.scoring import token_nats
 from gpt2fast.evaluate.windows import groups_of, plain_windows

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from common import Study, parser, told
 
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.prune import (
     HeadOptions,
     LayerOptions,
@@ -35,7 +35,7 @@ from gpt2fast.compress.prune import (
     prune_neurons,
     prune_weights,
 )
-from gpt2fast.compress.state import Model
+from gpt2fast.compress.state.model import Model
 from gpt2fast.errors import GPT2FastError
 
 

@@ -29,11 +29,11 @@ import numpy as np
 
 from gpt2fast import _C
 from gpt2fast.bench.peers.native import Native
-from gpt2fast.compress.artifact import save_model
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.prune import WeightOptions, prune_weights
 from gpt2fast.compress.prune.layers import keep_layers
-from gpt2fast.compress.state import Model, frozen
+from gpt2fast.compress.state.artifact import save_model
+from gpt2fast.compress.state.model import Model, frozen
 from gpt2fast.config import LayerShape, ModelConfig
 from gpt2fast.host import num_cpus
 from gpt2fast.model.gpt2 import GPT2

@@ -24,7 +24,7 @@ from typing import Any
 from common import Study, parser, told
 
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
-from gpt2fast.compress.state import open_model
+from gpt2fast.compress.state.model import open_model
 from gpt2fast.errors import GPT2FastError
 from gpt2fast.quantization import MatrixFormat
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from common import Study, parser
 
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.distill.options import RecoverOptions
 from gpt2fast.compress.distill.recover import recover, recover_model
 from gpt2fast.compress.prune import (
@@ -37,7 +37,7 @@ from gpt2fast.compress.prune import (
     prune_layers,
     prune_neurons,
 )
-from gpt2fast.compress.state import Model, frozen
+from gpt2fast.compress.state.model import Model, frozen
 from gpt2fast.errors import GPT2FastError
 from gpt2fast.evaluate import paired_comparison
 from gpt2fast.model.gpt2 import GPT2

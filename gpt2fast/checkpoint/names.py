@@ -65,6 +65,12 @@ def num_parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(math.prod(shape) for shape in shapes.values() if shape)
 
 
+def stored_name(name: str) -> str:
+    """The name that transformers' language model has for a tensor of the canonical ``name``: the
+    network's have a prefix, the head has none. A name that has the prefix is returned as it is."""
+    return name if name == HEAD or name.startswith(PREFIX) else f"{PREFIX}{name}"
+
+
 def canonical_tensors(stored: Iterable[TensorInfo], directory: Path) -> dict[str, TensorInfo]:
     """Drop the ``transformer.`` prefix, mask buffers and (with a warning) heads of other tasks."""
     tensors: dict[str, TensorInfo] = {}

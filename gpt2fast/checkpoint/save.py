@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2fast.checkpoint.checkpoint import QUANTIZATION_FIELD
-from gpt2fast.checkpoint.names import HEAD, PREFIX
+from gpt2fast.checkpoint.names import HEAD, stored_name
 from gpt2fast.checkpoint.packed import panel_metadata
 from gpt2fast.checkpoint.resolve import SMALL_FILES
 from gpt2fast.checkpoint.safetensors_writer import NewTensor, Written, write_weights
@@ -74,9 +74,4 @@ def _as_stored(tensors: Sequence[NewTensor]) -> Sequence[NewTensor]:
     """Beside a head the network's names have their prefix: transformers 4 refuses them without."""
     if all(tensor.name != HEAD for tensor in tensors):
         return tensors
-    return [
-        tensor
-        if tensor.name == HEAD or tensor.name.startswith(PREFIX)
-        else replace(tensor, name=PREFIX + tensor.name)
-        for tensor in tensors
-    ]
+    return [replace(tensor, name=stored_name(tensor.name)) for tensor in tensors]

@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         from gpt2fast.cli.compress_progress import CompressProgress
         from gpt2fast.compress.budget import Budget, parse_percent, parse_size
-        from gpt2fast.compress.passes import OPTIONS
-        from gpt2fast.compress.recipe import read_recipe
+        from gpt2fast.compress.recipe.passes import OPTIONS
+        from gpt2fast.compress.recipe.recipe import read_recipe
         from gpt2fast.compress.run import CompressOptions, compress
     except ModuleNotFoundError as error:
         raise MissingDependencyError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from gpt2fast.compress.progress import Position, duration
+from gpt2fast.compress.search.progress import Position, duration
 from gpt2fast.status_line import StatusLine
 
 _LOG_SECONDS = 60.0  # a pass may take hours, and a log should tell that it goes on

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt2fast.compress.budget import Budget
-from gpt2fast.compress.recipe import Recipe
-from gpt2fast.compress.texts import Sizes
+from gpt2fast.compress.calibration.splits import Sizes
+from gpt2fast.compress.recipe.recipe import Recipe
 from gpt2fast.errors import OptionError
 
 MAX_THREADS, MAX_SEED = 1024, 2**31

@@ -7,24 +7,24 @@ from contextlib import ExitStack
 from typing import Any
 
 from gpt2fast.checkpoint import open_checkpoint
-from gpt2fast.compress.bias import bias_figures, bias_text
 from gpt2fast.compress.budget import Budget, BudgetError
-from gpt2fast.compress.checks import check_request
-from gpt2fast.compress.deliver import REPORT, deliver, delivered
-from gpt2fast.compress.ladder import REFINED, ladder, refined
-from gpt2fast.compress.model_card import PLOT, model_card
 from gpt2fast.compress.options import CompressOptions
-from gpt2fast.compress.pareto_plot import plot_pareto
-from gpt2fast.compress.passes import PASSES
-from gpt2fast.compress.pipeline import Context, Pipeline
-from gpt2fast.compress.progress import Count, Trying
-from gpt2fast.compress.report import Outcome, make_report
-from gpt2fast.compress.search import Candidate, Tried, best_first, nearest, search
-from gpt2fast.compress.state import open_model
-from gpt2fast.compress.texts import Say
-from gpt2fast.compress.trial import Trials
-from gpt2fast.compress.verify import Verification, measured_of, verify
-from gpt2fast.compress.work import open_work
+from gpt2fast.compress.progress import ProgressCallback
+from gpt2fast.compress.recipe.passes import PASSES
+from gpt2fast.compress.recipe.pipeline import Context, Pipeline
+from gpt2fast.compress.report.bias import bias_figures, bias_text
+from gpt2fast.compress.report.deliver import REPORT, deliver, delivered
+from gpt2fast.compress.report.model_card import PLOT, model_card
+from gpt2fast.compress.report.pareto_plot import plot_pareto
+from gpt2fast.compress.report.report import Outcome, make_report
+from gpt2fast.compress.search.candidates import REFINED, ladder, refined
+from gpt2fast.compress.search.checks import check_request
+from gpt2fast.compress.search.evaluate_candidate import Trials
+from gpt2fast.compress.search.progress import Count, Trying
+from gpt2fast.compress.search.search import Candidate, Tried, best_first, nearest, search
+from gpt2fast.compress.search.verify import Verification, measured_of, verify
+from gpt2fast.compress.search.work import open_work
+from gpt2fast.compress.state.model import open_model
 from gpt2fast.config import ModelConfig
 from gpt2fast.files.atomic import check_out, clear_abandoned, discard, staged_file
 from gpt2fast.files.disk import clear_write_errors
@@ -38,8 +38,8 @@ __all__ = ["CompressOptions", "compress"]
 
 def compress(
     options: CompressOptions,
-    say: Say,
-    result: Say = lambda line: None,
+    say: ProgressCallback,
+    result: ProgressCallback = lambda line: None,
     trying: Trying = lambda position: None,
 ) -> dict[str, Any]:
     """Write ``options.out`` and return its report.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.checkpoint import Checkpoint, open_checkpoint
+from gpt2fast.checkpoint import open_checkpoint
+from gpt2fast.checkpoint.digest import weights_digest
 from gpt2fast.checkpoint.tensor_source import TensorSource
 from gpt2fast.engine.llm import LLM
 from gpt2fast.errors import OptionError, UnsupportedError
@@ -58,7 +58,7 @@ def open_source(
     """
     with open_checkpoint(model, revision=revision) as checkpoint:
         path, stored = checkpoint.path, checkpoint.quantization
-        digest = _digest(checkpoint)
+        digest = weights_digest(checkpoint)
     if checkpoint.config.n_positions < 2:
         raise UnsupportedError(f"{path}: a context of one token leaves nothing to verify")
     wanted = "fp32" if precision == "auto" else precision
@@ -96,13 +96,3 @@ def _own_text(llm: LLM) -> NDArray[np.int64]:
     params = SamplingParams(temperature=1.0, max_tokens=length, seed=0, ignore_eos=True)
     output = llm.generate([start], params)[0].outputs[0]
     return np.array([start, *output.token_ids], np.int64)
-
-
-def _digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 of the files of weights, in the order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(checkpoint.files):
-        with file.open("rb") as stream:
-            while piece := stream.read(1 << 22):
-                digest.update(piece)
-    return digest.hexdigest()

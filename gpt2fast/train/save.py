@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gpt2fast.checkpoint.names import stored_name
 from gpt2fast.config import ModelConfig
 from gpt2fast.files.atomic import staged_file
 from gpt2fast.files.json_file import write_json
@@ -40,9 +41,7 @@ def save_model(
 
 def _write_weights(state: Mapping[str, Tensor], dtype: torch.dtype, path: Path) -> None:
     tensors = {
-        name if name.startswith("lm_head.") else f"transformer.{name}": tensor.detach()
-        .to("cpu", dtype)
-        .contiguous()
+        stored_name(name): tensor.detach().to("cpu", dtype).contiguous()
         for name, tensor in state.items()
     }
     with staged_file(path) as stage:

@@ -11,9 +11,9 @@ pytest.importorskip("tqdm")
 
 from gpt2fast.cli.compress_progress import CompressProgress
 from gpt2fast.compress.budget import Budget, Measured
-from gpt2fast.compress.progress import Count, Position, duration
-from gpt2fast.compress.recipe import Recipe
-from gpt2fast.compress.search import Candidate, expected_tries, search
+from gpt2fast.compress.recipe.recipe import Recipe
+from gpt2fast.compress.search.progress import Count, Position, duration
+from gpt2fast.compress.search.search import Candidate, expected_tries, search
 
 
 class Terminal(io.StringIO):

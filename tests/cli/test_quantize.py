@@ -13,10 +13,10 @@ import pytest
 
 from gpt2fast.checkpoint import open_checkpoint
 from gpt2fast.cli import main
-from gpt2fast.compress.artifact import save_model
-from gpt2fast.compress.calibration import read_calibration
+from gpt2fast.compress.calibration.calibration import read_calibration
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
-from gpt2fast.compress.state import open_model
+from gpt2fast.compress.state.artifact import save_model
+from gpt2fast.compress.state.model import open_model
 from gpt2fast.quantization import Quantization
 from support.engine.mock_runner import byte_tokenizer
 from support.model_grid import BASE

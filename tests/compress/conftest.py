@@ -12,8 +12,8 @@ pytest.importorskip("torch")
 
 import torch
 
-from gpt2fast.compress.calibration import Calibration
-from gpt2fast.compress.state import Model, frozen, open_model
+from gpt2fast.compress.calibration.calibration import Calibration
+from gpt2fast.compress.state.model import Model, frozen, open_model
 from gpt2fast.config import ModelConfig
 from gpt2fast.model.gpt2 import GPT2
 

@@ -17,18 +17,18 @@ import pytest
 
 from gpt2fast import LLM
 from gpt2fast.checkpoint import open_checkpoint
-from gpt2fast.compress import deliver as deliver_module
-from gpt2fast.compress import ladder as ladder_module
-from gpt2fast.compress import pipeline as pipeline_module
+from gpt2fast.checkpoint.digest import weights_digest
 from gpt2fast.compress import run as run_module
-from gpt2fast.compress import trial as trial_module
 from gpt2fast.compress.budget import Budget, BudgetError
-from gpt2fast.compress.deliver import deliver
-from gpt2fast.compress.passes import OPTIONS
-from gpt2fast.compress.recipe import Recipe, parse_recipe
-from gpt2fast.compress.report import weights_digest
+from gpt2fast.compress.calibration.splits import Sizes
+from gpt2fast.compress.recipe import pipeline as pipeline_module
+from gpt2fast.compress.recipe.passes import OPTIONS
+from gpt2fast.compress.recipe.recipe import Recipe, parse_recipe
+from gpt2fast.compress.report import deliver as deliver_module
+from gpt2fast.compress.report.deliver import deliver
 from gpt2fast.compress.run import CompressOptions, compress
-from gpt2fast.compress.texts import Sizes
+from gpt2fast.compress.search import candidates as ladder_module
+from gpt2fast.compress.search import evaluate_candidate as trial_module
 from gpt2fast.errors import CheckpointError, OptionError
 
 pytestmark = pytest.mark.usefixtures("short_timings")
@@ -77,7 +77,7 @@ def test_a_recipe_becomes_an_artifact_with_its_proof(
     options: Callable[..., CompressOptions], tmp_path: Path
 ) -> None:
     with open_checkpoint("demo") as checkpoint:
-        before = weights_digest(checkpoint.path)
+        before = weights_digest(checkpoint)
     report = compress(options(), say)
     out = tmp_path / "out"
     assert report == json.loads((out / "report.json").read_text())
@@ -103,7 +103,7 @@ def test_a_recipe_becomes_an_artifact_with_its_proof(
     assert "## Bias" in card
     assert not (tmp_path / "out.work").exists()
     with open_checkpoint("demo") as checkpoint:
-        assert weights_digest(checkpoint.path) == before, "the input is only read"
+        assert weights_digest(checkpoint) == before, "the input is only read"
 
 
 def test_the_artifact_runs_in_a_process_without_torch(

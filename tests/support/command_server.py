@@ -126,8 +126,8 @@ def _serve() -> None:
     os.dup2(2, 1)
     for name in _PRELOADED:
         import_module(name)
-    import_module("gpt2fast.compress.measure").LEAST_SECONDS = 0.01
-    import_module("gpt2fast.compress.texts").LEAST_WINDOWS = 2
+    import_module("gpt2fast.compress.search.measure").LEAST_SECONDS = 0.01
+    import_module("gpt2fast.compress.calibration.splits").LEAST_WINDOWS = 2
     for line in sys.stdin:
         answers.write(json.dumps(_run(json.loads(line))) + "\n")
         answers.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpt2fast.compress.moments import SecondMoment
+from gpt2fast.compress.calibration.moments import SecondMoment
 
 
 def rows_with_correlations(count: int, inputs: int, seed: int) -> Tensor:

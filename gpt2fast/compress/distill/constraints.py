@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gpt2fast.compress.state import QuantizedMatrix
+from gpt2fast.compress.state.model import QuantizedMatrix
 from gpt2fast.errors import OptionError
 from gpt2fast.kernels import reference
 from gpt2fast.model.gpt2 import GPT2

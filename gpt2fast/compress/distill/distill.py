@@ -21,14 +21,15 @@ from gpt2fast.compress.distill.student import (
     student_config,
     student_from,
 )
-from gpt2fast.compress.state import frozen
+from gpt2fast.compress.progress import ProgressCallback
+from gpt2fast.compress.state.model import frozen
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
 from gpt2fast.model.gpt2 import GPT2
 from gpt2fast.model.weights import load_weights
 from gpt2fast.train.corpus import Corpus
 from gpt2fast.train.data import FixedWindows, Sampler, WindowSampler
-from gpt2fast.train.run import Say, run_task
+from gpt2fast.train.run import run_task
 from gpt2fast.train.task import Task
 from gpt2fast.train.training import model_tokenizer
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def distill(options: DistillOptions, say: Say = lambda line: None) -> dict[str, Any]:
+def distill(options: DistillOptions, say: ProgressCallback = lambda line: None) -> dict[str, Any]:
     """Train a student as ``options`` say, write it to ``options.out``, return ``training.json``.
 
     A run that was interrupted goes on where it stopped; one that is finished is left as it is.

@@ -13,7 +13,7 @@ from gpt2fast.compress.distill.hidden_states import Projections, mean_hidden_los
 from gpt2fast.compress.distill.logit_cache import LogitCache
 from gpt2fast.compress.distill.losses import divergence, sampled_kl
 from gpt2fast.compress.distill.options import LossOptions
-from gpt2fast.compress.state import frozen
+from gpt2fast.compress.state.model import frozen
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
 from gpt2fast.model.gpt2 import GPT2

@@ -20,7 +20,7 @@ from gpt2fast.compress.distill.logit_cache import CacheKey, LogitCache
 from gpt2fast.compress.distill.objective import Distillation, check_context
 from gpt2fast.compress.distill.options import LossOptions, RecoverOptions
 from gpt2fast.compress.distill.student import evenly_spaced
-from gpt2fast.compress.state import CONV1D_PARTS, Model, frozen
+from gpt2fast.compress.state.model import CONV1D_PARTS, Model, frozen
 from gpt2fast.errors import OptionError
 from gpt2fast.files.atomic import clear_all_abandoned
 from gpt2fast.files.disk import clear_write_errors, make_directory

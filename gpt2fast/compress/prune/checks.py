@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gpt2fast.compress.calibration import Calibration
-from gpt2fast.compress.state import Model
+from gpt2fast.compress.calibration.calibration import Calibration
+from gpt2fast.compress.state.model import Model
 from gpt2fast.errors import CheckpointError, OptionError
 
 

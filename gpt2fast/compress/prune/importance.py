@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt2fast.compress.calibration import Calibration
-from gpt2fast.compress.capture import HiddenStates
-from gpt2fast.compress.moments import SecondMoment
+from gpt2fast.compress.calibration.calibration import Calibration
+from gpt2fast.compress.calibration.capture import HiddenStates
+from gpt2fast.compress.calibration.moments import SecondMoment
+from gpt2fast.compress.progress import ProgressCallback
 from gpt2fast.compress.prune.checks import require_finite, require_predictions
 from gpt2fast.compress.prune.elimination import removal_costs
-from gpt2fast.compress.prune.progress import Progress
 from gpt2fast.compress.prune.units import Units
-from gpt2fast.compress.state import Model
-from gpt2fast.compress.steps import NO_STEPS, Steps
+from gpt2fast.compress.state.model import Model
+from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.model.gpt2 import GPT2
 
 IMPORTANCES = ("reconstruction", "activation", "gradient")
@@ -32,7 +32,7 @@ def importance(
     calibration: Calibration,
     units: Units,
     method: str,
-    progress: Progress,
+    progress: ProgressCallback,
     steps: Steps = NO_STEPS,
 ) -> list[Tensor]:
     """Importance of each unit of each layer: (U,) float64 for each layer.
@@ -96,7 +96,7 @@ def _reconstruction(states: HiddenStates, units: Units) -> Tensor:
 
 
 def _gradient(
-    network: GPT2, calibration: Calibration, units: Units, progress: Progress, steps: Steps
+    network: GPT2, calibration: Calibration, units: Units, progress: ProgressCallback, steps: Steps
 ) -> list[Tensor]:
     """Mean over windows of ``|d loss / d gate|``, a gate of 1 on what each unit gives."""
     layers = range(network.config.n_layer)

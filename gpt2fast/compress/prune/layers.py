@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2fast.compress.calibration import Calibration
-from gpt2fast.compress.capture import HiddenStates
+from gpt2fast.compress.calibration.calibration import Calibration
+from gpt2fast.compress.calibration.capture import HiddenStates
+from gpt2fast.compress.progress import ProgressCallback, quiet
 from gpt2fast.compress.prune.checks import require_finite, require_float, require_predictions
 from gpt2fast.compress.prune.network import rebuilt
-from gpt2fast.compress.prune.progress import Progress, quiet
-from gpt2fast.compress.state import Model
-from gpt2fast.compress.steps import NO_STEPS, Steps
+from gpt2fast.compress.state.model import Model
+from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 from gpt2fast.model.gpt2 import GPT2
 
@@ -58,7 +58,7 @@ def prune_layers(
     model: Model,
     calibration: Calibration,
     options: LayerOptions = LayerOptions(),
-    progress: Progress = quiet,
+    progress: ProgressCallback = quiet,
     steps: Steps = NO_STEPS,
 ) -> None:
     """Take layers out; the others go on computing what they did.
@@ -104,7 +104,7 @@ def keep_layers(network: GPT2, kept: Sequence[int]) -> GPT2:
 
 
 def block_influence(
-    network: GPT2, calibration: Calibration, progress: Progress = quiet
+    network: GPT2, calibration: Calibration, progress: ProgressCallback = quiet
 ) -> list[float]:
     """Of each layer: 1 - mean cosine between the stream before it and after it (ShortGPT)."""
     states = HiddenStates(network, calibration)
@@ -123,7 +123,7 @@ def least_loss(
     network: GPT2,
     calibration: Calibration,
     remove: int,
-    progress: Progress = quiet,
+    progress: ProgressCallback = quiet,
     steps: Steps = NO_STEPS,
 ) -> list[dict[str, Any]]:
     """Layers in the order in which they go, each with the cross entropy (nats a token) without it

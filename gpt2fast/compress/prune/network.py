@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gpt2fast.compress.state import frozen
+from gpt2fast.compress.state.model import frozen
 from gpt2fast.config import ModelConfig
 from gpt2fast.model.gpt2 import GPT2
 

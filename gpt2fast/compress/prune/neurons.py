@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpt2fast.compress.calibration import Calibration
-from gpt2fast.compress.prune.progress import Progress, quiet
+from gpt2fast.compress.calibration.calibration import Calibration
+from gpt2fast.compress.progress import ProgressCallback, quiet
 from gpt2fast.compress.prune.structured import StructuredOptions, prune_units
 from gpt2fast.compress.prune.units import NEURONS
-from gpt2fast.compress.state import Model
-from gpt2fast.compress.steps import NO_STEPS, Steps
+from gpt2fast.compress.state.model import Model
+from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 
 
@@ -30,7 +30,7 @@ def prune_neurons(
     model: Model,
     calibration: Calibration,
     options: NeuronOptions = NeuronOptions(),
-    progress: Progress = quiet,
+    progress: ProgressCallback = quiet,
     steps: Steps = NO_STEPS,
 ) -> None:
     """Leave the fraction ``keep`` of all neurons, at most, so many times ``multiple`` in a layer:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpt2fast.compress.moments import SecondMoment
+from gpt2fast.compress.calibration.moments import SecondMoment
 
 _SMALLEST = 1e-12  # ridge, of the mean variance: an input that never varies has no inverse
 

@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2fast.compress.calibration import Calibration
-from gpt2fast.compress.capture import HiddenStates
-from gpt2fast.compress.moments import SecondMoment
+from gpt2fast.compress.calibration.calibration import Calibration
+from gpt2fast.compress.calibration.capture import HiddenStates
+from gpt2fast.compress.calibration.moments import SecondMoment
+from gpt2fast.compress.progress import ProgressCallback
 from gpt2fast.compress.prune.checks import require_finite, require_float, require_fraction
 from gpt2fast.compress.prune.importance import IMPORTANCES, importance
 from gpt2fast.compress.prune.network import rebuilt
-from gpt2fast.compress.prune.progress import Progress
 from gpt2fast.compress.prune.reconstruct import reconstruct, removal_error
 from gpt2fast.compress.prune.selection import Kept, keep_global, keep_uniform
 from gpt2fast.compress.prune.units import Units
-from gpt2fast.compress.state import Model
-from gpt2fast.compress.steps import NO_STEPS, Steps
+from gpt2fast.compress.state.model import Model
+from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 
 
@@ -53,7 +53,7 @@ def prune_units(
     options: StructuredOptions,
     uniform: bool,
     multiple: int,
-    progress: Progress,
+    progress: ProgressCallback,
     steps: Steps,
 ) -> None:
     """Keep a fraction of the units of ``model``: see ``prune_heads`` and ``prune_neurons``."""
@@ -74,7 +74,7 @@ def remove_units(
     units: Units,
     kept: Kept,
     options: StructuredOptions,
-    progress: Progress,
+    progress: ProgressCallback,
     steps: Steps = NO_STEPS,
 ) -> list[dict[str, Any]]:
     """Leave the units ``kept`` of each layer, and say for each how many stay of how many, and the

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2fast.compress.calibration import Calibration
-from gpt2fast.compress.capture import HiddenStates
-from gpt2fast.compress.moments import SecondMoment
+from gpt2fast.compress.calibration.calibration import Calibration
+from gpt2fast.compress.calibration.capture import HiddenStates
+from gpt2fast.compress.calibration.moments import SecondMoment
+from gpt2fast.compress.progress import ProgressCallback, quiet
 from gpt2fast.compress.prune.checks import require_finite, require_float
 from gpt2fast.compress.prune.masks import Pattern, mask_of_matrix
-from gpt2fast.compress.prune.progress import Progress, quiet
 from gpt2fast.compress.prune.reconstruct import output_error
 from gpt2fast.compress.prune.sparsegpt import sparsegpt
 from gpt2fast.compress.prune.wanda import wanda
-from gpt2fast.compress.state import CONV1D_PARTS, Model
-from gpt2fast.compress.steps import NO_STEPS, Steps
+from gpt2fast.compress.state.model import CONV1D_PARTS, Model
+from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 from gpt2fast.model.gpt2 import Block, Conv1D
 
@@ -57,7 +57,7 @@ def prune_weights(
     model: Model,
     calibration: Calibration,
     options: WeightOptions = WeightOptions(),
-    progress: Progress = quiet,
+    progress: ProgressCallback = quiet,
     steps: Steps = NO_STEPS,
 ) -> None:
     """Set weights of all matrices of all blocks to zero, block by block; the statistics of a block

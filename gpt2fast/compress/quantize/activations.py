@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gpt2fast.compress.state import Model
+from gpt2fast.compress.state.model import Model
 from gpt2fast.kernels import reference
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat
 

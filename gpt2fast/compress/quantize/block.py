@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpt2fast.compress.capture import HiddenStates
+from gpt2fast.compress.calibration.capture import HiddenStates
 from gpt2fast.compress.quantize import awq, smooth
 from gpt2fast.compress.quantize.clip import round_clipped
 from gpt2fast.compress.quantize.gptq import GptqOptions, gptq
@@ -18,7 +18,7 @@ from gpt2fast.compress.quantize.inputs import (
 )
 from gpt2fast.compress.quantize.options import QuantizeOptions
 from gpt2fast.compress.quantize.rtn import round_to_nearest
-from gpt2fast.compress.state import CONV1D_PARTS, Model, QuantizedMatrix
+from gpt2fast.compress.state.model import CONV1D_PARTS, Model, QuantizedMatrix
 from gpt2fast.errors import GPT2FastError
 from gpt2fast.model.gpt2 import Block, Conv1D
 from gpt2fast.quantization import MatrixFormat

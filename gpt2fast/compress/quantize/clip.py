@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gpt2fast.compress.quantize.grid import extreme_scales, grouped, inverse, round_to
-from gpt2fast.compress.state import QuantizedMatrix
+from gpt2fast.compress.state.model import QuantizedMatrix
 from gpt2fast.quantization import INTEGER_RANGES, MatrixFormat
 
 # Steps to try, relative to the one that reaches the extreme. Above 1 nothing is clipped on either

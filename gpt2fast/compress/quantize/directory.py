@@ -9,11 +9,15 @@ from pathlib import Path
 import torch
 
 from gpt2fast.checkpoint import open_checkpoint
-from gpt2fast.compress.artifact import save_model
-from gpt2fast.compress.calibration import Calibration, generate_calibration, read_calibration
+from gpt2fast.compress.calibration.calibration import (
+    Calibration,
+    generate_calibration,
+    read_calibration,
+)
 from gpt2fast.compress.quantize.options import QuantizeOptions
 from gpt2fast.compress.quantize.run import quantize
-from gpt2fast.compress.state import open_model
+from gpt2fast.compress.state.artifact import save_model
+from gpt2fast.compress.state.model import open_model
 from gpt2fast.errors import CheckpointError
 from gpt2fast.quantization import Quantization
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpt2fast.compress.quantize.clip import clipped_scales
 from gpt2fast.compress.quantize.grid import extreme_scales, inverse, spread
-from gpt2fast.compress.state import QuantizedMatrix
+from gpt2fast.compress.state.model import QuantizedMatrix
 from gpt2fast.quantization import INTEGER_RANGES, MatrixFormat
 
 _BLOCK = 128  # columns between updates of all that remain

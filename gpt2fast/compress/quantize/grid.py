@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2fast.compress.state import QuantizedMatrix
+from gpt2fast.compress.state.model import QuantizedMatrix
 from gpt2fast.kernels import reference
 from gpt2fast.quantization import INTEGER_RANGES, MatrixFormat
 

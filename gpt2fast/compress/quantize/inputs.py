@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpt2fast.compress.capture import HiddenStates
-from gpt2fast.compress.moments import SecondMoment
+from gpt2fast.compress.calibration.capture import HiddenStates
+from gpt2fast.compress.calibration.moments import SecondMoment
 
 
 class InputStatistics:

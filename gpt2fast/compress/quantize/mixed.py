@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.quantize.assign import assign_formats, matrix_bytes
 from gpt2fast.compress.quantize.options import METHODS, QuantizeOptions
 from gpt2fast.compress.quantize.sensitivity import sensitivities
-from gpt2fast.compress.state import Model
-from gpt2fast.compress.steps import Steps
+from gpt2fast.compress.state.model import Model
+from gpt2fast.compress.state.steps import Steps
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat, Quantization

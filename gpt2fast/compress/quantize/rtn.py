@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from gpt2fast.compress.quantize.grid import extreme_scales, round_to
-from gpt2fast.compress.state import QuantizedMatrix
+from gpt2fast.compress.state.model import QuantizedMatrix
 from gpt2fast.quantization import MatrixFormat
 
 

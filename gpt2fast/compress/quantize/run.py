@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from gpt2fast.compress.calibration import Calibration
-from gpt2fast.compress.capture import HiddenStates
+from gpt2fast.compress.calibration.calibration import Calibration
+from gpt2fast.compress.calibration.capture import HiddenStates
 from gpt2fast.compress.quantize.block import matrix_name, quantize_block, quantize_matrix
 from gpt2fast.compress.quantize.inputs import InputStatistics
 from gpt2fast.compress.quantize.options import QuantizeOptions
-from gpt2fast.compress.state import CONV1D_PARTS, Model
+from gpt2fast.compress.state.model import CONV1D_PARTS, Model
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import EMBEDDING, HEAD

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.quantize.activations import rounded_activations
 from gpt2fast.compress.quantize.clip import round_clipped
-from gpt2fast.compress.state import Model
-from gpt2fast.compress.steps import NO_STEPS, Steps
+from gpt2fast.compress.state.model import Model
+from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat
 

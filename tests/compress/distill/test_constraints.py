@@ -16,7 +16,7 @@ from gpt2fast.compress.distill.constraints import (  # noqa: E402
     on_grids,
     quantization_aware,
 )
-from gpt2fast.compress.state import Model, QuantizedMatrix  # noqa: E402
+from gpt2fast.compress.state.model import Model, QuantizedMatrix  # noqa: E402
 from gpt2fast.errors import OptionError  # noqa: E402
 from gpt2fast.kernels import reference  # noqa: E402
 from gpt2fast.quantization import MatrixFormat  # noqa: E402

@@ -12,10 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gpt2fast.compress.calibration import Calibration  # noqa: E402
+from gpt2fast.compress.calibration.calibration import Calibration  # noqa: E402
 from gpt2fast.compress.distill import logit_cache  # noqa: E402
 from gpt2fast.compress.distill.logit_cache import CacheKey, LogitCache  # noqa: E402
-from gpt2fast.compress.state import Model  # noqa: E402
+from gpt2fast.compress.state.model import Model  # noqa: E402
 from gpt2fast.errors import CheckpointError, OptionError  # noqa: E402
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: E402
 
 from gpt2fast.compress.distill.objective import Distillation  # noqa: E402
 from gpt2fast.compress.distill.options import RecoverOptions  # noqa: E402
-from gpt2fast.compress.state import Model  # noqa: E402
+from gpt2fast.compress.state.model import Model  # noqa: E402
 from gpt2fast.errors import OptionError  # noqa: E402
 from gpt2fast.model.gpt2 import GPT2  # noqa: E402
 from gpt2fast.train.data import Batch  # noqa: E402

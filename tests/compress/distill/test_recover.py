@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 from gpt2fast.checkpoint import open_checkpoint  # noqa: E402
-from gpt2fast.compress.calibration import Calibration  # noqa: E402
+from gpt2fast.compress.calibration.calibration import Calibration  # noqa: E402
 from gpt2fast.compress.distill.losses import FORWARD_KL, divergence  # noqa: E402
 from gpt2fast.compress.distill.options import RecoverOptions  # noqa: E402
 from gpt2fast.compress.distill.recover import (  # noqa: E402
@@ -23,7 +23,7 @@ from gpt2fast.compress.distill.recover import (  # noqa: E402
     recover_model,
 )
 from gpt2fast.compress.distill.student import student_from  # noqa: E402
-from gpt2fast.compress.state import Model, QuantizedMatrix, frozen, open_model  # noqa: E402
+from gpt2fast.compress.state.model import Model, QuantizedMatrix, frozen, open_model  # noqa: E402
 from gpt2fast.errors import OptionError  # noqa: E402
 from gpt2fast.kernels import reference  # noqa: E402
 from gpt2fast.model.gpt2 import GPT2  # noqa: E402

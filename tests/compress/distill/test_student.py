@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from gpt2fast.compress.distill.importance import important_channels  # noqa: E402
 from gpt2fast.compress.distill.student import evenly_spaced, student_from  # noqa: E402
-from gpt2fast.compress.state import Model  # noqa: E402
+from gpt2fast.compress.state.model import Model  # noqa: E402
 from gpt2fast.config import LayerShape, ModelConfig  # noqa: E402
 from gpt2fast.errors import OptionError  # noqa: E402
 from gpt2fast.model.gpt2 import GPT2  # noqa: E402

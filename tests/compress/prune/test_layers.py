@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from gpt2fast.checkpoint.names import expected_shapes
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.prune import LayerOptions, prune_layers
 from gpt2fast.compress.prune.layers import block_influence, keep_layers, losses_without
-from gpt2fast.compress.state import Model
+from gpt2fast.compress.state.model import Model
 from gpt2fast.config import LayerShape
 from gpt2fast.errors import CheckpointError, OptionError
 

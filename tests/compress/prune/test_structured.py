@@ -14,15 +14,15 @@ import torch
 
 from gpt2fast import LLM, SamplingParams
 from gpt2fast.checkpoint.names import expected_shapes
-from gpt2fast.compress.artifact import save_model
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration.calibration import Calibration
+from gpt2fast.compress.progress import quiet
 from gpt2fast.compress.prune import HeadOptions, NeuronOptions, prune_heads, prune_neurons
 from gpt2fast.compress.prune.importance import IMPORTANCES, importance
-from gpt2fast.compress.prune.progress import quiet
 from gpt2fast.compress.prune.structured import StructuredOptions, remove_units
 from gpt2fast.compress.prune.units import HEADS, NEURONS, Units
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
-from gpt2fast.compress.state import Model, QuantizedMatrix
+from gpt2fast.compress.state.artifact import save_model
+from gpt2fast.compress.state.model import Model, QuantizedMatrix
 from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.quantization import MatrixFormat
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.prune import WeightOptions, prune_weights, sparsity
 from gpt2fast.compress.prune.unstructured import METHODS
-from gpt2fast.compress.state import Model, QuantizedMatrix
+from gpt2fast.compress.state.model import Model, QuantizedMatrix
 from gpt2fast.errors import CheckpointError, OptionError
 from gpt2fast.quantization import MatrixFormat
 

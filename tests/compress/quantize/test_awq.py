@@ -7,15 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from gpt2fast.compress.calibration import Calibration
-from gpt2fast.compress.capture import HiddenStates
+from gpt2fast.compress.calibration.calibration import Calibration
+from gpt2fast.compress.calibration.capture import HiddenStates
 from gpt2fast.compress.quantize import QuantizeOptions, awq, quantize
 from gpt2fast.compress.quantize.awq import best_factors, channel_factors
 from gpt2fast.compress.quantize.clip import round_clipped
 from gpt2fast.compress.quantize.inputs import InputStatistics, collect, damped, output_error
 from gpt2fast.compress.quantize.rtn import round_to_nearest
 from gpt2fast.compress.quantize.smooth import NORMS, VALUES, scale_channels
-from gpt2fast.compress.state import Model
+from gpt2fast.compress.state.model import Model
 from gpt2fast.quantization import MatrixFormat
 
 INT3 = MatrixFormat("int3", 32)

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
 from gpt2fast.compress.quantize.activations import rounded_activations
-from gpt2fast.compress.state import CONV1D_PARTS, Model
+from gpt2fast.compress.state.model import CONV1D_PARTS, Model
 from gpt2fast.quantization import EMBEDDING, MatrixFormat
 
 from .test_smooth import inject_outliers

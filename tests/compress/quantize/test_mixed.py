@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gpt2fast.compress.artifact import quantization_of
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.quantize import QuantizeOptions, quantize, sensitivity
 from gpt2fast.compress.quantize.mixed import MixedOptions, mean_bits, mixed_formats
-from gpt2fast.compress.state import Model
-from gpt2fast.compress.steps import Steps
+from gpt2fast.compress.state.artifact import quantization_of
+from gpt2fast.compress.state.model import Model
+from gpt2fast.compress.state.steps import Steps
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import MatrixFormat
 

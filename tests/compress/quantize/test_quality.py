@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from gpt2fast.checkpoint import open_checkpoint
-from gpt2fast.compress.calibration import Calibration, draw
+from gpt2fast.compress.calibration.calibration import Calibration, draw
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
 from gpt2fast.compress.quantize.activations import rounded_activations
-from gpt2fast.compress.state import Model, open_model
+from gpt2fast.compress.state.model import Model, open_model
 from gpt2fast.evaluate import plain_windows, token_nats
 from gpt2fast.evaluate.windows import Window
 from gpt2fast.quantization import MatrixFormat

@@ -9,9 +9,9 @@ import pytest
 
 from gpt2fast import LLM
 from gpt2fast.checkpoint import open_checkpoint
-from gpt2fast.compress.artifact import save_model
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
-from gpt2fast.compress.state import Model
+from gpt2fast.compress.state.artifact import save_model
+from gpt2fast.compress.state.model import Model
 from gpt2fast.quantization import Quantization
 
 TOKENS = list(range(40, 140))

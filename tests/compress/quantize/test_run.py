@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from gpt2fast import LLM
-from gpt2fast.compress.artifact import save_model
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
-from gpt2fast.compress.state import Model
+from gpt2fast.compress.state.artifact import save_model
+from gpt2fast.compress.state.model import Model
 from gpt2fast.errors import GPT2FastError, OptionError
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat
 

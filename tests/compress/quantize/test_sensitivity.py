@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gpt2fast.compress.calibration import Calibration
+from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
 from gpt2fast.compress.quantize.activations import rounded_activations
 from gpt2fast.compress.quantize.clip import round_clipped
 from gpt2fast.compress.quantize.sensitivity import sensitivities
-from gpt2fast.compress.state import Model
+from gpt2fast.compress.state.model import Model
 from gpt2fast.errors import OptionError
 from gpt2fast.kernels import reference
 from gpt2fast.quantization import HEAD, MatrixFormat

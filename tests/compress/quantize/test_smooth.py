@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from gpt2fast.compress.calibration import Calibration
-from gpt2fast.compress.capture import HiddenStates
+from gpt2fast.compress.calibration.calibration import Calibration
+from gpt2fast.compress.calibration.capture import HiddenStates
 from gpt2fast.compress.quantize.inputs import collect
 from gpt2fast.compress.quantize.smooth import (
     NORMS,
@@ -22,7 +22,7 @@ from gpt2fast.compress.quantize.smooth import (
     shift_channels,
     smoothing_factors,
 )
-from gpt2fast.compress.state import Model
+from gpt2fast.compress.state.model import Model
 from gpt2fast.kernels import reference
 from gpt2fast.model.gpt2 import Block
 from gpt2fast.quantization import MatrixFormat

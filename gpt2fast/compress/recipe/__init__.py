@@ -1,0 +1,1 @@
+"""Recipes: reading them, the passes they can name, and carrying them out."""

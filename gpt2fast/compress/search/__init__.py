@@ -1,0 +1,1 @@
+"""The search for a recipe within a budget: candidates, their evaluation, verification."""
