@@ -17,11 +17,11 @@ from gpt2fast.compress.report.deliver import REPORT, deliver, delivered
 from gpt2fast.compress.report.model_card import PLOT, model_card
 from gpt2fast.compress.report.pareto_plot import plot_pareto
 from gpt2fast.compress.report.report import Outcome, make_report
-from gpt2fast.compress.search.candidates import REFINED, ladder, refined
+from gpt2fast.compress.search.candidates import REFINED, candidate_sets, refined
 from gpt2fast.compress.search.checks import check_request
 from gpt2fast.compress.search.evaluate_candidate import Trials
 from gpt2fast.compress.search.progress import Count, Trying
-from gpt2fast.compress.search.search import Candidate, Tried, best_first, nearest, search
+from gpt2fast.compress.search.search import Candidate, TrialResult, best_first, nearest, search
 from gpt2fast.compress.search.verify import Verification, measured_of, verify
 from gpt2fast.compress.search.work import open_work
 from gpt2fast.compress.state.model import open_model
@@ -60,7 +60,7 @@ def compress(
             return report
         check_out(options.out)
         config = checkpoint.config
-        sets = list(ladder(config, options.recipe, options.budget))
+        sets = list(candidate_sets(config, options.recipe, options.budget))
         check_request(options, checkpoint, sets)
         work, texts = open_work(options, checkpoint, say, stack)
         context = Context(texts.calibration, checkpoint.path, work, say)
@@ -83,13 +83,13 @@ def _searched(
     trials: Trials,
     share: float,
     trying: Trying,
-) -> list[Tried]:
+) -> list[TrialResult]:
     """All that is tried: the sets until one has a candidate that keeps the budget, then what lies
     between that and the next smaller one."""
     searched, budget = options.recipe is None, options.budget
     count = Count(trying if searched else lambda position: None, trials.seconds)
     later = len(REFINED) if searched and budget.max_loss is not None else 0
-    tried: list[Tried] = []
+    tried: list[TrialResult] = []
     for candidates in sets:
         count.next_set(later)
         tried += search(candidates, budget, trials.try_out, share, count.begin)
@@ -103,8 +103,8 @@ def _searched(
 
 
 def _verified(
-    trials: Trials, tried: Sequence[Tried], budget: Budget, share: float
-) -> tuple[Tried, Verification, int]:
+    trials: Trials, tried: Sequence[TrialResult], budget: Budget, share: float
+) -> tuple[TrialResult, Verification, int]:
     """The smallest candidate that keeps the budget on the text set aside, too."""
     misses: list[str] = []
     for item in best_first(tried, budget, share)[:MOST_VERIFIED]:
@@ -137,8 +137,8 @@ _KEPT = ". Nothing was written; relax the budget, or give more text"
 def _write(
     options: CompressOptions,
     trials: Trials,
-    tried: Sequence[Tried],
-    chosen: Tried,
+    tried: Sequence[TrialResult],
+    chosen: TrialResult,
     verification: Verification,
     count: int,
 ) -> dict[str, Any]:

@@ -25,7 +25,7 @@ LEAST_GROUPS = 5  # below, an interval would mean nothing
 _BLOCK = 1 << 20  # random numbers at a time
 
 
-class Boot(TypedDict):
+class BootstrapOptions(TypedDict):
     """The randomness of an interval, as keywords of the functions below."""
 
     seed: int

@@ -10,7 +10,7 @@ from typing import Any
 from gpt2fast.errors import OptionError
 from gpt2fast.evaluate.bias import TEMPLATES, Sentence, bias_log_odds, read_sentences
 from gpt2fast.evaluate.bias_summary import compare_bias, summarize_bias
-from gpt2fast.evaluate.bootstrap import LEVEL, RESAMPLES, Boot, interval
+from gpt2fast.evaluate.bootstrap import LEVEL, RESAMPLES, BootstrapOptions, interval
 from gpt2fast.evaluate.divergence import compare_logits
 from gpt2fast.evaluate.last_word import Passages, last_words, read_passages
 from gpt2fast.evaluate.pair import Model, Pair, describe, first_token, open_pair
@@ -68,7 +68,7 @@ def evaluate(
     if seed < 0:
         raise OptionError(f"seed = {seed} is negative")
     sentences = read_sentences(TEMPLATES if bias is True else bias) if bias else ()
-    boot: Boot = {"seed": seed, "resamples": resamples}
+    boot: BootstrapOptions = {"seed": seed, "resamples": resamples}
     step = partial(_Counter, progress)
     with open_pair(model, reference, options) as pair:
         report: dict[str, Any] = {"model": describe(model, options)}
@@ -92,7 +92,9 @@ def evaluate(
     return report
 
 
-def _measure_text(pair: Pair, text: Text, boot: Boot, step: Callable[..., Step]) -> dict[str, Any]:
+def _measure_text(
+    pair: Pair, text: Text, boot: BootstrapOptions, step: Callable[..., Step]
+) -> dict[str, Any]:
     each = step(f"perplexity of {text.file}", len(text.windows))
     if pair.reference is None:
         nats = token_nats(pair.model.logits, text.windows, each)
@@ -109,7 +111,7 @@ def _measure_text(pair: Pair, text: Text, boot: Boot, step: Callable[..., Step])
 
 
 def _measure_last_words(
-    pair: Pair, passages: Passages, boot: Boot, step: Callable[..., Step]
+    pair: Pair, passages: Passages, boot: BootstrapOptions, step: Callable[..., Step]
 ) -> dict[str, Any]:
     what, windows = f"last words of {passages.file}", passages.windows
     found = last_words(pair.model.logits, windows, step(what, len(windows)))
@@ -124,7 +126,7 @@ def _measure_last_words(
 
 
 def _measure_bias(
-    pair: Pair, sentences: tuple[Sentence, ...], boot: Boot, step: Callable[..., Step]
+    pair: Pair, sentences: tuple[Sentence, ...], boot: BootstrapOptions, step: Callable[..., Step]
 ) -> dict[str, Any]:
     count = len(sentences)
     found = bias_log_odds(pair.model.logits, pair.tokenizer, sentences, step("bias", count))

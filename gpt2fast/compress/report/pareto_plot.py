@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt2fast.bench.svg_file import GRID, INK, MUTED, PAPER, save_svg
 from gpt2fast.compress.budget import Budget
-from gpt2fast.compress.search.search import Tried, pareto
+from gpt2fast.compress.search.search import TrialResult, pareto
 from gpt2fast.errors import MissingDependencyError
 from gpt2fast.files.atomic import staged_file
 
@@ -16,7 +16,9 @@ _ACCENT, _ACCENT_DARK = "#0b68cb", "#5aa9ff"
 _LISTED = 16  # points whose recipe is told
 
 
-def plot_pareto(tried: Sequence[Tried], chosen: Tried, budget: Budget, path: Path) -> None:
+def plot_pareto(
+    tried: Sequence[TrialResult], chosen: TrialResult, budget: Budget, path: Path
+) -> None:
     """Write ``path`` (SVG). Raises MissingDependencyError without matplotlib."""
     try:
         from matplotlib import rc_context
@@ -59,7 +61,7 @@ def _allowed(axes: Any, budget: Budget) -> None:
         axes.axvline(budget.min_speedup, color=MUTED, linestyle="--", linewidth=1)
 
 
-def _points(axes: Any, tried: Sequence[Tried], chosen: Tried) -> None:
+def _points(axes: Any, tried: Sequence[TrialResult], chosen: TrialResult) -> None:
     front = pareto(tried)
     axes.plot(
         [t.measured.speedup for t in front],
@@ -85,7 +87,7 @@ def _points(axes: Any, tried: Sequence[Tried], chosen: Tried) -> None:
     _numbers(axes, tried, chosen)
 
 
-def _numbers(axes: Any, tried: Sequence[Tried], chosen: Tried) -> None:
+def _numbers(axes: Any, tried: Sequence[TrialResult], chosen: TrialResult) -> None:
     """A number at each point, and below the axes what it stands for."""
     front = pareto(tried)
     rest = sorted((t for t in tried if t not in front), key=lambda t: t.measured.speedup)
@@ -116,7 +118,7 @@ def _numbers(axes: Any, tried: Sequence[Tried], chosen: Tried) -> None:
     )
 
 
-def _axes(axes: Any, tried: Sequence[Tried], budget: Budget) -> None:
+def _axes(axes: Any, tried: Sequence[TrialResult], budget: Budget) -> None:
     losses = [t.measured.loss_high for t in tried]
     allowed = budget.max_loss or 0.0
     # One that lost everything would press all others onto the axis.

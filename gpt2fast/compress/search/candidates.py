@@ -15,7 +15,7 @@ from gpt2fast.compress.budget import Budget
 from gpt2fast.compress.quantize.mixed import num_weights
 from gpt2fast.compress.recipe.passes import OPTIONS
 from gpt2fast.compress.recipe.recipe import Recipe, parse_recipe
-from gpt2fast.compress.search.search import Candidate, Tried, best_first
+from gpt2fast.compress.search.search import Candidate, TrialResult, best_first
 from gpt2fast.config import ModelConfig
 from gpt2fast.quantization import MatrixFormat, Quantization
 from gpt2fast.quantization.panel_layout import (
@@ -38,7 +38,9 @@ RECOVERY_STEPS = 200
 REFINED = (0.33, 0.67)  # of the way from what keeps the budget to what does not
 
 
-def ladder(config: ModelConfig, recipe: Recipe | None, budget: Budget) -> Iterator[list[Candidate]]:
+def candidate_sets(
+    config: ModelConfig, recipe: Recipe | None, budget: Budget
+) -> Iterator[list[Candidate]]:
     """Sets of candidates, each to be tried only if none of the set before keeps the budget."""
     if recipe is not None:
         yield [Candidate(recipe, (0,), 0)]
@@ -60,7 +62,7 @@ def quantized(config: ModelConfig) -> list[Candidate]:
 
 
 def refined(
-    config: ModelConfig, tried: Sequence[Tried], budget: Budget, share: float
+    config: ModelConfig, tried: Sequence[TrialResult], budget: Budget, share: float
 ) -> list[Candidate]:
     """Mixed precision between the smallest candidate that keeps the budget and the largest of the
     smaller ones, which lose too much."""

@@ -37,7 +37,7 @@ Begin = Callable[[Candidate, float], None]  # a candidate, and how many are like
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialResult:
     """A candidate with what was measured of it."""
 
     candidate: Candidate
@@ -50,7 +50,7 @@ def search(
     try_out: Callable[[Candidate], Measured],
     share: float = 1.0,
     begin: Begin = lambda candidate, after: None,
-) -> list[Tried]:
+) -> list[TrialResult]:
     """Try candidates until no other can be better than the best one that keeps to ``budget``:
     smaller, or where no loss is named as allowed, with less of it.
 
@@ -59,13 +59,13 @@ def search(
     likely to be tried after it. Returns all that were tried, in that order. Raises BudgetError
     where all are known to be too large.
     """
-    tried: list[Tried] = []
+    tried: list[TrialResult] = []
     left = sorted(small_enough(candidates, budget), key=lambda c: c.step_bytes)
     while left:
         candidate = left[len(left) // 2]
         begin(candidate, expected_tries(left, budget) - 1)
         measured = try_out(candidate)
-        tried.append(Tried(candidate, measured))
+        tried.append(TrialResult(candidate, measured))
         keeps = budget.holds_loss(measured, share), budget.holds_size(measured)
         left = _left_over(left, candidate, *keeps, budget)
     return tried
@@ -125,7 +125,9 @@ def small_enough(candidates: Sequence[Candidate], budget: Budget) -> list[Candid
     return found
 
 
-def best_first(tried: Sequence[Tried], budget: Budget, share: float = 1.0) -> list[Tried]:
+def best_first(
+    tried: Sequence[TrialResult], budget: Budget, share: float = 1.0
+) -> list[TrialResult]:
     """Those that keep to ``budget``, the fastest first, or where no loss is named as allowed, the
     one that loses least. Of those as fast within what timings scatter the smallest is first.
     """
@@ -136,17 +138,17 @@ def best_first(tried: Sequence[Tried], budget: Budget, share: float = 1.0) -> li
         return sorted(good, key=lambda t: t.measured.loss)
     fastest = max((t.measured.speedup for t in good), default=0.0)
 
-    def rank(item: Tried) -> tuple[float, int]:
+    def rank(item: TrialResult) -> tuple[float, int]:
         behind = item.measured.speedup / fastest
         return 0.0 if behind >= _SAME_SPEED else 1.0 - behind, item.candidate.step_bytes
 
     return sorted(good, key=rank)
 
 
-def nearest(tried: Sequence[Tried], budget: Budget) -> Tried:
+def nearest(tried: Sequence[TrialResult], budget: Budget) -> TrialResult:
     """The one that misses least: fewest parts of the budget, then the smallest excess of all."""
 
-    def excess(item: Tried) -> tuple[int, float]:
+    def excess(item: TrialResult) -> tuple[int, float]:
         m = item.measured
         over = [
             m.loss_high / budget.max_loss if budget.max_loss else 0.0,
@@ -158,7 +160,7 @@ def nearest(tried: Sequence[Tried], budget: Budget) -> Tried:
     return min(tried, key=excess)
 
 
-def pareto(tried: Sequence[Tried]) -> list[Tried]:
+def pareto(tried: Sequence[TrialResult]) -> list[TrialResult]:
     """Those that no other beats in both loss and speed, by speed."""
     front = [
         t

@@ -9,8 +9,15 @@ import pytest
 from gpt2fast.compress.budget import Budget, Measured
 from gpt2fast.compress.recipe.passes import OPTIONS
 from gpt2fast.compress.recipe.recipe import parse_recipe
-from gpt2fast.compress.search.candidates import BLOCKS, HEADS, ladder, pruned, quantized, refined
-from gpt2fast.compress.search.search import Tried
+from gpt2fast.compress.search.candidates import (
+    BLOCKS,
+    HEADS,
+    candidate_sets,
+    pruned,
+    quantized,
+    refined,
+)
+from gpt2fast.compress.search.search import TrialResult
 from gpt2fast.config import ModelConfig
 
 SMALL = ModelConfig(50257, 1024, 768, 12, 12, 3072)
@@ -27,15 +34,15 @@ def test_more_of_everything_is_smaller() -> None:
 
 
 def test_pruning_is_for_budgets_of_size_and_speed_alone() -> None:
-    assert len(list(ladder(SMALL, None, BUDGET))) == 1
-    assert len(list(ladder(SMALL, None, Budget(max_loss=1.0, min_speedup=4.0)))) == 2
+    assert len(list(candidate_sets(SMALL, None, BUDGET))) == 1
+    assert len(list(candidate_sets(SMALL, None, Budget(max_loss=1.0, min_speedup=4.0)))) == 2
     names = {step.name for c in pruned(SMALL) for step in c.recipe.steps}
     assert names == {"prune-layers", "prune-neurons", "recover", "quantize"}
 
 
 def test_a_recipe_is_the_only_candidate() -> None:
     recipe = parse_recipe({"passes": ["quantize"]}, "test", OPTIONS)
-    ((only,),) = ladder(SMALL, recipe, Budget())
+    ((only,),) = candidate_sets(SMALL, recipe, Budget())
     assert only.recipe == recipe
 
 
@@ -51,8 +58,8 @@ def test_mixed_precision_lies_between_what_keeps_the_budget_and_what_does_not() 
     found = sorted(quantized(SMALL), key=lambda c: c.step_bytes)
     bad, good = found[4], found[9]
     tried = [
-        Tried(bad, Measured(2.0, 1.9, 2.1, 5.0, 1)),
-        Tried(good, Measured(0.5, 0.4, 0.6, 4.0, 1)),
+        TrialResult(bad, Measured(2.0, 1.9, 2.1, 5.0, 1)),
+        TrialResult(good, Measured(0.5, 0.4, 0.6, 4.0, 1)),
     ]
     finer = refined(SMALL, tried, BUDGET, 0.8)
     sizes = [good.step_bytes, *(c.step_bytes for c in finer), bad.step_bytes]

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from gpt2fast.compress.budget import Budget, BudgetError, Measured
 from gpt2fast.compress.recipe.recipe import Recipe
-from gpt2fast.compress.search.search import Candidate, Tried, best_first, nearest, pareto, search
+from gpt2fast.compress.search.search import (
+    Candidate,
+    TrialResult,
+    best_first,
+    nearest,
+    pareto,
+    search,
+)
 
 LEVELS = (3, 5, 2)
 
@@ -56,8 +63,8 @@ def test_few_are_tried() -> None:
     assert best_first(tried, Budget(max_loss=20.0))[0].candidate.levels == (20,)
 
 
-def tried(loss: float, speed: float, size: int) -> Tried:
-    return Tried(Candidate(Recipe(()), (0,), size), Measured(loss, loss, loss, speed, size))
+def tried(loss: float, speed: float, size: int) -> TrialResult:
+    return TrialResult(Candidate(Recipe(()), (0,), size), Measured(loss, loss, loss, speed, size))
 
 
 def test_the_nearest_misses_least() -> None:
