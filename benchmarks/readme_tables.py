@@ -1,85 +1,102 @@
-"""Prints the README's tables from what benchmarks/readme.sh wrote.
+"""The tables of docs/benchmarks.md, from what benchmarks/readme.sh wrote or from the committed rows.
 
 python benchmarks/readme_tables.py build/bench
+python benchmarks/readme_tables.py benchmarks/results
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+FORMATS_OF_LLAMA_CPP = {"float16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
+NAMES = {"llama_cpp": "llama.cpp", "llama_cpp-flash": "llama.cpp, flash attention"}
 
 
 def rows_of(root: Path, part: str) -> list[Row]:
     """The rows of one part that were measured; none where it was not run."""
-    path = root / part / "rows.json"
-    record = json.loads(path.read_text()) if path.is_file() else {"rows": []}
-    return [row for row in record["rows"] if row["status"] == "ok"]
+    for path in (root / part / "rows.json", root / f"{part}.json"):
+        if path.is_file():
+            rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+            return [row for row in rows if row["status"] == "ok"]
+    return []
 
 
-def show(title: str, header: list[str], lines: list[list[str]]) -> None:
+def name_of(row: Row) -> str:
+    """A row's system and format, as each system calls it."""
+    system, kind = row["system"], row["format"]
+    if system.startswith("llama_cpp"):
+        kind = FORMATS_OF_LLAMA_CPP.get(kind, kind)
+    system = NAMES.get(system, system)
+    return f"**{system}** {kind}" if system == "gpt2fast" else f"{system} {kind}"
+
+
+def table(header: list[str], lines: list[list[str]]) -> str:
     """One table in Markdown."""
-    if lines:
-        print(f"\n{title}\n\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
-        print("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def fraction(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def decode(root: Path, part: str) -> None:
+def decode(rows: list[Row]) -> str:
     """Batch 1."""
     lines = [
         [
-            f"{row['system']} {row['format']}",
+            name_of(row),
             f"{row['ttft_ms']:.0f} ms",
             f"{row['decode_tok_s']:.0f} tok/s",
+            f"{row['itl_ms_p50']:.1f} ms",
             fraction(row["decode_bandwidth_fraction"]),
-            f"{row['peak_memory_mb']:.0f} MB",
+            f"{row['peak_memory_mb']:,.0f} MB",
         ]
-        for row in rows_of(root, part)
+        for row in rows
     ]
-    show(f"{part}: batch 1", ["", "first token", "decode", "of bandwidth", "peak memory"], lines)
+    columns = ["first token", "decode", "median step", "of the read bandwidth", "peak memory"]
+    return table(["", *columns], lines)
 
 
-def prefill(root: Path) -> None:
-    """Prompts of 512."""
+def prefill(rows: list[Row]) -> str:
+    """Prompts of 512 tokens."""
     lines = [
-        [
-            f"{row['system']} {row['format']}",
-            f"{row['prefill_tok_s']:.0f} tok/s",
-            fraction(row["prefill_peak_fraction"]),
-        ]
-        for row in rows_of(root, "prefill")
+        [name_of(row), f"{row['prefill_tok_s']:,.0f} tok/s", fraction(row["prefill_peak_fraction"])]
+        for row in rows
     ]
-    show("prefill", ["", "512 tokens", "of arithmetic peak"], lines)
+    return table(["", "prompt of 512 tokens", "of the arithmetic peak"], lines)
 
 
-def grid(root: Path, part: str, column: str) -> None:
+def grid(rows: list[Row], column: str, heading: str) -> str:
     """Decoding speed against one dimension."""
-    rows = rows_of(root, part)
     values = sorted({row[column] for row in rows})
-    table: dict[str, dict[int, str]] = {}
+    speeds: dict[str, dict[int, str]] = {}
     for row in rows:
-        cells = table.setdefault(f"{row['system']} {row['format']}", {})
-        cells[row[column]] = f"{row['decode_tok_s']:.0f}"
-    lines = [[name, *(cells.get(v, "") for v in values)] for name, cells in table.items()]
-    show(f"{part}: tok/s", ["", *(f"{column} {value}" for value in values)], lines)
+        speeds.setdefault(name_of(row), {})[row[column]] = f"{row['decode_tok_s']:.0f} tok/s"
+    lines = [[name, *(cells.get(each, "") for each in values)] for name, cells in speeds.items()]
+    return table(["", *(heading.format(each) for each in values)], lines)
 
 
-def main() -> None:
-    """All tables."""
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else "build/bench")
-    for part in ("decode", "medium", "xl"):
-        decode(root, part)
-    prefill(root)
-    grid(root, "batch", "batch")
-    grid(root, "context", "prompt_tokens")
+def tables(root: Path) -> Iterator[tuple[str, str]]:
+    """The name of each part that was run, and its table."""
+    for part in ("decode", "prefill", "batch", "context", "medium", "xl"):
+        rows = rows_of(root, part)
+        if not rows:
+            continue
+        if part == "prefill":
+            yield part, prefill(rows)
+        elif part == "batch":
+            yield part, grid(rows, "batch", "batch {}")
+        elif part == "context":
+            yield part, grid(rows, "prompt_tokens", "prompt of {}")
+        else:
+            yield part, decode(rows)
 
 
 if __name__ == "__main__":
-    main()
+    for part, text in tables(Path(sys.argv[1] if len(sys.argv) > 1 else "build/bench")):
+        print(f"\n{part}\n\n{text}")

@@ -49,15 +49,17 @@ def evaluate(
     """Measure ``model``, beside ``reference`` if given, on what is asked for.
 
     Args:
-        model, reference: ``LLM`` objects, or what ``LLM`` takes for a model. ``options`` are those
-            of ``LLM`` and go to ``model``; the reference gets ``device`` and ``num_threads`` alone,
-            so that it is the checkpoint as it is.
+        model: an ``LLM``, or what ``LLM`` takes for a model.
+        reference: the same, to compare with. It gets ``device`` and ``num_threads`` of ``options``
+            alone, so that it is the checkpoint as it is.
         text: files, directories or globs for perplexity, under ``protocol`` (stride, transformers
             or lm-eval) with its ``detokenizer``, ``context``, ``stride`` and ``max_tokens``
             (docs/evaluation.md).
         lambada: a file of passages for last-word accuracy.
         bias: True for the bundled sentences, or a file of others.
-        seed, resamples: of the bootstrap.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+        options: those of ``LLM``, for ``model``.
 
     Raises ``OptionError`` naming what cannot be honoured, and what ``LLM`` raises.
     """
