@@ -14,7 +14,8 @@ help:
 	@echo "make test       all tests but the slow ones    make test-slow  minutes and gigabytes"
 	@echo "make test-newest  on the newest releases    make test-matrix  on older releases of transformers"
 	@echo "make lint       ruff, mypy, clang-format       make format     apply them"
-	@echo "make bench      the README's tables, every other system installed beside (half an hour)"
+	@echo "make docs       the documentation as a site, in build/site"
+	@echo "make bench      the tables of docs/benchmarks.md, every other system installed beside (half an hour)"
 	@echo "make bench-quality  what compression costs and brings (needs DATA=folder, hours)"
 	@echo "make bench-kernels  each kernel against its limit    make bench-gpu  all of it on an NVIDIA GPU"
 
@@ -102,8 +103,12 @@ test-slow: $(VENV)/.dev $(HARNESS)/.ready $(OPTIMUM)/.ready test-matrix
 	$(HARNESS)/bin/python -m pytest --rootdir . tests/evaluate/test_lm_eval.py tests/hf/test_lm_eval.py
 	$(OPTIMUM)/bin/python -m pytest --rootdir . tests/export/test_optimum.py
 	$(PY) -m pytest -m slow --timeout 3600 --ignore $(COMPILED)
-	$(PY) -m pytest -m slow --timeout 3600 -n auto $(COMPILED)
+	$(MAKE) test-compiled
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 GPT2FAST_THOROUGH=1 $(PY) -m pytest --timeout 3600 -n auto $(INTERPRETED)
+
+# Every shipped specialization of the Triton kernels, for each architecture: six minutes.
+test-compiled: $(VENV)/.dev
+	$(PY) -m pytest -m slow --timeout 3600 -n auto $(COMPILED)
 
 # On a machine with an NVIDIA GPU: checks, limits, kernels, models; about nine minutes.
 bench-gpu:
@@ -118,6 +123,17 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i csrc/*/*.cpp csrc/*/*.h tests/csrc/*.cpp tests/csrc/*.h docs/onnx/*.cpp
+
+# The documentation as a site, in build/site; a warning is an error.
+DOCS := .venv-docs
+$(DOCS)/.ready: docs/requirements.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install -q -r docs/requirements.txt
+	touch $@
+
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 # The systems that the README compares with, in an environment of their own (benchmarks/peers.txt
 # says why); llama.cpp is compiled for this CPU.
@@ -168,6 +184,6 @@ bench-kernels: $(VENV)/.peers
 	for kernel in matmul attention layer_norm; do $(PY) benchmarks/kernels/$$kernel.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(HARNESS) $(OPTIMUM) build *.egg-info gpt2fast/_C.*.so
+	rm -rf $(VENV) $(PEERS) $(HARNESS) $(OPTIMUM) $(DOCS) build *.egg-info gpt2fast/_C.*.so
 
-.PHONY: help demo test test-newest test-matrix test-slow lint format bench bench-hf bench-kernels bench-gpu study-model bench-quality clean
+.PHONY: help demo test test-newest test-matrix test-slow test-compiled lint format docs bench bench-hf bench-kernels bench-gpu study-model bench-quality clean

@@ -38,8 +38,8 @@ class LLM:
     Args:
         model: ``"demo"``, a directory in Hugging Face format, a hub id such as ``"gpt2"``, or a
             directory that ``gpt2fast export`` wrote, which runs in onnxruntime.
-        device: "auto" and "cpu": the C++ runner; "cuda" or "cuda:<index>": Triton kernels on an
-            NVIDIA GPU; "torch" or "torch:<device>": PyTorch.
+        device: "auto" and "cpu": the C++ runner; "cuda" or ``"cuda:<index>"``: Triton kernels on an
+            NVIDIA GPU; "torch" or ``"torch:<device>"``: PyTorch.
         dtype: of the weights: "auto", "float32" or "bfloat16" ("float16" with cuda, where it is
             what "auto" means, and with torch).
         quantization: None, or the integers that the weights are rounded to as they are loaded:
