@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md, from what benchmarks/readme.sh wrote or from the committed rows.
+"""The tables of docs/benchmarks.md, from what benchmarks/readme.sh wrote or the committed rows.
 
 python benchmarks/readme_tables.py build/bench
 python benchmarks/readme_tables.py benchmarks/results

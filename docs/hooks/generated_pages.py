@@ -1,4 +1,4 @@
-"""A hook of mkdocs: pages that have their source elsewhere, and the check that none needs a network.
+"""A hook of mkdocs: pages that have their source elsewhere; the check that none needs a network.
 
 CHANGELOG.md and CONTRIBUTING.md lie at the root of the repository, where GitHub and pip look for
 them; the command line reference is written from the parsers.
@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the parsers are read from the checkout, which need not be installed
 
-from command_reference import command_pages, summaries
+from command_reference import command_pages, summaries  # noqa: E402
 
 AT_ROOT = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 COMMAND_LINE = "reference/cli"
