@@ -57,7 +57,7 @@ def _entry(parser: argparse.ArgumentParser, action: argparse.Action) -> Iterator
     else:
         name = str(action.metavar or action.dest)
     text = " ".join(formatter._expand_help(action).split())
-    yield f"`{name}`\n\n:   {_escaped(text)}"
+    yield f"`{name}`\n:   {_escaped(text)}"
 
 
 def _escaped(text: str) -> str:
