@@ -45,6 +45,7 @@ NEEDS = {
     "README.md": ("torch", "transformers", "onnxruntime", "onnx_ir"),
     "docs/compression.md": ("torch",),
     "docs/export.md": ("onnxruntime", "onnx_ir", "onnxruntime_genai"),
+    "docs/quantization.md": ("torch",),
     "docs/quickstart.md": ("torch", "transformers", "onnxruntime", "onnx_ir"),
     "docs/transformers.md": ("torch", "transformers"),
 }

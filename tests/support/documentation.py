@@ -36,7 +36,8 @@ class Block:
         lines = self.text.replace("\\\n", " ").splitlines()
         if self.language == "console":
             lines = [line[2:] for line in lines if line.startswith("$ ")]
-        return [line for line in lines if line.strip() and not line.startswith("#")]
+        commands = [re.sub(r"(^|\s+)#\s.*", "", line) for line in lines]  # without comments
+        return [each for each in commands if each.strip()]
 
 
 def blocks_of(page: str) -> list[Block]:
@@ -58,7 +59,7 @@ def hidden_commands(page: str) -> list[str]:
 
 
 def words_of(command: str) -> list[str]:
-    """The words of one command, without its comment."""
+    """The words of one command."""
     return shlex.split(command, comments=True)
 
 

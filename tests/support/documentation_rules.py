@@ -20,8 +20,8 @@ LESS = {
     r'(text=|read_text\()"texts/"': r'\1"texts/colorsys.py"',
     r"^(gpt2fast bench .*)": r"\1 --rounds 1 --starts 1 --tokens 4",
     r"^gpt2fast bench --random gpt2": "gpt2fast bench demo",
-    r"^(gpt2fast train (?!.*--init).*)": r"\1 --n-layer 1 --n-embd 32 --n-head 2 --context 32",
-    r"^(gpt2fast (?:train|distill) .*)": r"\1 --steps 2 --batch-size 2 --eval-tokens 64",
+    r"^(gpt2fast train (?!.*--init).*)": r"\1 --n-layer 1 --n-embd 32 --n-head 2 --vocab-size 300",
+    r"^(gpt2fast (?:train|distill) .*)": r"\1 --steps 2 --batch-size 2 --context 32",
     r"--max-tokens \d{5}": "--max-tokens 600",
     r"--depth 6": "--depth 2",
     r"--width 512": "--width 128",
@@ -46,7 +46,6 @@ class Rule:
 SLOW = (
     Rule(r"^gpt2fast compress \w+ small ", "three minutes", ("small",)),
     Rule(r"^gpt2fast compress \w+ pruned ", "a minute"),
-    Rule(r"^gpt2fast quantize .*--method gptq", "two minutes"),
     Rule(r"^gpt2fast bench ", "half a minute a system"),
     Rule(r"^gpt2fast train notes", "trains a tokenizer and a model", ("my-model",)),
     Rule(r"^gpt2fast train chats", "trains a model"),
