@@ -116,11 +116,12 @@ void step(Decoder& decoder, const Ids& token_ids, const Ids& query_starts, const
   decoder.step(batch.view(), scores, normal);
 }
 
-// Tokens (R, steps done).
-Ids sample(Decoder& decoder, const Ids& token_ids, const Ids& query_starts, const Ids& context_lens,
-           const Ids& block_tables, const Ids& logit_rows, Rows& logits,
-           const SamplingRows& sampling, int32_t steps, const Ids& stop_tokens,
-           const std::shared_ptr<StopFlag>& stop, bool keep_logits) {
+// Tokens (R, steps done), and when each step ended (steps done,), in seconds of
+// time.perf_counter.
+py::tuple sample(Decoder& decoder, const Ids& token_ids, const Ids& query_starts,
+                 const Ids& context_lens, const Ids& block_tables, const Ids& logit_rows,
+                 Rows& logits, const SamplingRows& sampling, int32_t steps, const Ids& stop_tokens,
+                 const std::shared_ptr<StopFlag>& stop, bool keep_logits) {
   const CopiedBatch batch(decoder, token_ids, query_starts, context_lens, block_tables, logit_rows);
   const ModelShape& shape = decoder.shape();
   const int32_t rows = batch.num_logit_rows;
@@ -134,16 +135,17 @@ Ids sample(Decoder& decoder, const Ids& token_ids, const Ids& query_starts, cons
   SampleLimits limits{steps, {}, stop == nullptr ? nullptr : &stop->is_set, keep_logits};
   limits.stop_tokens = copied(stop_tokens, length_of(stop_tokens, "stop_tokens", 1, shape.vocab));
   std::vector<int32_t> tokens(static_cast<size_t>(int64_t{rows} * steps));
+  std::vector<double> times(static_cast<size_t>(steps));
   int32_t done = 0;
   {
     const WithoutGil release;
-    done = decoder.sample(batch.view(), sampling.rows, limits, scores, tokens.data());
+    done = decoder.sample(batch.view(), sampling.rows, limits, scores, tokens.data(), times.data());
   }
   Ids chosen({py::ssize_t{rows}, py::ssize_t{done}});
   for (int64_t r = 0; r < rows; ++r) {
     std::copy_n(tokens.data() + r * steps, done, chosen.mutable_data() + r * done);
   }
-  return chosen;
+  return py::make_tuple(chosen, py::array_t<double>(done, times.data()));
 }
 
 void copy_blocks(Decoder& decoder, const Ids& pairs) {

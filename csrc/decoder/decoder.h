@@ -28,8 +28,9 @@ struct DecoderOptions {
 // How far Decoder::sample runs.
 struct SampleLimits {
   int32_t steps = 1;
-  std::vector<int32_t> stop_tokens;         // the step that chooses one of them is the last
-  const std::atomic<bool>* stop = nullptr;  // the step during which it becomes true is, too
+  std::vector<int32_t> stop_tokens;  // the step that chooses one of them is the last
+  std::atomic<bool>* stop =
+      nullptr;               // a step at whose end it is true is the last; it is false then
   bool keep_logits = false;  // those of the last step are left as the model gave them
 };
 
@@ -57,10 +58,11 @@ class Decoder {
   // One step, and a token for each row whose logits are wanted, by `sampling` (R,). With more
   // `limits.steps` each sequence brings a single token, and the token chosen is its next input;
   // block_tables have room for all of them. Writes tokens (R, steps), of which the first columns
-  // are chosen, and returns how many: a value below 0 stands for a token that could not be chosen,
-  // and ends the run. `logits` (R, V) are memory to work with. Throws what `step` does.
+  // are chosen, and into `times` (steps,) when they were, in seconds of std::chrono::steady_clock;
+  // returns how many. A token below 0 stands for one that could not be chosen, and ends the run.
+  // `logits` (R, V) are memory to work with. Throws what `step` does.
   int32_t sample(const StepBatch& batch, std::vector<RowSampling> sampling,
-                 const SampleLimits& limits, float* logits, int32_t* tokens);
+                 const SampleLimits& limits, float* logits, int32_t* tokens, double* times);
 
   // Copies cache blocks, all layers, one pair after the other, in turn with steps. Throws
   // std::invalid_argument, before anything is written, for a block that is not there.

@@ -1,5 +1,6 @@
 // Steps that choose their own tokens.
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 
 #include "core/float_environment.h"
@@ -36,6 +37,10 @@ class NextTokens {
   StepBatch batch_;
 };
 
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 bool ends_run(const SampleLimits& limits, int32_t token) {
   return token < 0 || std::find(limits.stop_tokens.begin(), limits.stop_tokens.end(), token) !=
                           limits.stop_tokens.end();
@@ -61,7 +66,7 @@ void copy_processing(std::vector<RowSampling>& sampling) {
 }  // namespace
 
 int32_t Decoder::sample(const StepBatch& batch, std::vector<RowSampling> sampling,
-                        const SampleLimits& limits, float* logits, int32_t* tokens) {
+                        const SampleLimits& limits, float* logits, int32_t* tokens, double* times) {
   check_step(batch);
   if (batch.num_logit_rows == 0) {
     step(batch, nullptr);
@@ -86,9 +91,10 @@ int32_t Decoder::sample(const StepBatch& batch, std::vector<RowSampling> samplin
       chosen[int64_t{r} * limits.steps] = sampler.token(r);
       ends |= ends_run(limits, sampler.token(r));
     }
+    times[done] = seconds_now();
     ++done;
     if (ends || done == limits.steps) return done;
-    if (limits.stop != nullptr && limits.stop->load(std::memory_order_relaxed)) return done;
+    if (limits.stop != nullptr && limits.stop->exchange(false)) return done;
     advance_sampling(sampling, chosen, limits.steps);
     current = &next.advance(chosen, limits.steps);
     check_batch(*current, shape_, cache_.num_blocks(), max_batch_tokens_);

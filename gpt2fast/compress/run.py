@@ -158,7 +158,7 @@ def _write(
             texts=trials.texts,
             verification=verification,
             bias=bias,
-            tried=[trials.log.entries[item.candidate.recipe.key] for item in tried],
+            tried=[trials.entries[item.candidate.recipe.key] for item in tried],
             verified=count,
             command=options.command,
             request=options.request(),

@@ -126,7 +126,7 @@ class Engine:
         runner, ends with ``RequestOutput.error``, and the others go on. After any other exception
         the engine is not to be used again: what was reserved, copied and written is not known.
         """
-        output = StepOutput([], [])
+        output = StepOutput([], [], [])
         step, self._in_flight = self._in_flight, None
         if step is None or not step.is_wanted:
             chunks = self._scheduler.schedule()
@@ -168,6 +168,8 @@ class Engine:
             self._fail_all([each.sequence for each in step.sequences], error, output)
             return
         self._multi_step.observe(step, columns.shape[1])
+        if step.pending.times is not None:
+            output.times.extend(step.pending.times.tolist())
         chosen, first = columns.tolist(), 0
         results: list[tuple[Sequence, list[int], Logits | None]] = []
         for each in step.sequences:

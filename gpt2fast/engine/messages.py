@@ -62,7 +62,7 @@ class Submission(Message):
         """Put what the last step brought, if the caller waits for it."""
         finished = [self.finished[r.request_id] for r in self.requests] if self.is_complete else []
         if finished or (self.streams and self.deltas):
-            self.put(StepOutput(self.deltas, finished))
+            self.put(StepOutput(self.deltas, finished, []))
         self.deltas = []
 
 

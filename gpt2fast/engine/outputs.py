@@ -71,3 +71,4 @@ class StepOutput(NamedTuple):
 
     deltas: list[Delta]
     finished: list[RequestOutput]
+    times: list[float]  # seconds of perf_counter: of each token of a sequence, where known

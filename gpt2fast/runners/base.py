@@ -112,6 +112,12 @@ class RowSampling:
 class PendingTokens(Protocol):
     """Tokens that are being chosen."""
 
+    @property
+    def times(self) -> NDArray[np.float64] | None:
+        """(steps,): seconds of ``time.perf_counter`` at which each step ended, where they are
+        known; after ``wait``."""
+        ...
+
     def wait(self) -> NDArray[np.int32]:
         """(R, steps), or fewer columns where the runner stopped early.
 
@@ -124,8 +130,8 @@ class PendingTokens(Protocol):
 class KnownTokens:
     """Tokens that were chosen already: ``PendingTokens``."""
 
-    def __init__(self, tokens: NDArray[np.int32]) -> None:
-        self._tokens = tokens
+    def __init__(self, tokens: NDArray[np.int32], times: NDArray[np.float64] | None = None) -> None:
+        self._tokens, self.times = tokens, times
 
     def wait(self) -> NDArray[np.int32]:
         """(R, steps)"""

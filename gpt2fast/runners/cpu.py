@@ -101,7 +101,7 @@ class CpuRunner:
         """Run up to ``steps`` steps; a token of each row and step. A step during which
         ``stop_flag`` is set, or which chooses one of ``stop_tokens``, is the last."""
         logits = self._rows_of_logits(len(batch.logit_rows))
-        return KnownTokens(self._sample(batch, logits, sampling, steps, stop_tokens, False))
+        return KnownTokens(*self._sample(batch, logits, sampling, steps, stop_tokens, False))
 
     def sample_more(self, block_tables: NDArray[np.int32], steps: int) -> KnownTokens:
         """Never called: this does not run ahead."""
@@ -112,7 +112,8 @@ class CpuRunner:
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Logits (R, V), overwritten by the next step, and a token chosen from each row (R,)."""
         logits = self._rows_of_logits(len(batch.logit_rows))
-        return logits, self._sample(batch, logits, sampling, 1, NO_TOKENS, True)[:, 0]
+        tokens, _ = self._sample(batch, logits, sampling, 1, NO_TOKENS, True)
+        return logits, tokens[:, 0]
 
     def hidden_states(self, batch: StepBatch) -> NDArray[np.float32]:
         """Run one step without the head: (R, C), what the last LayerNorm makes of the rows whose
@@ -144,7 +145,7 @@ class CpuRunner:
         steps: int,
         stop_tokens: NDArray[np.int32],
         keep_logits: bool,
-    ) -> NDArray[np.int32]:
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         return self._decoder.sample(
             batch.token_ids,
             batch.query_starts,

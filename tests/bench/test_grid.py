@@ -211,7 +211,7 @@ def test_a_failed_write_leaves_the_earlier_result(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gpt2fast.bench.rows.json.dumps", full)
+    monkeypatch.setattr("gpt2fast.files.json_file.os.fsync", full)
     with pytest.raises(OptionError, match=r"rows\.json: cannot be written: the disk is full"):
         write_results(record, out, print)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ import pytest
 from gpt2fast import LLM
 from gpt2fast.bench import peers
 from gpt2fast.bench.options import BenchOptions, make_plan
+from gpt2fast.bench.peers import native
 from gpt2fast.bench.peers.base import Adapter, cached
 from gpt2fast.bench.peers.gguf_file import write_gguf
 from gpt2fast.errors import MissingDependencyError, OptionError, UnsupportedError
@@ -325,3 +329,15 @@ def test_what_llama_cpp_would_run_wrongly_is_refused(
     (tmp_path / "config.json").write_text(json.dumps({field: value}))
     with pytest.raises(UnsupportedError, match=f"config.json: {field} = {value!r}"):
         write_gguf(tmp_path, tmp_path / "out.gguf", "F32")
+
+
+def test_each_token_has_its_time() -> None:
+    """Several steps are one call of the core, which says when each of them ended."""
+    with LLM("demo", num_threads=1) as llm:
+        call = partial(native._generate, [[1, 2], [3, 4]], 24, perf_counter)
+        start = perf_counter()
+        tokens, times = llm.engine_loop.run(call)
+    assert [len(row) for row in tokens] == [24, 24]
+    assert start < times[0]
+    assert all(before < after for before, after in pairwise(times))
+    assert times[-1] < perf_counter()

@@ -21,6 +21,7 @@ from gpt2fast.checkpoint.digest import weights_digest
 from gpt2fast.compress import run as run_module
 from gpt2fast.compress.budget import Budget, BudgetError
 from gpt2fast.compress.calibration.splits import Sizes
+from gpt2fast.compress.recipe import passes as passes_module
 from gpt2fast.compress.recipe import pipeline as pipeline_module
 from gpt2fast.compress.recipe.passes import OPTIONS
 from gpt2fast.compress.recipe.recipe import Recipe, parse_recipe
@@ -146,23 +147,24 @@ def test_a_miss_is_no_success(options: Callable[..., CompressOptions], tmp_path:
 def test_an_interruption_is_gone_on_from(
     options: Callable[..., CompressOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved = pipeline_module.Journal.record
+    saved = passes_module.record_part
     seen: list[str] = []
 
-    def interrupted(self: Any, prefix: str) -> None:
-        saved(self, prefix)
-        seen.append(prefix)
+    def interrupted(model: Any, journal: Any, prefix: str) -> None:
+        recorded(model, journal, prefix)
         if prefix == "h.1.":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline_module.Journal, "record", interrupted)
+    def recorded(model: Any, journal: Any, prefix: str) -> None:
+        saved(model, journal, prefix)
+        seen.append(prefix)
+
+    monkeypatch.setattr(passes_module, "record_part", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compress(options(), say)
     assert not (tmp_path / "out").exists()
     first = list(seen)
-    monkeypatch.setattr(
-        pipeline_module.Journal, "record", lambda s, p: (saved(s, p), seen.append(p))
-    )
+    monkeypatch.setattr(passes_module, "record_part", recorded)
     compress(options(), say)
     again = seen[len(first) :]
     assert not set(again) & set(first), "what was recorded is not done again"
@@ -178,7 +180,7 @@ def test_other_work_is_not_mixed_in(
     work = tmp_path / "work"
     with pytest.raises(BudgetError):
         compress(options(work=work, budget=Budget(min_speedup=1e5)), say)
-    assert (work / "log.jsonl").is_file(), "what was measured is kept"
+    assert len(list((work / "trials").iterdir())) == 1, "what was measured is kept"
     with pytest.raises(OptionError, match="another model, text, seed or number of threads"):
         compress(options(work=work, sizes=replace(SIZES, length=40)), say)
     (tmp_path / "mine").mkdir()
@@ -187,6 +189,20 @@ def test_other_work_is_not_mixed_in(
         compress(options(work=tmp_path / "mine"), say)
     with pytest.raises(OptionError, match="give a new name"):
         compress(options(out=tmp_path / "mine"), say)
+
+
+def test_work_of_another_layout_is_refused(
+    options: Callable[..., CompressOptions], tmp_path: Path
+) -> None:
+    """The version before kept it in other files, under a work.json without a layout."""
+    with pytest.raises(BudgetError):
+        compress(options(budget=Budget(min_speedup=1e5)), say)
+    record = tmp_path / "out.work" / "work.json"
+    fields = json.loads(record.read_text())
+    del fields["layout"]
+    record.write_text(json.dumps(fields))
+    with pytest.raises(OptionError, match=r"out\.work holds the work of another version"):
+        compress(options(), say)
 
 
 def test_what_is_finished_is_left_as_it_is(

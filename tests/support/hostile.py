@@ -218,10 +218,10 @@ class Hostile:
         sampling = self.sampling(count + (not self.small(20)))
         if not owned(arrays[3]):
             return
-        tokens = self.shared.decoder.sample(
+        tokens, times = self.shared.decoder.sample(
             *arrays, logits, sampling, steps, stop, flag, bool(self.small(1))
         )
-        assert tokens.shape[0] == len(arrays[4])
+        assert tokens.shape == (len(arrays[4]), len(times))
         assert (tokens < SIZES["vocab"]).all()
 
     def copy_blocks(self) -> None:

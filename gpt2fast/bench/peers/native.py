@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -107,12 +108,17 @@ def _generate(
     times = [0.0] * new_tokens
     while engine.has_unfinished():
         result = engine.step()
+        # Several steps a call: the runner says when each of them ended.
         now = clock()
+        ended = [now - perf_counter() + each for each in result.times] or [now]
+        before = [len(row) for row in tokens]
         for request in result.finished:
             if request.error is not None:
                 raise request.error
         for delta in result.deltas:
-            row = tokens[rows[delta.request_id]]
-            times[len(row)] = now  # the last sequence to get there decides
+            number = rows[delta.request_id]
+            row = tokens[number]
+            at = min(len(row) - before[number], len(ended) - 1)
+            times[len(row)] = ended[at]  # the last sequence to get there decides
             row.append(delta.token_id)
     return tokens, times

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,7 @@ from gpt2fast.compress.calibration.calibration import Calibration, generate_cali
 from gpt2fast.compress.calibration.overlap import repeats
 from gpt2fast.compress.progress import ProgressCallback
 from gpt2fast.errors import OptionError
-from gpt2fast.files.atomic import staged_file
-from gpt2fast.files.journal import damage_named
+from gpt2fast.files.journal import Journal, damage_named
 from gpt2fast.train.corpus import Document, read_documents
 from gpt2fast.train.data import tokenize
 
@@ -32,6 +32,7 @@ LEAST_WINDOWS = 8  # of a part: fewer tell too little
 _WHOLE_DOCUMENTS = 24  # from so many on a document goes to one part as a whole
 
 WRITTEN = "text that the model wrote itself"
+_WINDOWS = "windows.npy"
 
 Windows = NDArray[np.int64]
 
@@ -128,12 +129,15 @@ def written_texts(
 
     On such text the mean rise of nats is an estimate of the KL divergence of the two models.
     """
-    parts = {}
+    parts, journal = {}, Journal(work / "text")
     for number, part in enumerate(SHARES):
-        file = work / f"{part}-{sizes.of(part)}x{sizes.length}.npy"
-        if not file.is_file():
-            _write_text(model, part, sizes, len(SHARES) * seed + number, num_threads, file, say)
-        parts[part] = _load(file)
+        name = f"{part}-{sizes.of(part)}x{sizes.length}"
+        if (place := journal.find(name)) is None:
+            own_seed = len(SHARES) * seed + number
+            parts[part] = _write_text(model, part, sizes, own_seed, num_threads, say)
+            journal.record(name, write=partial(_save, parts[part]))
+        else:
+            parts[part] = _load(place)
     return Texts(parts, WRITTEN)
 
 
@@ -143,9 +147,8 @@ def _write_text(
     sizes: Sizes,
     seed: int,
     num_threads: int | None,
-    file: Path,
     say: ProgressCallback,
-) -> None:
+) -> Windows:
     def progress(done: int, total: int) -> None:
         say(f"the model writes text for the {part}: {done} of {total} windows")
 
@@ -153,13 +156,16 @@ def _write_text(
     written = generate_calibration(
         model, count, length, seed, num_threads=num_threads, progress=progress
     )
-    with staged_file(file) as stage, stage.open("wb") as stream:
-        np.save(stream, written.windows)
+    return written.windows
 
 
-def _load(file: Path) -> Windows:
-    with damage_named(file):
-        windows: Windows = np.load(file, allow_pickle=False)
+def _save(windows: Windows, place: Path) -> None:
+    np.save(place / _WINDOWS, windows)
+
+
+def _load(place: Path) -> Windows:
+    with damage_named(place):
+        windows: Windows = np.load(place / _WINDOWS, allow_pickle=False)
         return windows
 
 

@@ -8,8 +8,8 @@ from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.progress import ProgressCallback, quiet
 from gpt2fast.compress.prune.structured import StructuredOptions, prune_units
 from gpt2fast.compress.prune.units import HEADS
+from gpt2fast.compress.state.journal import NOTHING_KEPT, TensorJournal
 from gpt2fast.compress.state.model import Model
-from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 
 
@@ -34,11 +34,11 @@ def prune_heads(
     calibration: Calibration,
     options: HeadOptions = HeadOptions(),
     progress: ProgressCallback = quiet,
-    steps: Steps = NO_STEPS,
+    journal: TensorJournal = NOTHING_KEPT,
 ) -> None:
     """Leave the fraction ``keep`` of all heads, one at least in every layer: columns of ``c_attn``
     and rows of ``c_proj`` go, and what is left of ``c_proj`` takes over by least squares.
 
     Raises OptionError for a quantized model, and CheckpointError, naming the layer, for NaN.
     """
-    prune_units(model, calibration, HEADS, options, False, 1, progress, steps)
+    prune_units(model, calibration, HEADS, options, False, 1, progress, journal)

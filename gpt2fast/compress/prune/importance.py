@@ -18,8 +18,8 @@ from gpt2fast.compress.progress import ProgressCallback
 from gpt2fast.compress.prune.checks import require_finite, require_predictions
 from gpt2fast.compress.prune.elimination import removal_costs
 from gpt2fast.compress.prune.units import Units
+from gpt2fast.compress.state.journal import NOTHING_KEPT, TensorJournal
 from gpt2fast.compress.state.model import Model
-from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.model.gpt2 import GPT2
 
 IMPORTANCES = ("reconstruction", "activation", "gradient")
@@ -33,7 +33,7 @@ def importance(
     units: Units,
     method: str,
     progress: ProgressCallback,
-    steps: Steps = NO_STEPS,
+    journal: TensorJournal = NOTHING_KEPT,
 ) -> list[Tensor]:
     """Importance of each unit of each layer: (U,) float64 for each layer.
 
@@ -42,21 +42,21 @@ def importance(
     although the others take over by least squares (``elimination.py``). Both are relative to the
     mean squared length of the stream there. ``gradient``: the first-order change of the loss, in
     nats a token, when the unit is taken out (Michel et al. 2019; Molchanov et al. 2019).
-    ``steps`` keeps what was measured of a layer, or of some windows' gradients.
+    ``journal`` keeps what was measured of a layer, or of some windows' gradients.
     """
     if method == "gradient":
         require_predictions(calibration, 'importance = "gradient"')
-        scores = _gradient(model.network, calibration, units, progress, steps)
+        scores = _gradient(model.network, calibration, units, progress, journal)
     else:
         score = {"activation": _activation, "reconstruction": _reconstruction}[method]
         scores = []
         states = HiddenStates(model.network, calibration)
         for layer in range(model.config.n_layer):
             progress(f"{units.name}: importance in block {layer + 1} of {model.config.n_layer}")
-            if (done := steps.recall(f"importance-{layer}")) is None:
+            if (done := journal.recall(f"importance-{layer}")) is None:
                 stream = states.states.square().sum(-1).mean(dtype=torch.float64)
                 done = {"scores": score(states, units) / stream}, None
-                steps.keep(f"importance-{layer}", *done)
+                journal.keep(f"importance-{layer}", *done)
             scores.append(done[0]["scores"])
             states.advance()
     for layer, values in enumerate(scores):
@@ -96,7 +96,11 @@ def _reconstruction(states: HiddenStates, units: Units) -> Tensor:
 
 
 def _gradient(
-    network: GPT2, calibration: Calibration, units: Units, progress: ProgressCallback, steps: Steps
+    network: GPT2,
+    calibration: Calibration,
+    units: Units,
+    progress: ProgressCallback,
+    journal: TensorJournal,
 ) -> list[Tensor]:
     """Mean over windows of ``|d loss / d gate|``, a gate of 1 on what each unit gives."""
     layers = range(network.config.n_layer)
@@ -106,10 +110,10 @@ def _gradient(
     parts = torch.from_numpy(calibration.windows).to(device).split(_WINDOWS)
     for number, tokens in enumerate(parts):
         progress(f"{units.name}: gradients, {number + 1} of {len(parts)}")
-        if (done := steps.recall(f"gradient-{number}")) is None:
+        if (done := journal.recall(f"gradient-{number}")) is None:
             slopes = _gate_slopes(network, tokens, units, counts)
             done = {str(layer): slopes[layer] for layer in layers}, None
-            steps.keep(f"gradient-{number}", *done)
+            journal.keep(f"gradient-{number}", *done)
         for layer in layers:
             scores[layer] += done[0][str(layer)] / len(calibration.windows)
     return scores

@@ -18,8 +18,8 @@ from gpt2fast.compress.calibration.capture import HiddenStates
 from gpt2fast.compress.progress import ProgressCallback, quiet
 from gpt2fast.compress.prune.checks import require_finite, require_float, require_predictions
 from gpt2fast.compress.prune.network import rebuilt
+from gpt2fast.compress.state.journal import NOTHING_KEPT, TensorJournal
 from gpt2fast.compress.state.model import Model
-from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 from gpt2fast.model.gpt2 import GPT2
 
@@ -59,7 +59,7 @@ def prune_layers(
     calibration: Calibration,
     options: LayerOptions = LayerOptions(),
     progress: ProgressCallback = quiet,
-    steps: Steps = NO_STEPS,
+    journal: TensorJournal = NOTHING_KEPT,
 ) -> None:
     """Take layers out; the others go on computing what they did.
 
@@ -78,7 +78,7 @@ def prune_layers(
         measured = [{"layer": i, "influence": value} for i, value in enumerate(influences)]
         removed = tuple(sorted(range(count), key=influences.__getitem__)[:remove])
     elif not removed:
-        measured = least_loss(model.network, calibration, remove, progress, steps)
+        measured = least_loss(model.network, calibration, remove, progress, journal)
         removed = tuple(step["layer"] for step in measured)
     kept = [layer for layer in range(count) if layer not in removed]
     model.replace_network(keep_layers(model.network, kept))
@@ -124,20 +124,20 @@ def least_loss(
     calibration: Calibration,
     remove: int,
     progress: ProgressCallback = quiet,
-    steps: Steps = NO_STEPS,
+    journal: TensorJournal = NOTHING_KEPT,
 ) -> list[dict[str, Any]]:
     """Layers in the order in which they go, each with the cross entropy (nats a token) without it
-    and without those before it; ``steps`` keeps each removal."""
+    and without those before it; ``journal`` keeps each removal."""
     require_predictions(calibration, 'method = "loss"')
     left = list(range(network.config.n_layer))
     removals: list[dict[str, Any]] = []
     for number in range(remove):
         progress(f"layers: removal {number + 1} of {remove}")
-        if (done := steps.recall(f"removal-{number}")) is None:
+        if (done := journal.recall(f"removal-{number}")) is None:
             losses = losses_without(network, left, calibration)
             layer = min(left, key=losses.__getitem__)
             done = {}, {"layer": layer, "loss": losses[layer]}
-            steps.keep(f"removal-{number}", *done)
+            journal.keep(f"removal-{number}", *done)
         removals.append(done[1])
         left.remove(done[1]["layer"])
     return removals

@@ -8,8 +8,8 @@ from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.progress import ProgressCallback, quiet
 from gpt2fast.compress.prune.structured import StructuredOptions, prune_units
 from gpt2fast.compress.prune.units import NEURONS
+from gpt2fast.compress.state.journal import NOTHING_KEPT, TensorJournal
 from gpt2fast.compress.state.model import Model
-from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 
 
@@ -31,7 +31,7 @@ def prune_neurons(
     calibration: Calibration,
     options: NeuronOptions = NeuronOptions(),
     progress: ProgressCallback = quiet,
-    steps: Steps = NO_STEPS,
+    journal: TensorJournal = NOTHING_KEPT,
 ) -> None:
     """Leave the fraction ``keep`` of all neurons, at most, so many times ``multiple`` in a layer:
     columns of ``c_fc`` and rows of ``c_proj`` go, and what is left of ``c_proj`` takes over by
@@ -40,5 +40,5 @@ def prune_neurons(
     Raises OptionError for a quantized model, and CheckpointError, naming the layer, for NaN.
     """
     prune_units(
-        model, calibration, NEURONS, options, options.uniform, options.multiple, progress, steps
+        model, calibration, NEURONS, options, options.uniform, options.multiple, progress, journal
     )

@@ -23,8 +23,8 @@ from gpt2fast.compress.prune.network import rebuilt
 from gpt2fast.compress.prune.reconstruct import reconstruct, removal_error
 from gpt2fast.compress.prune.selection import Kept, keep_global, keep_uniform
 from gpt2fast.compress.prune.units import Units
+from gpt2fast.compress.state.journal import NOTHING_KEPT, TensorJournal
 from gpt2fast.compress.state.model import Model
-from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 
 
@@ -54,14 +54,14 @@ def prune_units(
     uniform: bool,
     multiple: int,
     progress: ProgressCallback,
-    steps: Steps,
+    journal: TensorJournal,
 ) -> None:
     """Keep a fraction of the units of ``model``: see ``prune_heads`` and ``prune_neurons``."""
     require_float(model)
-    scores = importance(model, calibration, units, options.importance, progress, steps)
+    scores = importance(model, calibration, units, options.importance, progress, journal)
     select = keep_uniform if uniform else keep_global
     kept = select(scores, options.keep, multiple)
-    layers = remove_units(model, calibration, units, kept, options, progress, steps)
+    layers = remove_units(model, calibration, units, kept, options, progress, journal)
     for entry, values, stay in zip(layers, scores, kept, strict=True):
         entry["importance"] = _summary(values, stay)
     entry = {"pass": f"prune_{units.name}", **asdict(options), "layers": layers}
@@ -75,10 +75,10 @@ def remove_units(
     kept: Kept,
     options: StructuredOptions,
     progress: ProgressCallback,
-    steps: Steps = NO_STEPS,
+    journal: TensorJournal = NOTHING_KEPT,
 ) -> list[dict[str, Any]]:
     """Leave the units ``kept`` of each layer, and say for each how many stay of how many, and the
-    relative squared error of the projection's output before and after the fit. ``steps`` keeps
+    relative squared error of the projection's output before and after the fit. ``journal`` keeps
     the blocks that are done."""
     network, config = copy.deepcopy(model.network), model.config
     states = HiddenStates(network, calibration)
@@ -87,7 +87,7 @@ def remove_units(
         progress(f"{units.name}: block {layer + 1} of {config.n_layer}")
         entry = {"kept": len(stay), "of": units.count(config, layer)}
         if entry["kept"] < entry["of"]:
-            entry |= _remove_or_recall(states, units, stay, options, steps)
+            entry |= _remove_or_recall(states, units, stay, options, journal)
         entries.append(entry)
         states.advance()
     shapes = [units.shape(config, layer, len(stay)) for layer, stay in enumerate(kept)]
@@ -96,13 +96,17 @@ def remove_units(
 
 
 def _remove_or_recall(
-    states: HiddenStates, units: Units, stay: Tensor, options: StructuredOptions, steps: Steps
+    states: HiddenStates,
+    units: Units,
+    stay: Tensor,
+    options: StructuredOptions,
+    journal: TensorJournal,
 ) -> dict[str, Any]:
     name, block = f"block-{states.layer}", states.block
-    done = steps.recall(name)
+    done = journal.recall(name)
     if done is None:
         errors = _remove(states, units, stay, options)
-        steps.keep(name, block.state_dict(), errors)
+        journal.keep(name, block.state_dict(), errors)
         return errors
     tensors, facts = done
     units.remove(block, stay)

@@ -23,8 +23,8 @@ from gpt2fast.compress.prune.masks import Pattern, mask_of_matrix
 from gpt2fast.compress.prune.reconstruct import output_error
 from gpt2fast.compress.prune.sparsegpt import sparsegpt
 from gpt2fast.compress.prune.wanda import wanda
+from gpt2fast.compress.state.journal import NOTHING_KEPT, TensorJournal
 from gpt2fast.compress.state.model import CONV1D_PARTS, Model
-from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 from gpt2fast.model.gpt2 import Block, Conv1D
 
@@ -58,10 +58,10 @@ def prune_weights(
     calibration: Calibration,
     options: WeightOptions = WeightOptions(),
     progress: ProgressCallback = quiet,
-    steps: Steps = NO_STEPS,
+    journal: TensorJournal = NOTHING_KEPT,
 ) -> None:
     """Set weights of all matrices of all blocks to zero, block by block; the statistics of a block
-    are of what the pruned blocks before it give. ``steps`` keeps the blocks that are done.
+    are of what the pruned blocks before it give. ``journal`` keeps the blocks that are done.
 
     Raises OptionError for a quantized model, and CheckpointError, naming the layer, for NaN.
     """
@@ -71,9 +71,9 @@ def prune_weights(
     layers: list[dict[str, Any]] = []
     for layer in range(network.config.n_layer):
         progress(f"{options.method}: block {layer + 1} of {network.config.n_layer}")
-        if (done := steps.recall(f"block-{layer}")) is None:
+        if (done := journal.recall(f"block-{layer}")) is None:
             done = _prune_block(states, options)
-            steps.keep(f"block-{layer}", *done)
+            journal.keep(f"block-{layer}", *done)
         weights, errors = done
         for part, values in weights.items():
             _matrix(states.block, part).weight.copy_(values)

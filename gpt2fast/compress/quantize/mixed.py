@@ -10,8 +10,8 @@ from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.quantize.assign import assign_formats, matrix_bytes
 from gpt2fast.compress.quantize.options import METHODS, QuantizeOptions
 from gpt2fast.compress.quantize.sensitivity import sensitivities
+from gpt2fast.compress.state.journal import TensorJournal
 from gpt2fast.compress.state.model import Model
-from gpt2fast.compress.state.steps import Steps
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat, Quantization
@@ -42,16 +42,16 @@ def mixed_formats(
     model: Model,
     calibration: Calibration,
     options: MixedOptions,
-    steps: Steps,
+    journal: TensorJournal,
     progress: Callable[[str, int, int], None],
 ) -> QuantizeOptions:
     """The formats of least total loss within ``options.bits``, as options of ``quantize``;
-    ``steps`` keeps what each matrix loses.
+    ``journal`` keeps what each matrix loses.
 
     Raises OptionError where ``bits`` are fewer than the smallest format has.
     """
     budget, sizes = bytes_within(model.config, options)
-    table = sensitivities(model, calibration, options.formats, progress=progress, steps=steps)
+    table = sensitivities(model, calibration, options.formats, progress=progress, journal=journal)
     return _as_options(assign_formats(table, sizes, budget), options.method)
 
 

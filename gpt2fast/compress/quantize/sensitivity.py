@@ -17,8 +17,8 @@ from torch import Tensor
 from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.quantize.activations import rounded_activations
 from gpt2fast.compress.quantize.clip import round_clipped
+from gpt2fast.compress.state.journal import NOTHING_KEPT, TensorJournal
 from gpt2fast.compress.state.model import Model
-from gpt2fast.compress.state.steps import NO_STEPS, Steps
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import EMBEDDING, HEAD, MatrixFormat
 
@@ -33,26 +33,26 @@ def sensitivities(
     formats: Sequence[MatrixFormat],
     activations: bool = True,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-    steps: Steps = NO_STEPS,
+    journal: TensorJournal = NOTHING_KEPT,
 ) -> Sensitivities:
     """Mean KL in nats a token for each matrix in each of the ``formats`` (0 in float32), all others
     left float, over the first ``MAX_TOKENS`` tokens of the calibration text.
 
     Scales are clipped for the least error of the weights. With ``activations``, inputs of the
-    matrix are rounded to 8 bits as the C++ runner does. ``steps`` keeps each matrix. The model is
+    matrix are rounded to 8 bits as the C++ runner does. ``journal`` keeps each matrix. The model is
     left as it was; it must not be quantized yet, else OptionError is raised.
     """
     if model.matrices:
         raise OptionError("sensitivities are those of a float model; this one is quantized")
     probe, names, found = _Probe(model, calibration), model.matrix_names(), Sensitivities()
     for number, name in enumerate(names, 1):
-        if (done := steps.recall(f"loss-{name}")) is None:
+        if (done := journal.recall(f"loss-{name}")) is None:
             weight, losses = model.weight(name).contiguous().clone(), {}
             for form in (form for form in formats if form.is_integer):
                 with _rounded(model, name, weight, form, activations):
                     losses[form.label] = probe.divergence(name)
             done = {}, losses
-            steps.keep(f"loss-{name}", *done)
+            journal.keep(f"loss-{name}", *done)
         found[name] = {form: done[1].get(form.label, 0.0) for form in formats}
         progress(name, number, len(names))
     return found

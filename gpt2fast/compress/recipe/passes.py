@@ -13,9 +13,10 @@ from gpt2fast.compress.prune.neurons import NeuronOptions, prune_neurons
 from gpt2fast.compress.prune.unstructured import WeightOptions, prune_weights
 from gpt2fast.compress.quantize import QuantizeOptions, quantize
 from gpt2fast.compress.quantize.mixed import MixedOptions, mixed_formats
-from gpt2fast.compress.recipe.pipeline import Context, Journal, Pass
+from gpt2fast.compress.recipe.pipeline import Context, Pass
+from gpt2fast.compress.state.journal import TensorJournal
 from gpt2fast.compress.state.model import Model, open_model
-from gpt2fast.compress.state.steps import Steps
+from gpt2fast.compress.state.snapshot import record_part, restore_parts
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import HEAD
 
@@ -49,7 +50,7 @@ class Recovery:
 
 def _prune(function: Any) -> Any:
     def run(model: Model, options: Any, context: Context) -> None:
-        function(model, context.calibration, options, context.say, Steps(context.work))
+        function(model, context.calibration, options, context.say, TensorJournal(context.work))
 
     return run
 
@@ -60,14 +61,14 @@ def _quantize(model: Model, options: QuantizeOptions, context: Context) -> None:
             "an earlier pass has quantized the model; let one pass do it, with 'overrides' for "
             "matrices in other formats"
         )
-    journal = Journal(model, context.work)
-    recorded = set(journal.restore())
+    journal = TensorJournal(context.work)
+    recorded = set(restore_parts(model, journal))
 
     def progress(name: str, done: int, total: int) -> None:
         prefix = f"{name}." if name.startswith("h.") else name
         # The head comes last, and then the pass is done; a tied embedding stands for it.
         if name != HEAD and prefix not in recorded:
-            journal.record(prefix)
+            record_part(model, journal, prefix)
         context.say(f"{done} of {total}")
 
     quantize(model, context.calibration, options, progress)
@@ -81,8 +82,8 @@ def _quantize_mixed(model: Model, options: MixedOptions, context: Context) -> No
 
     # Before the journal gives blocks back: a model that is rounded in part has none of its losses,
     # which are the same for any number of bits.
-    steps = Steps(context.shared / "-".join(form.label for form in options.formats))
-    chosen = mixed_formats(model, context.calibration, options, steps, progress)
+    journal = TensorJournal(context.shared / "-".join(form.label for form in options.formats))
+    chosen = mixed_formats(model, context.calibration, options, journal, progress)
     _quantize(model, chosen, context)
 
 

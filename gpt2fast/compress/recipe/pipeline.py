@@ -7,29 +7,20 @@ step of it (a block that was quantized, say) is recorded once it is done.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-
 from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.progress import ProgressCallback
 from gpt2fast.compress.recipe.recipe import Recipe
+from gpt2fast.compress.state.journal import TensorJournal
 from gpt2fast.compress.state.model import Model, is_finite
-from gpt2fast.compress.state.snapshot import (
-    formats_of,
-    load_snapshot,
-    pack_matrices,
-    save_snapshot,
-    unpack_matrices,
-)
+from gpt2fast.compress.state.snapshot import load_snapshot, save_snapshot
 from gpt2fast.errors import GPT2FastError
-from gpt2fast.files.atomic import discard, staged_directory
-from gpt2fast.files.journal import damage_named
+from gpt2fast.files.atomic import discard
 
 
 @dataclass(frozen=True)
@@ -72,12 +63,12 @@ class Pipeline:
 
     def forget(self, recipe: Recipe) -> None:
         """The model after ``recipe`` is saved elsewhere: its snapshot only takes room."""
-        discard(self._snapshot(recipe, len(recipe.steps)))
+        self._snapshots.remove(recipe.key)
 
     def _latest(self, recipe: Recipe) -> tuple[int, Model]:
         source = self.context.original
         for count in range(len(recipe.steps), 0, -1):
-            model = load_snapshot(self._snapshot(recipe, count), source)
+            model = load_snapshot(self._snapshots, recipe.prefix_key(count), source)
             if model is not None:
                 return count, model
         return 0, self.open_original()
@@ -107,48 +98,10 @@ class Pipeline:
             entry.setdefault("pass", step.name)
         if len(model.history) > before:
             model.history[-1].setdefault("seconds", round(seconds, 2))
-        save_snapshot(model, self._snapshot(recipe, index + 1))
+        save_snapshot(model, self._snapshots, key)
         discard(context.work)
 
-    def _snapshot(self, recipe: Recipe, count: int) -> Path:
-        return self.context.work / "snapshots" / recipe.prefix_key(count)
-
-
-class Journal:
-    """The steps of one pass on the disk, each a part of the network that it has changed.
-
-    A step is named by the prefix of the parameters it changed, such as ``h.3.``. What is restored
-    is what was recorded, bit for bit.
-    """
-
-    def __init__(self, model: Model, directory: Path) -> None:
-        self._model, self._directory = model, directory
-        directory.mkdir(parents=True, exist_ok=True)
-
-    def restore(self) -> list[str]:
-        """Put back all that is recorded; the names of those steps."""
-        files = sorted(self._directory.glob("step-*"), key=lambda path: path.name)
-        return [self._restore(path) for path in files]
-
-    def record(self, prefix: str) -> None:
-        """The parameters and matrices under ``prefix`` have their final values."""
-        count = len(list(self._directory.glob("step-*")))
-        state = self._model.network.state_dict()
-        own = {k: m for k, m in self._model.matrices.items() if k.startswith(prefix)}
-        place = self._directory / f"step-{count:05d}"
-        with staged_directory(place, replace=True) as stage:
-            tensors = {k: v for k, v in state.items() if k.startswith(prefix)}
-            save_file({k: v.contiguous() for k, v in tensors.items()}, stage / "network")
-            save_file(pack_matrices(own), stage / "matrices")
-            facts = {"prefix": prefix, "formats": formats_of(own)}
-            (stage / "step.json").write_text(json.dumps(facts), encoding="utf-8")
-
-    def _restore(self, path: Path) -> str:
-        with damage_named(path):
-            facts = json.loads((path / "step.json").read_text(encoding="utf-8"))
-            state = self._model.network.state_dict()
-            for name, value in load_file(path / "network").items():
-                state[name].copy_(value)
-            matrices = unpack_matrices(load_file(path / "matrices"), facts["formats"])
-        self._model.matrices |= matrices
-        return str(facts["prefix"])
+    @property
+    def _snapshots(self) -> TensorJournal:
+        """Models after passes, by the key of those passes."""
+        return TensorJournal(self.context.work / "snapshots")

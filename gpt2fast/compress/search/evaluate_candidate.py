@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,42 +28,17 @@ from gpt2fast.compress.search.search import Candidate
 from gpt2fast.compress.state.artifact import save_model
 from gpt2fast.engine.llm import LLM
 from gpt2fast.files.atomic import discard, staged_directory
-from gpt2fast.files.disk import clear_write_errors
+from gpt2fast.files.journal import Journal
 from gpt2fast.files.json_file import read_json_object, write_json
 
 HISTORY = "history.json"  # beside a candidate, until its report has it
 _HOPELESS = 3.0  # times the allowed loss: such a candidate's speed is not worth measuring twice
 
 
-class TrialLog:
-    """What was measured of each recipe, a JSON line each, found again after an interruption."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        found = [entry for entry in map(_parsed, lines) if entry]
-        self.entries: dict[str, dict[str, Any]] = {entry["key"]: entry for entry in found}
-
-    def add(self, entry: dict[str, Any]) -> None:
-        """Append ``entry``, which has a "key"."""
-        self.entries[entry["key"]] = entry
-        # A line of its own even after one that was cut off.
-        with clear_write_errors(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps(entry) + "\n")
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    """A line of the log; None where it was cut off while it was written."""
-    try:
-        entry = json.loads(line)
-        return entry if {"key", "measured"} <= entry.keys() else None
-    except (ValueError, AttributeError):
-        return None
-
-
 @dataclass
 class Trials:
-    """Candidates of one original on one text; ``work`` has the log and those worth keeping."""
+    """Candidates of one original on one text; ``work`` has what was measured of each,
+    and those worth keeping."""
 
     pipeline: Pipeline
     texts: Texts
@@ -75,7 +49,12 @@ class Trials:
     num_threads: int | None = None
 
     def __post_init__(self) -> None:
-        self.log = TrialLog(self.work / "log.jsonl")
+        self._journal = Journal(self.work / "trials")
+        self._verified = Journal(self.work / "verified")
+        # What was measured of each recipe, by its key.
+        self.entries: dict[str, dict[str, Any]] = {
+            key: self._journal.facts(key) for key in self._journal.names()
+        }
 
     @cached_property
     def original(self) -> LLM:
@@ -94,11 +73,13 @@ class Trials:
         return window_nats(self.original, rows, step)
 
     def try_out(self, candidate: Candidate) -> Measured:
-        """Measure ``candidate`` on the text of the selection; what the log has is not repeated."""
+        """Measure ``candidate`` on the text of the selection; what was measured already is not
+        measured again."""
         recipe = candidate.recipe
-        if (entry := self.log.entries.get(recipe.key)) is None:
+        if (entry := self.entries.get(recipe.key)) is None:
             entry = self._measure(recipe)
-            self.log.add(entry)
+            self._journal.record(recipe.key, entry)
+            self.entries[recipe.key] = entry
         measured = Measured(**entry["measured"])
         self.result(
             f"{recipe.label}: perplexity {measured.loss:+.2f} % "
@@ -111,7 +92,7 @@ class Trials:
 
     def seconds(self, candidate: Candidate) -> float:
         """How long it took to make and measure ``candidate``, which has been tried."""
-        return float(self.log.entries[candidate.recipe.key]["seconds"])
+        return float(self.entries[candidate.recipe.key]["seconds"])
 
     def artifact(self, recipe: Recipe) -> Path:
         """The directory of what ``recipe`` makes; made again if it is not there any more."""
@@ -127,7 +108,7 @@ class Trials:
 
     def history(self, recipe: Recipe) -> list[dict[str, Any]]:
         """What the passes of ``recipe`` said of themselves."""
-        entry = self.log.entries.get(recipe.key)
+        entry = self.entries.get(recipe.key)
         found = entry["history"] if entry else self._saved_history(recipe)
         return list(found)
 
@@ -138,10 +119,8 @@ class Trials:
     def count_verified(self, recipe: Recipe) -> int:
         """How many artifacts have been verified on this text, that of ``recipe`` and those of
         earlier commands on the same work among them."""
-        path = self.work / "verified.json"
-        keys = set(read_json_object(path)["recipes"]) if path.is_file() else set()
-        write_json(path, {"recipes": sorted(keys | {recipe.key})})
-        return len(keys | {recipe.key})
+        self._verified.record(recipe.key)
+        return len(self._verified.names())
 
     def _directory(self, recipe: Recipe) -> Path:
         return self.work / "candidates" / recipe.key

@@ -22,6 +22,8 @@ from gpt2fast.files.disk import make_directory
 from gpt2fast.files.json_file import read_json_object, write_json
 from gpt2fast.files.lock import exclusive
 
+_LAYOUT = 2  # of a work directory; before it, work.json did not tell
+
 
 def open_work(
     options: CompressOptions, checkpoint: Checkpoint, say: ProgressCallback, held: ExitStack
@@ -29,14 +31,15 @@ def open_work(
     """The work directory, made or gone on with, and the text in three parts. It is this process's
     alone until ``held`` is closed.
 
-    Raises OptionError where it holds the work on another model, text, seed or number of threads,
-    or another process works in it.
+    Raises OptionError where it holds the work on another model, text, seed or number of threads or
+    of a version of gpt2fast with another layout, or another process works in it.
     """
     length = min(options.sizes.length, checkpoint.config.n_positions)
     sizes = Sizes(length, *(options.sizes.of(part) for part in SHARES))
     texts = _read(options, checkpoint, sizes) if options.text else None
     work = options.work_directory
     identity = {
+        "layout": _LAYOUT,
         "weights_sha256": weights_digest(checkpoint),
         "texts": None if texts is None else texts.key,  # the model's own follow from the seed
         "seed": options.seed,
@@ -51,7 +54,12 @@ def open_work(
     if not record.is_file():
         check_out(work)
         write_json(record, identity)
-    elif read_json_object(record) != identity:
+    elif (found := read_json_object(record)).get("layout") != _LAYOUT:
+        raise OptionError(
+            f"{work} holds the work of another version of gpt2fast, which cannot be gone on with; "
+            "delete it, or choose another --work"
+        )
+    elif found != identity:
         raise OptionError(
             f"{work} holds the work on another model, text, seed or number of threads; delete it, "
             "or choose another --work"

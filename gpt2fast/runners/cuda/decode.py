@@ -37,6 +37,8 @@ class Shape(NamedTuple):
 class Pending:
     """Tokens on their way from the GPU: ``PendingTokens``."""
 
+    times = None
+
     def __init__(self, history: Tensor, rows: int, steps: int, event: torch.cuda.Event | None):
         self._history, self._rows, self._steps, self._event = history, rows, steps, event
 

@@ -105,6 +105,6 @@ def test_text_that_the_model_wrote_is_kept(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delattr(texts_module, "generate_calibration")
     again = written_texts(model, sizes, 1, 1, tmp_path, told.append)
     assert first.key == again.key
-    (tmp_path / "selection-3x12.npy").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=r"selection-3x12\.npy: is damaged"):
+    (tmp_path / "text" / "selection-3x12" / "windows.npy").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"selection-3x12: is damaged"):
         written_texts(model, sizes, 1, 1, tmp_path, told.append)

@@ -11,8 +11,8 @@ from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.quantize import QuantizeOptions, quantize, sensitivity
 from gpt2fast.compress.quantize.mixed import MixedOptions, mean_bits, mixed_formats
 from gpt2fast.compress.state.artifact import quantization_of
+from gpt2fast.compress.state.journal import TensorJournal
 from gpt2fast.compress.state.model import Model
-from gpt2fast.compress.state.steps import Steps
 from gpt2fast.errors import OptionError
 from gpt2fast.quantization import MatrixFormat
 
@@ -24,7 +24,9 @@ def quiet(_what: str, _done: int, _total: int) -> None:
 
 
 def chosen(model: Model, text: Calibration, bits: float, work: Path) -> QuantizeOptions:
-    return mixed_formats(model, text, MixedOptions(bits=bits, method="rtn"), Steps(work), quiet)
+    return mixed_formats(
+        model, text, MixedOptions(bits=bits, method="rtn"), TensorJournal(work), quiet
+    )
 
 
 @pytest.mark.parametrize("bits", [3.6, 4.6, 6.0])

@@ -11,10 +11,10 @@ import torch
 
 from gpt2fast.compress.calibration.calibration import Calibration
 from gpt2fast.compress.recipe.passes import OPTIONS, PASSES
-from gpt2fast.compress.recipe.pipeline import Context, Journal, Pipeline
+from gpt2fast.compress.recipe.pipeline import Context, Pipeline
 from gpt2fast.compress.recipe.recipe import parse_recipe
+from gpt2fast.compress.state.journal import TensorJournal
 from gpt2fast.compress.state.model import Model
-from gpt2fast.compress.state.steps import Steps
 from gpt2fast.errors import CheckpointError
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,18 +36,14 @@ class Record:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
         self.stop_after = -1
-        keep, record = Steps.keep, Journal.record
+        keep = TensorJournal.keep
 
-        def kept(steps: Steps, name: str, *done: Any) -> None:
-            keep(steps, name, *done)
-            self.count(name)
+        def kept(journal: TensorJournal, name: str, *done: Any) -> None:
+            keep(journal, name, *done)
+            if len(name) != 12:  # the key of a snapshot
+                self.count(name)
 
-        def recorded(journal: Journal, prefix: str) -> None:
-            record(journal, prefix)
-            self.count(prefix)
-
-        monkeypatch.setattr(Steps, "keep", kept)
-        monkeypatch.setattr(Journal, "record", recorded)
+        monkeypatch.setattr(TensorJournal, "keep", kept)
 
     def count(self, name: str) -> None:
         self.names.append(name)

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from gpt2fast.compress.calibration.calibration import Calibration
-from gpt2fast.compress.recipe.pipeline import Context, Journal, Pass, Pipeline
+from gpt2fast.compress.recipe.pipeline import Context, Pass, Pipeline
 from gpt2fast.compress.recipe.recipe import parse_recipe
+from gpt2fast.compress.state.journal import TensorJournal
 from gpt2fast.compress.state.model import Model, QuantizedMatrix
+from gpt2fast.compress.state.snapshot import record_part, restore_parts
 from gpt2fast.errors import CheckpointError, GPT2FastError
 from gpt2fast.kernels import reference
 from gpt2fast.quantization import MatrixFormat
@@ -45,8 +47,8 @@ class Bench:
         model.history.append({"by": options.by})
 
     def round_blocks(self, model: Model, options: Factor, context: Context) -> None:
-        journal = Journal(model, context.work)
-        done = journal.restore()
+        journal = TensorJournal(context.work)
+        done = restore_parts(model, journal)
         for layer in range(model.config.n_layer):
             if f"h.{layer}." in done:
                 continue
@@ -57,7 +59,7 @@ class Bench:
             integers, scales = reference.quantize_matrix(model.weight(name), "int4", 32)
             form = MatrixFormat("int4", 32)
             model.set_quantized(name, QuantizedMatrix(integers.to(torch.int8), scales, form))
-            journal.record(f"h.{layer}.")
+            record_part(model, journal, f"h.{layer}.")
         model.history.append({"blocks": model.config.n_layer})
 
     def spoil(self, model: Model, options: Factor, context: Context) -> None:
@@ -120,7 +122,7 @@ def test_a_damaged_step_is_named(bench: Bench) -> None:
     bench.stop_at = 2
     with pytest.raises(KeyboardInterrupt):
         bench.pipeline().run(recipe(bench, "round"))
-    (step,) = (bench.context.work / "passes").glob("*/step-00001")
-    (step / "step.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"step-00001: is damaged"):
+    (step,) = (bench.context.work / "passes").glob("*/h.1.")
+    (step / "facts.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"h\.1\.: is damaged"):
         bench.pipeline().run(recipe(bench, "round"))

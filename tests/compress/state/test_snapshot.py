@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gpt2fast.compress.state.journal import TensorJournal
 from gpt2fast.compress.state.model import Model, QuantizedMatrix
 from gpt2fast.compress.state.snapshot import load_snapshot, save_snapshot
 from gpt2fast.errors import CheckpointError, OptionError
@@ -28,9 +29,9 @@ def quantized(model: Model) -> Model:
 def test_there_and_back(random_model: Callable[..., Model], tmp_path: Path) -> None:
     model = quantized(random_model(tie_word_embeddings=False))
     model.stored = "BF16"
-    save_snapshot(model, tmp_path / "s")
-    save_snapshot(model, tmp_path / "s")  # in place of the first
-    again = load_snapshot(tmp_path / "s", model.source)
+    save_snapshot(model, TensorJournal(tmp_path), "s")
+    save_snapshot(model, TensorJournal(tmp_path), "s")  # in place of the first
+    again = load_snapshot(TensorJournal(tmp_path), "s", model.source)
     assert again is not None
     assert again.config == model.config
     assert again.history == model.history
@@ -45,31 +46,31 @@ def test_there_and_back(random_model: Callable[..., Model], tmp_path: Path) -> N
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert load_snapshot(tmp_path / "s", tmp_path) is None
+    assert load_snapshot(TensorJournal(tmp_path), "s", tmp_path) is None
 
 
-@pytest.mark.parametrize("file", ["network.safetensors", "matrices.safetensors", "state.json"])
+@pytest.mark.parametrize("file", ["tensors.safetensors", "facts.json"])
 def test_damage_is_named(random_model: Callable[..., Model], tmp_path: Path, file: str) -> None:
-    save_snapshot(quantized(random_model()), tmp_path / "s")
+    save_snapshot(quantized(random_model()), TensorJournal(tmp_path), "s")
     content = (tmp_path / "s" / file).read_bytes()
     (tmp_path / "s" / file).write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match=r"delete it|not valid JSON"):
-        load_snapshot(tmp_path / "s", tmp_path)
+    with pytest.raises(CheckpointError, match=r"s: is damaged .* delete it"):
+        load_snapshot(TensorJournal(tmp_path), "s", tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_one(
     random_model: Callable[..., Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = random_model()
-    save_snapshot(model, tmp_path / "s")
+    save_snapshot(model, TensorJournal(tmp_path), "s")
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gpt2fast.compress.state.snapshot.save_file", full)
+    monkeypatch.setattr("gpt2fast.compress.state.journal.save_file", full)
     with pytest.raises(OptionError, match="s: cannot be written: the disk is full"):
-        save_snapshot(quantized(model), tmp_path / "s")
-    kept = load_snapshot(tmp_path / "s", tmp_path)
+        save_snapshot(quantized(model), TensorJournal(tmp_path), "s")
+    kept = load_snapshot(TensorJournal(tmp_path), "s", tmp_path)
     assert kept is not None
     assert not kept.matrices
     assert len(list(tmp_path.iterdir())) == 1

@@ -122,6 +122,8 @@ class MockRunner:
 class Ready:
     """Tokens that are known already."""
 
+    times = None
+
     def __init__(self, tokens: NDArray[np.int32]) -> None:
         self.tokens = tokens
 
