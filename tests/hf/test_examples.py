@@ -1,18 +1,13 @@
-"""The examples of docs/transformers print the same text with one line changed, and those of
-docs/transformers.md run as they stand."""
+"""The examples of docs/transformers print the same text with one line changed."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shlex
-import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +15,6 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from gpt2fast.checkpoint.resolve import resolve
-from gpt2fast.cli import main
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "transformers"
 TEXTS = [
@@ -37,8 +31,6 @@ CASES = [
     ("sentence_scoring.py", "GPT2LMHeadModel", [*TEXTS, "--batch-size", "4"], 7),
     ("classification.py", "GPT2ForSequenceClassification", [*TEXTS, "--num-labels", "3"], 6),
 ]
-# Of a page: Python, or a command.
-BLOCK = re.compile(r"(?ms)^```python\n(.*?)^```|^    gpt2fast ([^\n]*)")
 MARK = "==> "
 NUMBER = re.compile(r"-?\d+\.\d+")
 # One process for all scripts of a folder: most of the time is that of imports.
@@ -91,26 +83,3 @@ def test_one_line_changes_and_the_text_does_not(tmp_path: Path) -> None:
     assert [part[0] for part in parts] == [case[0] for case in CASES]
     for lines, (*_, least) in zip(parts, CASES, strict=True):
         assert len(lines) > least
-
-
-@pytest.mark.filterwarnings("error:gpt2fast leaves")
-def test_the_page_runs_as_it_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its Python and its commands, one behind the other; a folder is what it calls "gpt2"."""
-    shutil.copytree(resolve("demo"), tmp_path / "gpt2")
-    monkeypatch.chdir(tmp_path)
-    page = EXAMPLES.with_suffix(".md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {}
-    ran = 0
-    for python, command in re.findall(BLOCK, page):
-        if command:
-            assert main(shlex.split(command)) == 0
-        elif "lm_eval" not in python or find_spec("lm_eval"):
-            exec(python, names)
-        ran += 1
-    assert ran == 6
-    words = capsys.readouterr().out
-    assert "LastRun(runner='cpu', reason=None)" in words
-    assert "cannot run on gpt2fast's runner: gradients are wanted" in words
-    assert all(each.is_floating_point() for each in names["floats"].parameters())

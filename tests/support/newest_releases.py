@@ -20,7 +20,14 @@ FOLLOWED = [
     *("transformers", "tokenizers", "huggingface_hub", "numpy", "onnx", "onnxruntime"),
     *("accelerate", "peft", "safetensors"),
 ]
-TESTS = ["tests/hf", "tests/export", "tests/checkpoint", "tests/train", "tests/test_exact.py"]
+TESTS = [
+    "tests/hf",
+    "tests/export",
+    "tests/checkpoint",
+    "tests/train",
+    "tests/test_exact.py",
+    "tests/test_documentation.py",
+]
 _VERSIONS = "from importlib.metadata import version; import sys; print(*map(version, sys.argv[1:]))"
 
 
