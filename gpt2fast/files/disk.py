@@ -127,7 +127,9 @@ def _probe(place: Path) -> int:
     folder = newest if newest.is_dir() else newest.parent
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-            file.write(bytes(_PROBE))
+            left = _PROBE
+            while left > 0:  # at a limit the first write is cut short, and the next one fails
+                left -= file.write(bytes(left))
     except OSError as error:
         if error.errno is not None:
             return error.errno
