@@ -5,6 +5,8 @@
 #include <functional>
 #include <limits>
 
+#include "core/float_environment.h"
+
 namespace gpt2fast {
 namespace {
 
@@ -28,6 +30,7 @@ Sampler::Sampler(const KernelTable& kernels, const float* logits, int32_t vocab,
       parts_(rows.size() * static_cast<size_t>(shares_)),
       maxima_(rows.size() * static_cast<size_t>(blocks_)),
       copies_(rows.size()) {
+  bool needs_scratch = false;
   for (size_t r = 0; r < rows.size(); ++r) {
     const RowSampling& sampling = rows[r];
     Row& row = rows_[r];
@@ -39,9 +42,13 @@ Sampler::Sampler(const KernelTable& kernels, const float* logits, int32_t vocab,
     row.args.noise = sampling.noise;
     row.is_random = sampling.temperature > 0.0f;
     any_processed_ |= sampling.processing != nullptr;
+    if (keep && sampling.processing != nullptr) copies_[r].resize(static_cast<size_t>(vocab));
+    needs_scratch |= row.is_random && sampling.top_k > 0 && sampling.top_k < vocab;
     any_random_ |= row.is_random;
     any_top_p_ |= row.is_random && sampling.top_p < 1.0f;
   }
+  // Here, as a phase must not allocate: an exception would leave the team waiting.
+  if (needs_scratch) scratch_.reset(new float[rows.size() * static_cast<size_t>(vocab)]);
 }
 
 int32_t Sampler::block_begin(int32_t share) const {
@@ -56,7 +63,7 @@ void Sampler::process(int32_t row) {
   kernels_.block_maxima(args.logits, vocab_, 0, blocks_, maxima);
   rows_[row].is_finite = std::isfinite(*std::max_element(maxima, maxima + blocks_));
   if (keep_) {
-    copies_[row].assign(args.logits, args.logits + vocab_);
+    std::copy_n(args.logits, vocab_, copies_[row].data());
     args.logits = copies_[row].data();
   }
   processing->apply(const_cast<float*>(args.logits));
@@ -81,7 +88,9 @@ void Sampler::choose_largest(int32_t index) {
   const float* const end = args.maxima + blocks_;
   const float* const block = std::max_element(args.maxima, end);
   args.most = *block;
-  if (!std::isfinite(args.most)) {
+  // A ban may have hidden a logit that is no number.
+  const bool is_damaged = sampling_[index].processing != nullptr && !row.is_finite;
+  if (!std::isfinite(args.most) || is_damaged) {
     row.chosen.token = reason(row);
     row.is_random = false;
     return;
@@ -92,7 +101,7 @@ void Sampler::choose_largest(int32_t index) {
   if (!row.is_random) return;
   const RowSampling& sampling = sampling_[index];
   row.kept = -kInfinity;
-  if (sampling.top_k > 0 && sampling.top_k < vocab_) row.kept = kth_largest(row, sampling.top_k);
+  if (sampling.top_k > 0 && sampling.top_k < vocab_) row.kept = kth_largest(index, sampling.top_k);
   args.bound = row.kept;
   if (sampling.min_p > 0.0f) {
     const double least = args.most + double{args.temperature} * std::log(double{sampling.min_p});
@@ -103,34 +112,32 @@ void Sampler::choose_largest(int32_t index) {
 
 // A logit that about `k` reach, and nearly always that many. So many blocks have one that reaches
 // the k-th largest of their maxima; for a larger k some of the logits are asked.
-float Sampler::bound_of_about(const SampleArgs& args, int32_t k) const {
-  std::vector<float> some;
-  int64_t rank = k - 1;
+float Sampler::bound_of_about(const SampleArgs& args, int32_t k, float* some) const {
+  int64_t rank = k - 1, count = 0;
   if (k < blocks_ / 2) {
-    some.assign(args.maxima, args.maxima + blocks_);
+    count = std::copy_n(args.maxima, blocks_, some) - some;
   } else {
     constexpr int32_t kStride = 16;
-    for (int32_t token = 0; token < vocab_; token += kStride) some.push_back(args.logits[token]);
+    for (int32_t token = 0; token < vocab_; token += kStride) some[count++] = args.logits[token];
     const double share = static_cast<double>(k) / kStride;
     rank = static_cast<int64_t>(share + 4.0 * std::sqrt(share) + 8.0);
   }
-  if (rank >= static_cast<int64_t>(some.size())) return -kInfinity;
-  std::nth_element(some.begin(), some.begin() + rank, some.end(), std::greater<float>());
-  return some[static_cast<size_t>(rank)];
+  if (rank >= count) return -kInfinity;
+  std::nth_element(some, some + rank, some + count, std::greater<float>());
+  return some[rank];
 }
 
-float Sampler::kth_largest(const Row& row, int32_t k) const {
-  SampleArgs args = row.args;
-  const std::unique_ptr<float[]> found(new float[static_cast<size_t>(vocab_)]);
-  args.bound = bound_of_about(args, k);
-  int32_t count = kernels_.logits_from(args, found.get());
+float Sampler::kth_largest(int32_t index, int32_t k) const {
+  SampleArgs args = rows_[index].args;
+  float* const found = scratch_.get() + int64_t{index} * vocab_;
+  args.bound = bound_of_about(args, k, found);
+  int32_t count = kernels_.logits_from(args, found);
   if (count < k) {
     args.bound = -kInfinity;
-    count = kernels_.logits_from(args, found.get());
+    count = kernels_.logits_from(args, found);
   }
-  float* const kth = found.get() + (k - 1);
-  std::nth_element(found.get(), kth, found.get() + count, std::greater<float>());
-  return *kth;
+  std::nth_element(found, found + (k - 1), found + count, std::greater<float>());
+  return found[k - 1];
 }
 
 void Sampler::draw(int32_t share) {
@@ -193,6 +200,7 @@ void Sampler::check_top_p(int32_t index) {
 
 void sample_rows(const KernelTable& kernels, const float* logits, int32_t vocab, bool keep,
                  const std::vector<RowSampling>& rows, int32_t* tokens) {
+  const FloatEnvironment ieee;
   Sampler sampler(kernels, logits, vocab, keep, rows);
   const int32_t count = sampler.num_rows(), shares = sampler.num_shares();
   for (int32_t i = 0; i < count; ++i) sampler.process(i);

@@ -73,8 +73,8 @@ class Sampler {
   };
 
   static float above_chosen(const Row& row);
-  float bound_of_about(const SampleArgs& args, int32_t k) const;
-  float kth_largest(const Row& row, int32_t k) const;
+  float bound_of_about(const SampleArgs& args, int32_t k, float* some) const;
+  float kth_largest(int32_t index, int32_t k) const;
   int32_t block_begin(int32_t share) const;
   static int32_t reason(const Row& row);
 
@@ -87,6 +87,7 @@ class Sampler {
   std::vector<Share> parts_;                // (R, shares)
   std::vector<float> maxima_;               // (R, blocks)
   std::vector<std::vector<float>> copies_;  // of rows that are processed
+  std::unique_ptr<float[]> scratch_;        // (R, vocab), for top-k
 };
 
 // All phases, by one thread: tokens (R,).

@@ -92,6 +92,8 @@ class EngineThread:
         try:
             if self._engine is None or not self._engine.has_unfinished():
                 self._process_message(self.input_queue.get())
+            if self._engine is not None:
+                self._engine.runner.stop_flag.clear()  # before: what comes now sets it again
             while not self.input_queue.empty():
                 self._process_message(self.input_queue.get())
             if self._engine is not None and self._engine.has_unfinished():

@@ -142,6 +142,8 @@ class MultiStepScheduler:
             most = _STREAMED_CALL
         elif any(m.sequence.stop_strings is not None for m in members):
             most = _SEARCHED_CALL
+        if most < math.inf and not self._step_seconds:
+            return min(steps, 1)  # how long a step takes is not known yet
         if self._step_seconds * steps <= most:
             return steps
         return min(steps, max(1, int(most / self._step_seconds)))

@@ -19,6 +19,7 @@ from gpt2fast.sampling_params import SamplingParams
 _GREEDY = SamplingParams(temperature=0)
 _NO_TOKENS = np.empty(0, np.int32)
 _MOST = 2**31 - 1
+_LEAST = np.finfo(np.float32).tiny  # a smaller top_p would be 0, which leaves no token
 
 
 def changes_logits(params: SamplingParams) -> bool:
@@ -81,7 +82,7 @@ def _row_sampling(
     return RowSampling(
         temperature=np.array([p.temperature for p in params], np.float32),
         top_k=np.array([min(max(p.top_k, 0), _MOST) for p in params], np.int32),
-        top_p=np.array([p.top_p for p in params], np.float32),
+        top_p=np.maximum(np.array([p.top_p for p in params], np.float32), _LEAST),
         min_p=np.array([p.min_p for p in params], np.float32),
         seed=np.array([s.request.seed for s in sequences], np.uint64),
         stream=np.array([s.index for s in sequences], np.int32),
@@ -104,7 +105,7 @@ def _processing_of(sequence: Sequence) -> _C.LogitsProcessing | None:
             presence=params.presence_penalty,
             frequency=params.frequency_penalty,
             banned=as_array(request.stop_ids) if params.min_tokens else _NO_TOKENS,
-            min_tokens=params.min_tokens,
+            min_tokens=min(params.min_tokens, _MOST),
         )
         prompt = np.array(request.prompt_token_ids, np.int32)
         sequence.processing.see(prompt, False)

@@ -342,3 +342,37 @@ def test_an_overflow_is_blamed_on_what_made_it() -> None:
     banned = SamplingParams(min_tokens=2, stop_token_ids=[0, 2])
     with pytest.raises(OptionError, match="min_tokens"):
         sampled(left, banned, [0, 0], 1)
+
+
+def test_a_ban_does_not_hide_damaged_logits() -> None:
+    logits = random_logits(8, 20)
+    logits[4] = np.nan
+    params = SamplingParams(temperature=0, min_tokens=2, stop_token_ids=[4])
+    with pytest.raises(CheckpointError, match="logit"):
+        sampled(logits, params, [1, 2], 1)
+
+
+@pytest.mark.parametrize("options", [{"top_p": 1e-46}, {"min_tokens": 2**31, "max_tokens": None}])
+def test_extreme_options_are_no_error(options: dict[str, float]) -> None:
+    params = SamplingParams(**options)  # type: ignore[arg-type]
+    logits = random_logits(9, 20)
+    assert sampled(logits, params, [1, 2], 1)[1] >= 0
+
+
+_FLUSHED = """
+import sys
+sys.path[:0] = [{tests!r}]
+import numpy as np, torch
+from gpt2fast.sampling_params import SamplingParams
+from engine.test_sampler import draw_many
+logits = np.array([1.0, 1e-3, 0.0, -1.0], np.float32)
+expected = draw_many(logits, SamplingParams(top_p=0.6), 500).tolist()
+assert torch.set_flush_denormal(True)
+assert draw_many(logits, SamplingParams(top_p=0.6), 500).tolist() == expected
+"""
+
+
+def test_a_process_that_flushes_subnormals_gets_the_same_tokens() -> None:
+    pytest.importorskip("torch")
+    script = _FLUSHED.format(tests=str(Path(__file__).parents[1]))
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
